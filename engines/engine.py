@@ -1,0 +1,147 @@
+"""What an engine is: text in, PCM out as it is made.
+
+An engine turns one `Utterance` into a stream of `Pcm` chunks. The chunks arrive at the rate that the utterance asks
+for, because an engine knows best how to get there (on the device, in its worker process) and the event loop of the
+host should not pay for it.
+
+Errors, by who is to blame:
+
+    EngineError
+    ├── UnsuitableUtterance   the caller's: blank text, a speed out of range, broken SSML
+    │   └── UnknownVoice      the caller's: no such voice; the message names near ones
+    └── EngineFailure         ours: the synthesis broke and a retry did not help
+        └── EngineBusy        ours: no capacity now; `retry_after_s` says when to ask again
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+__all__ = [
+    "Engine",
+    "EngineBusy",
+    "EngineError",
+    "EngineFailure",
+    "EngineState",
+    "Health",
+    "Pcm",
+    "UnknownVoice",
+    "UnsuitableUtterance",
+    "Utterance",
+    "Voice",
+]
+
+DEFAULT_VOICE = "default"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Utterance:
+    """One thing to be said.
+
+    text      what to say: plain text, or an SSML document (W3C SSML 1.1) when `ssml` is true
+    voice     an id out of `Engine.voices()`, or "default"
+    language  BCP 47 tag such as "de" or "en-GB"; "" leaves it to the voice
+    speed     speaking rate relative to the voice's own, 0.5 to 2.0
+    rate_hz   sampling rate that the PCM is to have: 8000, 16000 or 24000
+    """
+
+    text: str
+    ssml: bool = False
+    voice: str = DEFAULT_VOICE
+    language: str = ""
+    speed: float = 1.0
+    rate_hz: int = 8000
+
+
+@dataclass(frozen=True, slots=True)
+class Pcm:
+    """A chunk of speech: signed 16-bit mono samples in native byte order, `rate_hz` of them a second."""
+
+    samples: bytes
+    rate_hz: int
+
+    @property
+    def duration_ms(self) -> float:
+        return len(self.samples) * 500 / self.rate_hz
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Voice:
+    """A voice that an engine can speak with; `language` is a BCP 47 tag."""
+
+    id: str
+    name: str
+    language: str
+
+
+class EngineState(enum.Enum):
+    STARTING = "starting"
+    READY = "ready"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Health:
+    """How an engine is; `detail` is a sentence for an operator, empty when all is well."""
+
+    state: EngineState
+    detail: str = ""
+    workers: int = 0
+    restarts: int = 0
+    active: int = 0
+    gpu_available: bool = False
+    gpu_memory_bytes: int = 0
+
+
+class EngineError(Exception):
+    """Base of everything that an engine raises."""
+
+
+class UnsuitableUtterance(EngineError):
+    """The utterance cannot be spoken as it stands; the message says what to change."""
+
+
+class UnknownVoice(UnsuitableUtterance):
+    """There is no such voice."""
+
+
+class EngineFailure(EngineError):
+    """The engine broke while speaking, and trying again did not help."""
+
+
+class EngineBusy(EngineFailure):
+    """No capacity now; ask again after `retry_after_s` seconds."""
+
+    def __init__(self, message: str, *, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class Engine(Protocol):
+    """An engine, already started. Made by an async context manager that also ends it."""
+
+    @property
+    def name(self) -> str:
+        """Short name as in the configuration, such as "espeak"."""
+
+    @property
+    def version(self) -> str:
+        """Model or library version; part of what a cache of speech is keyed by."""
+
+    def voices(self) -> Sequence[Voice]:
+        """Every voice, the default one first."""
+
+    def health(self) -> Health:
+        """How the engine is at this moment. Never blocks."""
+
+    def check(self, utterance: Utterance) -> None:
+        """Raise UnsuitableUtterance (or UnknownVoice) at once if `synthesize` would refuse it. Never blocks."""
+
+    def synthesize(self, utterance: Utterance) -> AsyncGenerator[Pcm, None]:
+        """Speak; chunks come as they are made. Closing the generator stops the work.
+
+        Raises UnsuitableUtterance before the first chunk, EngineFailure at any time.
+        """
