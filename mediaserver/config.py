@@ -1,0 +1,321 @@
+"""The configuration: one TOML file, then the environment on top, into one frozen value that is checked before use.
+
+A key `sip.listen` is overridden by the variable MEDIASERVER_SIP__LISTEN. LOG_LEVEL, REDIS_URL and CHATTERBOX_CFG_SCALE
+are understood by their customary names. An unknown key is an error, because a misspelt one would otherwise be silent.
+deploy/mediaserver.toml is the commented reference.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import re
+import string
+import tomllib
+from collections.abc import Mapping
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
+
+__all__ = ["Address", "Config", "ConfigError", "Engine", "Route", "Then", "load"]
+
+PREFIX = "MEDIASERVER_"
+CUSTOMARY_VARIABLES = {
+    "LOG_LEVEL": "log.level",
+    "REDIS_URL": "redis.url",
+    "CHATTERBOX_CFG_SCALE": "engine.chatterbox_cfg_scale",
+}
+UNION_MEMBER = re.compile(r"function-|is-instance|lax-or-strict")
+TEMPLATE_FIELDS = frozenset({"from", "to"})
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used; the message names each key at fault and what it wants."""
+
+
+class Address(BaseModel):
+    """A host and a port; `str()` gives "host:port", an IPv6 host in brackets."""
+
+    model_config = ConfigDict(frozen=True)
+    host: str
+    port: int = Field(ge=0, le=65535)
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def _parse_address(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    host, colon, port = value.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not (colon and host and port.isascii() and port.isdigit()):
+        raise ValueError('write it as "host:port", such as "0.0.0.0:5060" or "[::]:5060"')
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        if host != "localhost":
+            raise ValueError(f"{host!r} is not an IP address of this machine") from None
+        host = "127.0.0.1"
+    return {"host": host, "port": int(port)}
+
+
+def _parse_port_range(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    match = re.fullmatch(r"(\d{1,5})-(\d{1,5})", value.replace(" ", ""))
+    if not match:
+        raise ValueError('write it as "first-last", such as "20000-29999"')
+    first, last = int(match[1]), int(match[2])
+    if not 1024 <= first < last <= 65535:
+        raise ValueError("the range must run upwards within 1024-65535 and hold at least one port pair")
+    return range(first, last + 1)
+
+
+def _check_pattern(value: str) -> str:
+    if len(value) > 1 and value.startswith("/") and value.endswith("/"):
+        try:
+            re.compile(value[1:-1])
+        except re.error as error:
+            raise ValueError(f"not a regular expression: {error}") from None
+    return value
+
+
+def _check_template(value: str) -> str:
+    try:
+        fields = [field for _, field, _, _ in string.Formatter().parse(value) if field is not None]
+    except ValueError as error:
+        raise ValueError(f"not a template: {error}; write a literal brace as {{{{ or }}}}") from None
+    if unknown := set(fields) - TEMPLATE_FIELDS:
+        raise ValueError(f"unknown field {{{min(unknown)}}}; a template knows {{from}} and {{to}}")
+    return value
+
+
+def _check_advertised_host(value: str) -> str:
+    if value:
+        ipaddress.ip_address(value)
+    return value
+
+
+ListenAddress = Annotated[Address, BeforeValidator(_parse_address)]
+PortRange = Annotated[range, BeforeValidator(_parse_port_range)]
+Pattern = Annotated[str, AfterValidator(_check_pattern)]
+Template = Annotated[str, AfterValidator(_check_template)]
+AdvertisedHost = Annotated[str, AfterValidator(_check_advertised_host)]
+Network = Annotated[
+    ipaddress.IPv4Network | ipaddress.IPv6Network,
+    BeforeValidator(lambda value: ipaddress.ip_network(value) if isinstance(value, str) else value),
+]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+
+class Sip(Section):
+    """`advertise` is the public IP address written into Via and Contact when this machine stands behind a NAT."""
+
+    listen: ListenAddress = Address(host="0.0.0.0", port=5060)
+    advertise: AdvertisedHost = ""
+    max_calls: int = Field(default=1000, ge=1)
+
+
+class Http(Section):
+    """HTTP has no authentication yet, so it listens on loopback only unless told otherwise."""
+
+    listen: ListenAddress = Address(host="127.0.0.1", port=8080)
+    max_text_chars: int = Field(default=5000, ge=1, le=1_000_000)
+    max_body_bytes: int = Field(default=65536, ge=1024, le=16 * 1024 * 1024)
+    max_concurrent: int = Field(default=64, ge=1)
+
+
+class Rtp(Section):
+    """`start_ms` of speech must be ready before an utterance starts, so that the engine's jitter is not heard."""
+
+    ports: PortRange = range(20000, 30000)
+    advertise: AdvertisedHost = ""
+    start_ms: int = Field(default=300, ge=0, le=2000)
+    ring_ms: int = Field(default=1000, ge=400, le=10_000)
+    threads: int = Field(default=1, ge=1, le=16)
+    silence_timeout_s: float = Field(default=0, ge=0, description="no RTP from the peer for so long ends the call")
+
+    @model_validator(mode="after")
+    def _ring_holds_the_start(self) -> Rtp:
+        if self.ring_ms < self.start_ms + 100:
+            raise ValueError(f"ring_ms must be at least start_ms + 100, that is {self.start_ms + 100}")
+        return self
+
+
+class Engine(Section):
+    """`workers` is the number of worker processes, 0 for one per core up to two."""
+
+    name: Literal["espeak", "tone"] = "espeak"
+    voice: str = "en-us"
+    workers: int = Field(default=0, ge=0, le=64)
+    max_text_chars: int = Field(default=5000, ge=1, le=100_000, description="longest text that a call may bring")
+    chatterbox_cfg_scale: float | None = Field(default=None, ge=0, le=2)
+
+
+class Fetch(Section):
+    """What a caller may make this server fetch for `play=http...`: nothing, unless a host is listed."""
+
+    allow_hosts: tuple[str, ...] = ()
+    timeout_s: float = Field(default=5, gt=0, le=60)
+    max_bytes: int = Field(default=10 * 1024 * 1024, ge=1024)
+    max_audio_s: float = Field(default=600, gt=0)
+
+
+class Log(Section):
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["auto", "console", "json"] = "auto"
+
+
+class Redis(Section):
+    url: SecretStr | None = None
+
+
+class Then(Enum):
+    """What a call does once all is said."""
+
+    HANGUP = "hangup"
+    STAY = "stay"
+
+
+class Route(Section):
+    """One rule of what a call says. An absent condition matches every call.
+
+    user     user part of the Request-URI; from: user part of From; each an exact value or a /regular expression/
+    network  network that the caller's signalling comes from, such as "10.0.0.0/8"
+    say      text, or ssml: a document, or play: an audio file; {from} and {to} are filled in
+    """
+
+    user: Pattern | None = None
+    from_: Pattern | None = Field(default=None, alias="from")
+    network: Network | None = None
+    say: Template | None = None
+    ssml: Template | None = None
+    play: Path | None = None
+    voice: str = "default"
+    language: str = ""
+    repeat: int = Field(default=1, ge=1, le=1000)
+    then: Then = Then.HANGUP
+    stay_s: float = Field(default=3600, gt=0, le=86_400)
+
+    @model_validator(mode="after")
+    def _says_one_thing(self) -> Route:
+        if sum(value is not None for value in (self.say, self.ssml, self.play)) != 1:
+            raise ValueError("give exactly one of say, ssml and play")
+        return self
+
+    def matches(self, *, user: str, caller: str, source: str) -> bool:
+        """Whether a call to `user` from `caller`, whose signalling comes from the address `source`, is meant."""
+        return (
+            _fits(self.user, user)
+            and _fits(self.from_, caller)
+            and (self.network is None or ipaddress.ip_address(source) in self.network)
+        )
+
+
+def _fits(pattern: str | None, value: str) -> bool:
+    if pattern is None:
+        return True
+    if len(pattern) > 1 and pattern.startswith("/") and pattern.endswith("/"):
+        return re.fullmatch(pattern[1:-1], value) is not None
+    return pattern == value
+
+
+DEFAULT_ROUTE = Route(
+    say="Hello! You have reached the media server. It is up, and it can speak. The line stays open for thirty seconds.",
+    then=Then.STAY,
+    stay_s=30,
+)
+
+
+class Config(Section):
+    """Everything that can be set; every default works on a machine with nothing but a clone."""
+
+    sip: Sip = Sip()
+    http: Http = Http()
+    rtp: Rtp = Rtp()
+    engine: Engine = Engine()
+    fetch: Fetch = Fetch()
+    log: Log = Log()
+    redis: Redis = Redis()
+    route: tuple[Route, ...] = ()
+
+    def route_for(self, *, user: str, caller: str, source: str) -> Route:
+        """The first matching route, or the one that greets and stays for 30 s."""
+        for route in self.route:
+            if route.matches(user=user, caller=caller, source=source):
+                return route
+        return DEFAULT_ROUTE
+
+
+def load(path: Path | None, environ: Mapping[str, str]) -> Config:
+    """Read `path` (None: defaults), put the environment on top, check. Raises ConfigError."""
+    data: dict[str, Any] = {}
+    if path is not None:
+        try:
+            data = tomllib.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path}: not TOML: {error}") from error
+    for key, value, variable in _overrides(environ):
+        _put(data, key.split("."), value, variable)
+    try:
+        return Config.model_validate(data)
+    except ValidationError as error:
+        where = str(path) if path is not None else "configuration"
+        raise ConfigError("\n".join(f"{where}: {line}" for line in _explain(error))) from error
+
+
+def _overrides(environ: Mapping[str, str]) -> list[tuple[str, object, str]]:
+    found: list[tuple[str, object, str]] = [
+        (key, environ[variable].lower() if key == "log.level" else environ[variable], variable)
+        for variable, key in CUSTOMARY_VARIABLES.items()
+        if environ.get(variable)
+    ]
+    for variable, text in environ.items():
+        if variable.startswith(PREFIX):
+            key = variable.removeprefix(PREFIX).lower().replace("__", ".")
+            found.append((key, _value(text, variable), variable))
+    return found
+
+
+def _value(text: str, variable: str) -> object:
+    """Lists and tables are written as JSON; everything else is the text itself, which pydantic converts."""
+    if not text.startswith(("[", "{")) or re.match(r"\[[0-9a-fA-F:.%]+\]:\d+$", text):
+        return text
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{variable}: lists and tables are written as JSON: {error}") from error
+
+
+def _put(data: dict[str, Any], path: list[str], value: object, variable: str) -> None:
+    for name in path[:-1]:
+        data = data.setdefault(name, {})
+        if not isinstance(data, dict):
+            raise ConfigError(f"{variable}: {name} is not a table")
+    data[path[-1]] = value
+
+
+def _explain(error: ValidationError) -> list[str]:
+    lines = []
+    for problem in error.errors(include_url=False, include_input=False):
+        key = ".".join(str(part) for part in problem["loc"] if not UNION_MEMBER.match(str(part)))
+        message = "unknown key" if problem["type"] == "extra_forbidden" else problem["msg"]
+        lines.append(f"{key}: {message.removeprefix('Value error, ')}")
+    return lines
