@@ -30,7 +30,7 @@ class Health:
 
 
 class ControlError(Exception):
-    """Base of what a control raises; the message is meant for the client."""
+    """Base of what a control raises; the message is meant for the client, unless the class says otherwise."""
 
 
 class NotFound(ControlError):
@@ -58,7 +58,7 @@ class Busy(ControlError):
 
 
 class Failed(ControlError):
-    """The work broke on our side."""
+    """The work broke on our side; the message is for the log, the client is only told that it broke."""
 
 
 class SpeechControl(Protocol):
@@ -81,7 +81,11 @@ class SpeechControl(Protocol):
         """The Prometheus exposition and its content type."""
 
     def observe_request(self, *, endpoint: str, status: int, latency_ms: float) -> None:
-        """A speech request ended: `endpoint` "synthesize" or "stream", `latency_ms` from request to last byte."""
+        """A speech request ended: `endpoint` "synthesize" or "stream", `latency_ms` from request to last byte.
+
+        `status` tells how it ended, which a status line sent ahead of the body cannot: 499 when the client left before
+        the end, 408 when it stopped reading and was cut off, 500 when the speech broke half-way.
+        """
 
     def observe_inference(self, *, inference_ms: float, audio_ms: float) -> None:
         """Speech was made: time the engine took, and how much audio came of it."""

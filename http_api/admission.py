@@ -1,0 +1,44 @@
+"""How many speech requests are at work at a time: by all clients, and by each."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from .problem import Problem
+from .schema import ApiLimits
+
+__all__ = ["Admission"]
+
+
+class Admission:
+    """Counts the requests at work and turns away those beyond the limits; nobody queues."""
+
+    def __init__(self, limits: ApiLimits) -> None:
+        self._limits = limits
+        self._at_work: Counter[str] = Counter()
+
+    @contextmanager
+    def slot(self, client: str) -> Iterator[None]:
+        """A place for one request of `client` while the block runs.
+
+        Raises Problem: 429 when the client has its share already (RFC 6585 section 4), 503 when the server is full.
+        """
+        limits = self._limits
+        share = limits.max_concurrent_per_client
+        if share is not None and self._at_work[client] >= share:
+            raise Problem.of_overload(
+                429, f"This client has {share} requests at work already.", retry_after_s=limits.retry_after_s
+            )
+        if self._at_work.total() >= limits.max_concurrent:
+            raise Problem.of_overload(
+                503, "The server has as many requests at work as it takes.", retry_after_s=limits.retry_after_s
+            )
+        self._at_work[client] += 1
+        try:
+            yield
+        finally:
+            self._at_work[client] -= 1
+            if not self._at_work[client]:
+                del self._at_work[client]

@@ -1,0 +1,115 @@
+"""What every request has in common: an id, an answer whatever happens, one access line, one observation."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Awaitable, Callable
+
+from aiohttp import web
+from aiohttp.typedefs import Middleware
+
+from .control import ControlError, SpeechControl
+from .intake import FAILURE, REQUEST_ID, request_id
+from .problem import Problem, of_control, of_http
+
+__all__ = ["COMMON_HEADERS", "dress", "exchange"]
+
+access = logging.getLogger("http_api.access")
+errors = logging.getLogger("http_api.error")
+
+Act = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+# nginx's: the client closed the request. It is never on the wire.
+CLIENT_CLOSED = 499
+
+# No version to look up an attack for, and no type to guess.
+COMMON_HEADERS = {"Server": "mediaserver", "X-Content-Type-Options": "nosniff"}
+
+OBSERVED = frozenset({"synthesize", "stream"})
+POLLED = frozenset({"health", "ready", "metrics"})
+
+MAX_PATH_CHARS = 200
+
+
+def exchange(control: SpeechControl) -> Middleware:
+    """The one middleware. Requests to the routes named "synthesize" and "stream" are observed by `control`."""
+
+    @web.middleware
+    async def run(request: web.Request, handler: Act) -> web.StreamResponse:
+        began = time.perf_counter()
+        request[REQUEST_ID] = request_id(request)
+        outcome = CLIENT_CLOSED
+        try:
+            try:
+                response = await handler(request)
+            except ConnectionError:
+                raise
+            except Exception as error:
+                problem = _translate(error, request)
+                outcome = problem.status
+                if request.writer.output_size:
+                    _cut(request)
+                    raise ConnectionAbortedError from error
+                return problem.response(request[REQUEST_ID])
+            else:
+                late = request.get(FAILURE)
+                outcome = response.status if late is None else _translate(late, request).status
+                return response
+        finally:
+            elapsed_ms = (time.perf_counter() - began) * 1000
+            endpoint = request.match_info.route.name or ""
+            if endpoint in OBSERVED and request.method == "POST":
+                control.observe_request(endpoint=endpoint, status=outcome, latency_ms=elapsed_ms)
+            _log(request, endpoint, outcome, elapsed_ms)
+
+    return run
+
+
+async def dress(request: web.Request, response: web.StreamResponse) -> None:
+    """Give a response what all have."""
+    response.headers.update(COMMON_HEADERS)
+    response.headers["X-Request-Id"] = request[REQUEST_ID]
+
+
+def _translate(error: Exception, request: web.Request) -> Problem:
+    match error:
+        case Problem():
+            return error
+        case web.HTTPException():
+            return of_http(error)
+        case ControlError():
+            problem = of_control(error)
+            if problem.status == 500:
+                errors.error("speech failed: %s", error, extra={"request_id": request[REQUEST_ID]}, exc_info=error)
+            return problem
+        case _:
+            errors.error("request failed", extra={"request_id": request[REQUEST_ID]}, exc_info=error)
+            return Problem(500, "The server failed. Its log knows this request by its id.")
+
+
+def _cut(request: web.Request) -> None:
+    """Break the connection under a body that cannot be finished, so that nobody takes the part for the whole."""
+    if request.transport is not None:
+        request.transport.abort()
+
+
+def _log(request: web.Request, endpoint: str, status: int, elapsed_ms: float) -> None:
+    """One line. Neither the query nor a body is in it, and the path is as it came, percent-encoded."""
+    path = request.rel_url.raw_path[:MAX_PATH_CHARS]
+    access.log(
+        logging.DEBUG if endpoint in POLLED else logging.INFO,
+        "%s %s %d %.1f ms",
+        request.method,
+        path,
+        status,
+        elapsed_ms,
+        extra={
+            "method": request.method,
+            "path": path,
+            "status": status,
+            "ms": round(elapsed_ms, 1),
+            "remote": request.remote,
+            "request_id": request[REQUEST_ID],
+        },
+    )

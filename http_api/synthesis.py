@@ -1,0 +1,194 @@
+"""POST /v1/synthesize and POST /v1/synthesize/stream: text in, speech out.
+
+**One body.** A WAV file is collected, since it begins with its length. The other formats are streamed as they are made;
+their figures (X-Inference-Time-Ms, X-Audio-Duration-Ms, X-RTF) belong in headers, which leave before the body. So the
+response is held back until the speech is complete or `hold_ms` have passed. In the first case (an engine much faster
+than real time, a text of a few sentences) headers are exact and Content-Length is there; in the second the body is
+chunked, and of the headers only X-Model-Version is there. Speech that breaks half-way breaks the connection, so that
+nobody takes the part for the whole.
+
+**Events** (WHATWG HTML section 9.2):
+
+    id: 0                   event: done                               event: error
+    event: audio            data: {"inference_time_ms": 3.1, ...}     data: {"status": 500, ...}
+    data: <base64>
+
+`audio` carries `chunk_size_ms` of speech, `id` counts them from 0. `done` ends the stream with a `SpeechFigures`, or
+`error` with a `ProblemDetails`. A comment is sent when there was nothing for `keep_alive_s`.
+
+A client that leaves stops the engine at once; one that stops reading is cut off after `stall_timeout_s`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections.abc import AsyncGenerator, Awaitable, Mapping
+from contextlib import aclosing
+from typing import Literal
+
+from aiohttp import web
+
+from .admission import Admission
+from .control import ControlError, Speech, SpeechControl
+from .intake import FAILURE, REQUEST_ID, read_model
+from .problem import Problem, of_control
+from .rendition import SAMPLE_BYTES, AudioFormat, Rendition, wav
+from .schema import ApiLimits, SpeechFigures, StreamRequest, SynthesizeRequest
+
+__all__ = ["Synthesis"]
+
+# Held back at most, so that a fast engine and a long text do not fill the memory within `hold_ms`.
+MAX_HELD_BYTES = 1024 * 1024
+WRITE_BYTES = 64 * 1024
+
+KEEP_ALIVE = b": keep-alive\n\n"
+
+
+class Synthesis:
+    """The speech resource."""
+
+    def __init__(
+        self, control: SpeechControl, *, limits: ApiLimits, admission: Admission, formats: Mapping[str, AudioFormat]
+    ) -> None:
+        self._control = control
+        self._limits = limits
+        self._admission = admission
+        self._formats = formats
+
+    async def synthesize(self, request: web.Request) -> web.StreamResponse:
+        """Speech as one body."""
+        order = await read_model(request, SynthesizeRequest, self._limits)
+        audio = self._formats[order.format]
+        with self._admission.slot(request.remote or ""):
+            async with self._rendition(order) as rendition:
+                if order.format == "wav":
+                    body, complete = wav(await self._collect(rendition, order.sample_rate), order.sample_rate), True
+                else:
+                    body, complete = await self._hold(rendition, audio)
+                response = web.StreamResponse(headers={"Content-Type": audio.content_type})
+                response.headers["X-Model-Version"] = self._control.model_version
+                if complete:
+                    response.headers.update(_headers(self._finish(rendition)))
+                    response.content_length = len(body)
+                await response.prepare(request)
+                for start in range(0, len(body), WRITE_BYTES):
+                    await self._patiently(response.write(body[start : start + WRITE_BYTES]))
+                if not complete:
+                    while (chunk := await rendition.next()) is not None:
+                        await self._patiently(response.write(audio.encode(chunk)))
+                    self._finish(rendition)
+                await self._patiently(response.write_eof())
+                return response
+
+    async def stream(self, request: web.Request) -> web.StreamResponse:
+        """Speech as server-sent events."""
+        order = await read_model(request, StreamRequest, self._limits)
+        response = web.StreamResponse(
+            headers={
+                "Content-Type": "text/event-stream",
+                "Cache-Control": "no-store",
+                "X-Accel-Buffering": "no",  # nginx would collect the events otherwise
+                "X-Model-Version": self._control.model_version,
+            }
+        )
+        with self._admission.slot(request.remote or ""):
+            async with self._rendition(order) as rendition:
+                try:
+                    async with aclosing(self._events(rendition, order)) as events:
+                        async for event in events:
+                            if not response.prepared:
+                                await response.prepare(request)
+                            await self._patiently(response.write(event))
+                except ControlError as error:
+                    if not response.prepared:
+                        raise
+                    request[FAILURE] = error
+                    details = of_control(error).details(request[REQUEST_ID])
+                    await self._patiently(response.write(_event("error", details.model_dump_json())))
+                await self._patiently(response.write_eof())
+                return response
+
+    def _rendition(self, order: SynthesizeRequest) -> Rendition:
+        speech = Speech(text=order.text, speaker_id=order.speaker_id, rate_hz=order.sample_rate)
+        return Rendition(
+            self._control.synthesize(speech), rate_hz=order.sample_rate, model_version=self._control.model_version
+        )
+
+    async def _collect(self, rendition: Rendition, rate_hz: int) -> bytes:
+        """All of the speech. Raises Problem 422 when it is longer than memory has room for."""
+        samples = bytearray()
+        while (chunk := await rendition.next()) is not None:
+            samples += chunk
+            if len(samples) > self._limits.max_collected_s * rate_hz * SAMPLE_BYTES:
+                raise Problem.of_field(
+                    422,
+                    "text",
+                    f"Speech in a WAV file may last {self._limits.max_collected_s:g} s: split the text, or ask for pcm",
+                )
+        return bytes(samples)
+
+    async def _hold(self, rendition: Rendition, audio: AudioFormat) -> tuple[bytes, bool]:
+        """What there is of the speech when the response has to begin, encoded, and whether it is all."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._limits.hold_ms / 1000
+        held = bytearray()
+        while len(held) < MAX_HELD_BYTES:
+            # Without a first chunk there is nothing to begin with, and an error can still have its own status.
+            timeout_s = max(0.0, deadline - loop.time()) if held else None
+            try:
+                chunk = await rendition.next(timeout_s)
+            except TimeoutError:
+                break
+            if chunk is None:
+                return bytes(held), True
+            held += audio.encode(chunk)
+        return bytes(held), False
+
+    async def _events(self, rendition: Rendition, order: StreamRequest) -> AsyncGenerator[bytes, None]:
+        encode = self._formats[order.format].encode
+        size = order.chunk_size_ms * order.sample_rate // 1000 * SAMPLE_BYTES
+        pending = bytearray()
+        sequence = 0
+        complete = False
+        while not complete:
+            try:
+                chunk = await rendition.next(self._limits.keep_alive_s)
+            except TimeoutError:
+                yield KEEP_ALIVE
+                continue
+            complete = chunk is None
+            pending += chunk or b""
+            while pending if complete else len(pending) >= size:
+                samples = bytes(pending[:size])
+                del pending[:size]
+                yield _event("audio", base64.b64encode(encode(samples)).decode(), id=sequence)
+                sequence += 1
+        yield _event("done", self._finish(rendition).model_dump_json())
+
+    def _finish(self, rendition: Rendition) -> SpeechFigures:
+        figures = rendition.figures()
+        self._control.observe_inference(inference_ms=figures.inference_time_ms, audio_ms=figures.audio_duration_ms)
+        return figures
+
+    async def _patiently(self, writing: Awaitable[None]) -> None:
+        """Wait for a write, though not for ever. Raises Problem 408 when the reader makes no room for it."""
+        try:
+            async with asyncio.timeout(self._limits.stall_timeout_s):
+                await writing
+        except TimeoutError:
+            raise Problem(408, "The client stopped reading.") from None
+
+
+def _headers(figures: SpeechFigures) -> dict[str, str]:
+    return {
+        "X-Inference-Time-Ms": f"{figures.inference_time_ms:.3f}",
+        "X-Audio-Duration-Ms": f"{figures.audio_duration_ms:.3f}",
+        "X-RTF": f"{figures.rtf:.6f}",
+    }
+
+
+def _event(kind: Literal["audio", "done", "error"], data: str, *, id: int | None = None) -> bytes:
+    """One event; `data` has no line break in it."""
+    identity = "" if id is None else f"id: {id}\n"
+    return f"{identity}event: {kind}\ndata: {data}\n\n".encode()

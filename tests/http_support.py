@@ -1,0 +1,177 @@
+"""A host for the HTTP API: an engine that says what a test scripts, behind the control seam; real sockets before it."""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import aiohttp
+
+from http_api import ApiLimits, Health, Listening, Speech, make_app, serve
+
+MODEL = "fake 1.0"
+VERSION = "9.8.7"
+
+Script = Callable[[Speech], AsyncGenerator[bytes, None]]
+
+
+def ramp(samples: int, *, start: int = 0) -> bytes:
+    """Samples that all differ from their neighbours, so that a lost, doubled or shifted one shows."""
+    return struct.pack(f"<{samples}h", *((start + 7 * n) % 65536 - 32768 for n in range(samples)))
+
+
+def says(*chunks: bytes) -> Script:
+    """An engine that has all of it at once."""
+
+    async def speak(speech: Speech) -> AsyncGenerator[bytes, None]:
+        for chunk in chunks:
+            yield chunk
+
+    return speak
+
+
+def breaks(error: Exception, *before: bytes) -> Script:
+    """An engine that fails after some chunks."""
+
+    async def speak(speech: Speech) -> AsyncGenerator[bytes, None]:
+        for chunk in before:
+            yield chunk
+        raise error
+
+    return speak
+
+
+class Gated:
+    """An engine that gives a chunk, then waits for `gate`, then gives the rest; it tells when it was closed."""
+
+    def __init__(self, before: bytes, *after: bytes) -> None:
+        self.before = before
+        self.after = after
+        self.gate = asyncio.Event()
+        self.waiting = asyncio.Event()
+        self.closed = asyncio.Event()
+
+    async def __call__(self, speech: Speech) -> AsyncGenerator[bytes, None]:
+        try:
+            if self.before:
+                yield self.before
+            self.waiting.set()
+            await self.gate.wait()
+            for chunk in self.after:
+                yield chunk
+        finally:
+            self.closed.set()
+
+
+class Endless:
+    """An engine that never ends, and counts what it was made to give."""
+
+    def __init__(self, chunk: bytes) -> None:
+        self.chunk = chunk
+        self.given = 0
+        self.closed = asyncio.Event()
+
+    async def __call__(self, speech: Speech) -> AsyncGenerator[bytes, None]:
+        try:
+            while True:
+                await asyncio.sleep(0)
+                self.given += len(self.chunk)
+                yield self.chunk
+        finally:
+            self.closed.set()
+
+
+@dataclass
+class FakeControl:
+    """A `SpeechControl` that keeps what it was told."""
+
+    script: Script
+    state: Health = field(
+        default_factory=lambda: Health(
+            healthy=True, ready=True, gpu_available=False, model_loaded=True, details={"engine": "fake", "workers": 2}
+        )
+    )
+    asked: list[Speech] = field(default_factory=list)
+    requests: list[tuple[str, int]] = field(default_factory=list)
+    latencies_ms: list[float] = field(default_factory=list)
+    inferences: list[tuple[float, float]] = field(default_factory=list)
+    observed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def model_version(self) -> str:
+        return MODEL
+
+    def synthesize(self, speech: Speech) -> AsyncGenerator[bytes, None]:
+        self.asked.append(speech)
+        return self.script(speech)
+
+    def health(self) -> Health:
+        return self.state
+
+    def metrics(self) -> tuple[bytes, str]:
+        return b"# HELP up It is.\n# TYPE up gauge\nup 1\n", "text/plain; version=0.0.4; charset=utf-8"
+
+    def observe_request(self, *, endpoint: str, status: int, latency_ms: float) -> None:
+        self.requests.append((endpoint, status))
+        self.latencies_ms.append(latency_ms)
+        self.observed.set()
+
+    def observe_inference(self, *, inference_ms: float, audio_ms: float) -> None:
+        self.inferences.append((inference_ms, audio_ms))
+
+
+def mulaw_like(samples: bytes) -> bytes:
+    """Stands for mu-law: the high octet of every sample."""
+    return samples[1::2]
+
+
+def alaw_like(samples: bytes) -> bytes:
+    """Stands for A-law: the low octet of every sample."""
+    return samples[0::2]
+
+
+ENCODE = {"mulaw": mulaw_like, "alaw": alaw_like}
+
+
+@dataclass
+class Api:
+    """A running API and a client of it."""
+
+    control: FakeControl
+    listening: Listening
+    client: aiohttp.ClientSession
+
+    async def dial(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """A bare connection, for what no HTTP client would send."""
+        return await asyncio.open_connection(*self.listening.addresses[0])
+
+
+@asynccontextmanager
+async def running(script: Script, limits: ApiLimits | None = None, *, grace_s: float = 1.0) -> AsyncIterator[Api]:
+    control = FakeControl(script)
+    app = make_app(control, version=VERSION, encode=ENCODE, limits=limits)
+    async with (
+        serve(app, "127.0.0.1", 0, grace_s=grace_s) as listening,
+        aiohttp.ClientSession(listening.url, timeout=aiohttp.ClientTimeout(total=10)) as client,
+    ):
+        yield Api(control, listening, client)
+
+
+@dataclass(frozen=True)
+class Event:
+    kind: str
+    data: str
+    id: str
+
+
+def parse_events(body: bytes) -> list[Event]:
+    """Server-sent events as WHATWG HTML section 9.2.6 reads them; comments are left out."""
+    events = []
+    for block in body.decode().removesuffix("\n\n").split("\n\n"):
+        fields = dict(line.split(": ", 1) for line in block.split("\n") if not line.startswith(":"))
+        if fields:
+            events.append(Event(fields["event"], fields["data"], fields.get("id", "")))
+    return events
