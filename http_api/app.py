@@ -85,6 +85,8 @@ def make_app(
 
     Raises ValueError when `encode` lacks one of the two.
     """
+    if missing := {"mulaw", "alaw"} - set(encode):
+        raise ValueError(f"encode lacks {', '.join(sorted(missing))}")
     limits = limits or ApiLimits()
     app = web.Application(middlewares=[exchange(control)], client_max_size=limits.max_body_bytes)
     app[LIMITS] = limits

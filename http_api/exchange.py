@@ -43,9 +43,9 @@ def exchange(control: SpeechControl) -> Middleware:
         try:
             try:
                 response = await handler(request)
-            except ConnectionError:
-                raise
             except Exception as error:
+                if isinstance(error, ConnectionError) and _gone(request):
+                    raise
                 problem = _translate(error, request)
                 outcome = problem.status
                 if request.writer.output_size:
@@ -69,7 +69,8 @@ def exchange(control: SpeechControl) -> Middleware:
 async def dress(request: web.Request, response: web.StreamResponse) -> None:
     """Give a response what all have."""
     response.headers.update(COMMON_HEADERS)
-    response.headers["X-Request-Id"] = request[REQUEST_ID]
+    if "X-Request-Id" not in response.headers:
+        response.headers["X-Request-Id"] = request[REQUEST_ID]
 
 
 def _translate(error: Exception, request: web.Request) -> Problem:
@@ -86,6 +87,10 @@ def _translate(error: Exception, request: web.Request) -> Problem:
         case _:
             errors.error("request failed", extra={"request_id": request[REQUEST_ID]}, exc_info=error)
             return Problem(500, "The server failed. Its log knows this request by its id.")
+
+
+def _gone(request: web.Request) -> bool:
+    return request.transport is None or request.transport.is_closing()
 
 
 def _cut(request: web.Request) -> None:

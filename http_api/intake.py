@@ -32,14 +32,13 @@ def request_id(request: web.BaseRequest) -> str:
 
 async def expect(request: web.Request) -> web.StreamResponse | None:
     """Answer an Expect header: invite the body only if it may come (RFC 9110 section 10.1.1)."""
-    request[REQUEST_ID] = request_id(request)
     expectation = request.headers.get("Expect", "")
     try:
         if expectation.lower() != "100-continue":
             raise Problem.of_field(417, "Expect", "The only expectation that can be met is 100-continue", closes=True)
         _check_length(request, request.client_max_size)
     except Problem as problem:
-        return problem.response(request[REQUEST_ID])
+        return problem.response(request_id(request))
     assert request.transport is not None
     request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
     return None

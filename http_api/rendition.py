@@ -98,11 +98,11 @@ class Rendition:
 
     def figures(self) -> SpeechFigures:
         """The figures so far; final once `next` has returned None."""
-        inference_ms = self._inference_s * 1000
-        audio_ms = self._samples * 1000 / self._rate_hz
+        inference_ms = round(self._inference_s * 1000, 3)
+        audio_ms = round(self._samples * 1000 / self._rate_hz, 3)
         return SpeechFigures(
-            inference_time_ms=round(inference_ms, 3),
-            audio_duration_ms=round(audio_ms, 3),
+            inference_time_ms=inference_ms,
+            audio_duration_ms=audio_ms,
             rtf=round(inference_ms / audio_ms, 6) if audio_ms else 0.0,
             model_version=self._model_version,
         )

@@ -112,8 +112,8 @@ class Connection(web.RequestHandler):
         message: str | None = None,
     ) -> web.StreamResponse:
         """Answer what cannot be read as a request: 431 when a line is too long (RFC 6585 section 5), otherwise 400."""
-        if request.writer.output_size:
-            raise ConnectionAbortedError("The response was broken off") from exc
+        if request.writer.output_size or isinstance(exc, ConnectionError):
+            raise ConnectionAbortedError("There is nobody left to answer") from exc
         identity = request_id(request)
         if isinstance(exc, LineTooLong):
             problem = Problem(431, f"A line of the head may have {MAX_LINE_BYTES} bytes.", closes=True)

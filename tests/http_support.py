@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import struct
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 
 import aiohttp
@@ -143,10 +143,13 @@ class Api:
     control: FakeControl
     listening: Listening
     client: aiohttp.ClientSession
+    lines: AsyncExitStack
 
     async def dial(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """A bare connection, for what no HTTP client would send."""
-        return await asyncio.open_connection(*self.listening.addresses[0])
+        """A bare connection, for what no HTTP client would send; closed at the end."""
+        reader, writer = await asyncio.open_connection(*self.listening.addresses[0])
+        self.lines.callback(writer.close)
+        return reader, writer
 
 
 @asynccontextmanager
@@ -156,8 +159,9 @@ async def running(script: Script, limits: ApiLimits | None = None, *, grace_s: f
     async with (
         serve(app, "127.0.0.1", 0, grace_s=grace_s) as listening,
         aiohttp.ClientSession(listening.url, timeout=aiohttp.ClientTimeout(total=10)) as client,
+        AsyncExitStack() as lines,
     ):
-        yield Api(control, listening, client)
+        yield Api(control, listening, client, lines)
 
 
 @dataclass(frozen=True)
