@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from .errors import LocalProtocolError, RemoteProtocolError
 from .uri import NO_PARAMETERS, Parameters, Uri, bracketed
 
 __all__ = [
+    "SPELLINGS",
     "CSeq",
     "Field",
     "Headers",
@@ -29,6 +30,7 @@ __all__ = [
     "is_token",
     "parse_parameters",
     "quoted",
+    "spelling",
     "split_list",
     "unquoted",
 ]
@@ -100,11 +102,11 @@ _LISTS = """
 """
 _LIST_KEYS = frozenset(_LISTS.split())
 
-# Spelling as received -> (key, spelling as sent).
-_SPELLINGS = {name.lower(): (name.lower(), name) for name in _CANONICAL.split()}
-_SPELLINGS |= {compact: _SPELLINGS[name] for compact, name in _COMPACT.items()}
-_SPELLINGS |= {compact.upper(): _SPELLINGS[name] for compact, name in _COMPACT.items()}
-_SPELLINGS |= {name: _SPELLINGS[name.lower()] for name in _CANONICAL.split()}
+# Name as received -> (key that the field is found by, name as sent), for the usual spellings of known names.
+SPELLINGS = {name.lower(): (name.lower(), name) for name in _CANONICAL.split()}
+SPELLINGS |= {compact: SPELLINGS[name] for compact, name in _COMPACT.items()}
+SPELLINGS |= {compact.upper(): SPELLINGS[name] for compact, name in _COMPACT.items()}
+SPELLINGS |= {name: SPELLINGS[name.lower()] for name in _CANONICAL.split()}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -128,7 +130,7 @@ class Headers:
 
     @classmethod
     def received(cls, fields: list[tuple[str, str]], index: dict[str, list[str]]) -> Headers:
-        """What a parser found: fields under the spelling that `spelling()` gives, and their texts by key."""
+        """What a parser found: fields under the name that `spelling()` gives, and their texts by key."""
         return cls._made(tuple(fields), {}, index)
 
     @classmethod
@@ -141,21 +143,16 @@ class Headers:
         headers._typed = typed
         return headers
 
-    @staticmethod
-    def spelling(name: str) -> tuple[str, str]:
-        """The key that `name` is found by and the spelling that it is sent under: "f" -> ("from", "From")."""
-        return _SPELLINGS.get(name) or _SPELLINGS.get(name.lower()) or (name.lower(), name)
-
     def _texts(self, key: str) -> list[str]:
         if self._index is None:
             self._index = {}
             for name, value in self._fields:
-                self._index.setdefault(self.spelling(name)[0], []).append(value)
+                self._index.setdefault(spelling(name)[0], []).append(value)
         return self._index.get(key, [])
 
     def get(self, name: str) -> str | None:
         """Text of the first field of that name, or None."""
-        texts = self._texts(self.spelling(name)[0])
+        texts = self._texts(spelling(name)[0])
         return texts[0] if texts else None
 
     def get_all(self, name: str) -> tuple[str, ...]:
@@ -163,7 +160,7 @@ class Headers:
 
         Raises RemoteProtocolError if a quoted string or an angle bracket is left open in such a list.
         """
-        key = self.spelling(name)[0]
+        key = spelling(name)[0]
         texts = self._texts(key)
         if key not in _LIST_KEYS:
             return tuple(texts)
@@ -171,20 +168,20 @@ class Headers:
 
     def read(self, field: Field[T]) -> T:
         """The typed value of `field`, parsed at most once. Raises RemoteProtocolError if it is malformed."""
-        try:
-            value: T = self._typed[field.name]
-        except KeyError:
-            value = self._typed[field.name] = field.value(self)
+        typed = self._typed
+        if field.name not in typed:
+            typed[field.name] = field.value(self)
+        value: T = typed[field.name]
         return value
 
     def with_(self, name: str, value: str) -> Headers:
         """These, with one field `name` alone of its kind: in the place of the first one, else at the end."""
-        key, spelt = self.spelling(_checked_name(name))
+        key, spelt = spelling(_checked_name(name))
         new = (spelt, _checked_value(name, value))
         fields: list[tuple[str, str]] = []
         placed = False
         for field in self._fields:
-            if self.spelling(field[0])[0] != key:
+            if spelling(field[0])[0] != key:
                 fields.append(field)
             elif not placed:
                 fields.append(new)
@@ -193,28 +190,28 @@ class Headers:
             fields.append(new)
         return self._made(tuple(fields), self._typed_but(key))
 
-    def with_first(self, name: str, value: str) -> Headers:
-        """These, with the text of the first field `name` changed and any further one left. It must be there."""
-        key, spelt = self.spelling(name)
+    def with_first(self, field: Field[T], text: str, value: T) -> Headers:
+        """These, with the text of the first `field` changed, which must be there; `value` is what it now reads as."""
+        key, spelt = spelling(field.name)
         fields = list(self._fields)
-        first = next(i for i, field in enumerate(fields) if self.spelling(field[0])[0] == key)
-        fields[first] = (spelt, _checked_value(name, value))
-        return self._made(tuple(fields), self._typed_but(key))
+        first = next(i for i, (name, _) in enumerate(fields) if spelling(name)[0] == key)
+        fields[first] = (spelt, _checked_value(spelt, text))
+        return self._made(tuple(fields), {**self._typed, field.name: value})
 
     def added(self, name: str, value: str) -> Headers:
         """These, and one more field at the end."""
-        key, spelt = self.spelling(_checked_name(name))
+        key, spelt = spelling(_checked_name(name))
         return self._made((*self._fields, (spelt, _checked_value(name, value))), self._typed_but(key))
 
     def prepended(self, name: str, value: str) -> Headers:
         """One more field in front of these."""
-        key, spelt = self.spelling(_checked_name(name))
+        key, spelt = spelling(_checked_name(name))
         return self._made(((spelt, _checked_value(name, value)), *self._fields), self._typed_but(key))
 
     def without(self, name: str) -> Headers:
         """These, less every field of that name."""
-        key = self.spelling(name)[0]
-        fields = tuple(field for field in self._fields if self.spelling(field[0])[0] != key)
+        key = spelling(name)[0]
+        fields = tuple(field for field in self._fields if spelling(field[0])[0] != key)
         return self._made(fields, self._typed_but(key))
 
     def _typed_but(self, key: str) -> dict[str, Any]:
@@ -227,7 +224,7 @@ class Headers:
         return len(self._fields)
 
     def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and bool(self._texts(self.spelling(name)[0]))
+        return isinstance(name, str) and bool(self._texts(spelling(name)[0]))
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Headers):
@@ -295,7 +292,8 @@ class Via:
         return int(value) if value.isascii() and value.isdigit() and len(value) <= 5 else None
 
     def with_(self, name: str, value: str | None) -> Via:
-        return replace(self, parameters=self.parameters.with_(name, value))
+        parameters = self.parameters.with_(name, value)
+        return Via(transport=self.transport, host=self.host, port=self.port, parameters=parameters)
 
     def received_from(self, host: str, port: int) -> Via:
         """This, as the server that got it from `host`:`port` notes it.
@@ -303,12 +301,9 @@ class Via:
         RFC 3261 section 18.2.1: `received` where the sent-by is not the source. RFC 3581 section 4: with `rport`,
         the port always, and `received` always.
         """
-        parameters = self.parameters
-        if "rport" in parameters:
-            return replace(self, parameters=parameters.with_("received", host).with_("rport", str(port)))
-        if self.host != host:
-            return replace(self, parameters=parameters.with_("received", host))
-        return self
+        if "rport" in self.parameters:
+            return self.with_("received", host).with_("rport", str(port))
+        return self if self.host == host else self.with_("received", host)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -349,7 +344,7 @@ class NameAddr:
         return self.parameters.value("tag")
 
     def with_tag(self, tag: str) -> NameAddr:
-        return replace(self, parameters=self.parameters.with_("tag", tag))
+        return NameAddr(uri=self.uri, display_name=self.display_name, parameters=self.parameters.with_("tag", tag))
 
 
 @dataclass(frozen=True, slots=True)
@@ -394,6 +389,11 @@ class Parameterised:
         return f"{self.value}{_serialised(self.parameters)}"
 
 
+def spelling(name: str) -> tuple[str, str]:
+    """The key that a field is found by and the name that it is sent under: "f" -> ("from", "From")."""
+    return SPELLINGS.get(name) or SPELLINGS.get(name.lower()) or (name.lower(), name)
+
+
 def is_token(text: str) -> bool:
     """Whether `text` is a token (RFC 3261 section 25.1), as methods, header names and option tags are."""
     return _TOKEN.fullmatch(text) is not None
@@ -428,7 +428,7 @@ def parse_parameters(text: str, start: int, what: str) -> Parameters:
             raise RemoteProtocolError(f"Bad {what}: parameter {name} given twice")
         items[name] = bare if quoted_value is None else unquoted(quoted_value)
         start = match.end()
-    return Parameters(items)
+    return Parameters.owning(items)
 
 
 def split_list(text: str) -> tuple[str, ...]:
@@ -467,7 +467,7 @@ def _serialised(parameters: Parameters) -> str:
 def _checked_name(name: str) -> str:
     if not is_token(name):
         raise LocalProtocolError(f"not a header name: {name!r}")
-    return Headers.spelling(name)[1]
+    return spelling(name)[1]
 
 
 def _checked_value(name: str, value: str) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from .errors import LocalProtocolError, RemoteProtocolError
 from .headers import CSeq, Field, Headers, NameAddr, Parameterised, Via, is_token, split_list
@@ -329,11 +329,13 @@ class Request(Message):
 
     def received_from(self, host: str, port: int) -> Request:
         """This, with the source noted in the topmost Via (RFC 3261 section 18.2.1, RFC 3581 section 4)."""
-        via = self.via.received_from(host, port)
-        if via is self.via:
+        first, *rest = self.vias
+        via = first.received_from(host, port)
+        if via is first:
             return self
-        items = split_list(self.headers.get("Via") or "")
-        return replace(self, headers=self.headers.with_first("Via", ", ".join((str(via), *items[1:]))))
+        text = ", ".join((str(via), *split_list(self.headers.get("Via") or "")[1:]))
+        headers = self.headers.with_first(VIA, text, (via, *rest))
+        return Request(method=self.method, uri=self.uri, headers=headers, body=self.body)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from .errors import RemoteProtocolError
-from .headers import Field, Headers, is_token
+from .headers import SPELLINGS, Field, Headers, is_token, spelling
 from .message import (
     CALL_ID,
     CONTACT,
@@ -225,13 +225,17 @@ class _Opening:
     def _read_fields(self, lines: list[str]) -> None:
         fields: list[tuple[str, str]] = []
         index: dict[str, list[str]] = {}
-        spelling = Headers.spelling
         for line in lines:
             name, colon, value = line.partition(":")
-            key, name = spelling(name.rstrip(" \t"))
-            if not colon or (key not in index and not is_token(key)):
+            known = SPELLINGS.get(name)
+            if known is None:
+                known = spelling(name.rstrip(" \t"))
+                if not is_token(known[0]):
+                    colon = ""
+            if not colon:
                 self._note("Malformed header field")
                 continue
+            key, name = known
             value = value.strip(" \t")
             fields.append((name, value))
             if key not in index:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import ItemsView, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from urllib.parse import quote, unquote_to_bytes
 
 from .errors import LocalProtocolError, RemoteProtocolError
@@ -39,6 +40,13 @@ class Parameters(Mapping[str, str | None]):
         pairs = items.items() if isinstance(items, Mapping) else items
         self._items: dict[str, str | None] = {name.lower(): value for name, value in pairs}
 
+    @classmethod
+    def owning(cls, items: dict[str, str | None]) -> Parameters:
+        """Those in `items`, whose names are in lower case and which nobody else changes any more."""
+        parameters = cls.__new__(cls)
+        parameters._items = items
+        return parameters
+
     def __getitem__(self, name: str) -> str | None:
         return self._items[name]
 
@@ -47,6 +55,9 @@ class Parameters(Mapping[str, str | None]):
 
     def __len__(self) -> int:
         return len(self._items)
+
+    def items(self) -> ItemsView[str, str | None]:
+        return self._items.items()
 
     def __contains__(self, name: object) -> bool:
         return name in self._items
@@ -66,11 +77,11 @@ class Parameters(Mapping[str, str | None]):
 
     def with_(self, name: str, value: str | None) -> Parameters:
         """These, with `name` set: in its place if it is there, else at the end."""
-        return Parameters({**self._items, name.lower(): value})
+        return self.owning({**self._items, name.lower(): value})
 
     def without(self, name: str) -> Parameters:
         """These, less `name` if it is there."""
-        return Parameters(pair for pair in self._items.items() if pair[0] != name)
+        return self.owning({key: value for key, value in self._items.items() if key != name})
 
 
 NO_PARAMETERS = Parameters()
@@ -99,66 +110,10 @@ class Uri:
     # A URI of the peer's goes back to it byte for byte, with its own choice of escapes.
     _text: str = field(default="", init=False, repr=False, compare=False)
 
-    @classmethod
-    def parse(cls, text: str) -> Uri:
+    @staticmethod
+    def parse(text: str) -> Uri:
         """Raises RemoteProtocolError (400). A scheme that is none of sip, sips and tel is no error here."""
-        if _FORBIDDEN.search(text):
-            raise _bad(text, "forbidden character")
-        scheme, colon, rest = text.partition(":")
-        scheme = scheme.lower()
-        if not colon or not rest or not _SCHEME.fullmatch(scheme):
-            raise _bad(text, "no scheme")
-        if scheme in ("sip", "sips"):
-            uri = cls._parse_sip(scheme, rest, text)
-        elif scheme == "tel":
-            number, semicolon, parameters = rest.partition(";")
-            if not number:
-                raise _bad(text, "no number")
-            uri = cls(scheme=scheme, user=_unescape(number), parameters=_parameters(semicolon + parameters, text))
-        else:
-            uri = cls(scheme=scheme, user=rest)
-        object.__setattr__(uri, "_text", text)
-        return uri
-
-    @classmethod
-    def _parse_sip(cls, scheme: str, rest: str, text: str) -> Uri:
-        # An "@" must be escaped everywhere but here, and the user may contain ";" and "?".
-        userinfo, at, after = rest.partition("@")
-        user, password = "", None
-        if at:
-            user, colon, secret = userinfo.partition(":")
-            if not user:
-                raise _bad(text, "empty user")
-            user = _unescape(user)
-            password = _unescape(secret) if colon else None
-        else:
-            after = rest
-        match = _HOST_PORT.match(after)
-        if match is None:
-            raise _bad(text, "bad host")
-        name, ipv6, port_text = match.groups()
-        if ipv6 and not _is_ipv6(ipv6):
-            raise _bad(text, "bad IPv6 address")
-        port = int(port_text) if port_text else None
-        if port is not None and port > 65535:
-            raise _bad(text, "port above 65535")
-        parameters = NO_PARAMETERS
-        headers: tuple[tuple[str, str], ...] = ()
-        end = match.end()
-        if end < len(after):
-            parameter_text, question, header_text = after[end:].partition("?")
-            parameters = _parameters(parameter_text, text)
-            if question:
-                headers = _headers(header_text, text)
-        return cls(
-            scheme=scheme,
-            user=user,
-            password=password,
-            host=name or ipv6,
-            port=port,
-            parameters=parameters,
-            headers=headers,
-        )
+        return _parse_again(text) if len(text) <= _REMEMBERED_LENGTH else _parse(text)
 
     def __str__(self) -> str:
         """As it was parsed, or, of a URI made here, with everything escaped that must be.
@@ -219,6 +174,72 @@ def bracketed(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
+def _parse(text: str) -> Uri:
+    if _FORBIDDEN.search(text):
+        raise _bad(text, "forbidden character")
+    scheme, colon, rest = text.partition(":")
+    scheme = scheme.lower()
+    if scheme in ("sip", "sips"):
+        uri = _parse_sip(scheme, rest, text)
+    elif not colon or not rest or not _SCHEME.fullmatch(scheme):
+        raise _bad(text, "no scheme")
+    elif scheme == "tel":
+        number, semicolon, parameters = rest.partition(";")
+        if not number:
+            raise _bad(text, "no number")
+        uri = Uri(scheme=scheme, user=_unescape(number), parameters=_parameters(semicolon + parameters, text))
+    else:
+        uri = Uri(scheme=scheme, user=rest)
+    object.__setattr__(uri, "_text", text)
+    return uri
+
+
+def _parse_sip(scheme: str, rest: str, text: str) -> Uri:
+    # An "@" must be escaped everywhere but here, and the user may contain ";" and "?".
+    userinfo, at, after = rest.partition("@")
+    user, password = "", None
+    if at:
+        user, colon, secret = userinfo.partition(":")
+        if not user:
+            raise _bad(text, "empty user")
+        user = _unescape(user)
+        password = _unescape(secret) if colon else None
+    else:
+        after = rest
+    match = _HOST_PORT.match(after)
+    if match is None:
+        raise _bad(text, "bad host")
+    name, ipv6, port_text = match.groups()
+    if ipv6 and not _is_ipv6(ipv6):
+        raise _bad(text, "bad IPv6 address")
+    port = int(port_text) if port_text else None
+    if port is not None and port > 65535:
+        raise _bad(text, "port above 65535")
+    parameters = NO_PARAMETERS
+    headers: tuple[tuple[str, str], ...] = ()
+    end = match.end()
+    if end < len(after):
+        parameter_text, question, header_text = after[end:].partition("?")
+        parameters = _parameters(parameter_text, text)
+        if question:
+            headers = _headers(header_text, text)
+    return Uri(
+        scheme=scheme,
+        user=user,
+        password=password,
+        host=name or ipv6,
+        port=port,
+        parameters=parameters,
+        headers=headers,
+    )
+
+
+# The messages of a call, and calls of the same parties, repeat a handful of URIs; parsing is pure, and so may be
+# remembered. The bound is 1 MiB of text.
+_REMEMBERED_LENGTH = 256
+_parse_again = lru_cache(maxsize=4096)(_parse)
+
+
 def _bad(text: str, why: str) -> RemoteProtocolError:
     return RemoteProtocolError(f"Bad URI {text[:60]!r}: {why}")
 
@@ -248,7 +269,7 @@ def _parameters(text: str, uri: str) -> Parameters:
         if name in items:
             raise _bad(uri, "parameter given twice")
         items[name] = _unescape(value) if equals else None
-    return Parameters(items)
+    return Parameters.owning(items)
 
 
 def _headers(text: str, uri: str) -> tuple[tuple[str, str], ...]:
