@@ -1,0 +1,58 @@
+"""SIP: a user agent without I/O (`Agent`), and the UDP shell around it (`Transport`).
+
+Messages are values (`Request`, `Response`), events too (`Offered` ... `Ended`), bodies are bytes; `sip.sdp` reads and
+answers the usual kind of body.
+"""
+
+from __future__ import annotations
+
+from .agent import Admission, Agent, Counters
+from .call import (
+    Answered,
+    Cause,
+    Confirmed,
+    Ended,
+    Event,
+    Offered,
+    Progressed,
+    Refused,
+    Reoffered,
+    Withdrawn,
+)
+from .errors import LocalProtocolError, RemoteProtocolError, SipError
+from .headers import CSeq, Headers, NameAddr, Via
+from .message import Request, Response
+from .parser import parse_datagram
+from .transaction import Flow, Timers
+from .transport import Transport
+from .uri import Uri
+
+__all__ = [
+    "Admission",
+    "Agent",
+    "Answered",
+    "CSeq",
+    "Cause",
+    "Confirmed",
+    "Counters",
+    "Ended",
+    "Event",
+    "Flow",
+    "Headers",
+    "LocalProtocolError",
+    "NameAddr",
+    "Offered",
+    "Progressed",
+    "Refused",
+    "RemoteProtocolError",
+    "Reoffered",
+    "Request",
+    "Response",
+    "SipError",
+    "Timers",
+    "Transport",
+    "Uri",
+    "Via",
+    "Withdrawn",
+    "parse_datagram",
+]

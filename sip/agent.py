@@ -1,0 +1,772 @@
+"""The user agent: calls in both directions, as one table, over the transaction layer (RFC 3261 sections 8 to 15).
+
+    agent.receive(data, flow, now)       what came off the wire
+    agent.handle_timer(now)              when agent.wake_at() says so
+    agent.next_event()                   what happened, until None
+    agent.data_to_send()                 what has to go out
+
+and the verbs of the host: `ring`, `answer`, `reject`, `bye`, `invite`, `cancel`, `reoffer`. Bodies are opaque: what is
+in an offer is the host's business. `now` is seconds of any clock that never goes back.
+
+Requests that are refused without touching a call are answered statelessly (RFC 3261 section 8.2.7): whoever sends a
+million of them leaves nothing behind, and gets one response to each.
+
+A request above 1300 bytes should go by a congestion-controlled transport (RFC 3261 section 18.1.1). There is none but
+UDP yet, so it goes by UDP.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from random import Random
+
+from .call import (
+    Answered,
+    Call,
+    CallInput,
+    CallState,
+    Confirmed,
+    Deadline,
+    Do,
+    Ended,
+    Event,
+    Offered,
+    Progressed,
+    Refused,
+    Reoffered,
+    Withdrawn,
+)
+from .dialog import MAX_FORWARDS, Dialog
+from .errors import LocalProtocolError
+from .headers import Headers, NameAddr, Via
+from .message import REASONS, Request, Response
+from .parser import MalformedMessage, parse_datagram
+from .transaction import (
+    COOKIE,
+    ClientTransaction,
+    Flow,
+    Schedule,
+    ServerTransaction,
+    Timers,
+    Transactions,
+    Wire,
+    cancel_for,
+)
+from .uri import Uri, bracketed
+
+__all__ = ["Admission", "Agent", "Counters"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Admission:
+    """What an INVITE gets before anything else is looked at, and OPTIONS with it.
+
+    status         200 to take calls; 503 when there is no room or no wish for more, 403, 480 ...
+    retry_after_s  when to try again (RFC 3261 section 20.33); None says nothing about it
+    """
+
+    status: int = 200
+    retry_after_s: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counters:
+    """A snapshot. Requests count by method ("other" for unknown ones), responses by class ("1xx" to "6xx").
+
+    requests_received, requests_sent    first transmissions, and those received again
+    responses_received, responses_sent  first transmissions, and those received again
+    retransmissions_received            requests that were received again
+    retransmissions_sent                messages of any kind that were sent again
+    malformed                           datagrams that were no SIP message
+    strays                              responses and ACKs that nothing waited for
+    turned_away                         INVITEs refused by `Agent.admission`
+    calls_received, calls_placed        since the beginning
+    calls                               that have not ended
+    dialogs                             calls, and those that wait for the response to their BYE
+    transactions                        of both sides
+    """
+
+    requests_received: Mapping[str, int]
+    requests_sent: Mapping[str, int]
+    responses_received: Mapping[str, int]
+    responses_sent: Mapping[str, int]
+    retransmissions_received: int
+    retransmissions_sent: int
+    malformed: int
+    strays: int
+    turned_away: int
+    calls_received: int
+    calls_placed: int
+    calls: int
+    dialogs: int
+    transactions: int
+
+
+class Agent:
+    """A user agent, server and client.
+
+    admission  what new INVITEs get; the host changes it as it pleases
+
+    Arguments:
+
+    random     where tags, branches and back-offs come from: `random.SystemRandom()` but in tests
+    timers     T1, T2 and T4
+    advertise  (host, port) that peers reach us at where that is not the local address of the flow (NAT, containers)
+    accept     body types of INVITEs that the host understands; others get 415
+    product    goes into Server and User-Agent; "" leaves them out
+    """
+
+    def __init__(
+        self,
+        *,
+        random: Random,
+        timers: Timers | None = None,
+        advertise: tuple[str, int] | None = None,
+        accept: tuple[str, ...] = ("application/sdp",),
+        product: str = "",
+    ) -> None:
+        self.admission = Admission()
+        self._random = random
+        self._timers = timers or Timers()
+        self._advertise = advertise
+        self._accept = accept
+        self._server_fields = (("Server", product),) if product else ()
+        self._client_fields = (("User-Agent", product),) if product else ()
+        self._secret = random.randbytes(16)
+        self._wire: Wire = []
+        self._schedule = Schedule()
+        self._transactions = Transactions(timers=self._timers, schedule=self._schedule, wire=self._wire)
+        self._calls: dict[str, Call] = {}
+        self._events: deque[Event] = deque()
+        self._requests_received: Counter[str] = Counter()
+        self._requests_sent: Counter[str] = Counter()
+        self._responses_received: Counter[int] = Counter()
+        self._responses_sent: Counter[int] = Counter()
+        self._retransmissions_received = 0
+        self._malformed = 0
+        self._strays = 0
+        self._turned_away = 0
+        self._calls_received = 0
+        self._calls_placed = 0
+        self._live = 0
+
+    # The five verbs of the core.
+
+    def receive(self, data: bytes, flow: Flow, now: float) -> None:
+        """Take one datagram. Never raises, whatever it is."""
+        try:
+            message = parse_datagram(data)
+        except MalformedMessage as error:
+            self._malformed += 1
+            if error.request is not None:
+                request = error.request.received_from(*flow.remote)
+                self._refuse(request, _reply_flow(request.via, flow), error.status, error.reason, error.headers)
+            return
+        if isinstance(message, Request):
+            self._receive_request(message.received_from(*flow.remote), flow, now)
+        else:
+            self._receive_response(message, flow, now)
+
+    def handle_timer(self, now: float) -> None:
+        """Do what is due by `now`."""
+        for owner in self._schedule.due(now):
+            if isinstance(owner, Call):
+                while (deadline := owner.next_due(now)) is not None:
+                    self._step(owner, deadline, now)
+            elif isinstance(owner, ClientTransaction):
+                if owner.fire(now):
+                    self._unanswered(owner, now)
+            elif isinstance(owner, ServerTransaction):
+                owner.fire(now)
+
+    def wake_at(self) -> float | None:
+        """When `handle_timer` wants to be called; None if nothing is waited for."""
+        return self._schedule.wake_at()
+
+    def next_event(self) -> Event | None:
+        """The next thing that happened, None if that was all."""
+        return self._events.popleft() if self._events else None
+
+    def data_to_send(self) -> list[tuple[bytes, Flow]]:
+        """What is to be sent now, in order; it is not given twice."""
+        if not self._wire:
+            return []
+        data = self._wire.copy()
+        self._wire.clear()
+        return data
+
+    # The verbs of the host. Each raises LocalProtocolError if the call, as it stands, does not allow it.
+
+    def ring(
+        self,
+        now: float,
+        call: str,
+        *,
+        status: int = 180,
+        headers: Iterable[tuple[str, str]] = (),
+        body: bytes = b"",
+        content_type: str = "application/sdp",
+    ) -> None:
+        """Say that an offered call rings (180), or with a body begin early media (183); 101 to 199."""
+        if not 100 < status < 200:
+            raise LocalProtocolError(f"{status} does not say that a call rings")
+        ringing, server, offer = self._offered(call, CallInput.RING)
+        fields = (("Contact", ringing.contact), *headers)
+        self._respond(server, offer, status, now, headers=fields, body=body, content_type=content_type)
+        self._step(ringing, CallInput.RING, now)
+
+    def answer(
+        self,
+        now: float,
+        call: str,
+        *,
+        headers: Iterable[tuple[str, str]] = (),
+        body: bytes = b"",
+        content_type: str = "application/sdp",
+    ) -> None:
+        """Accept the INVITE, or re-INVITE, that is waiting. The 200 is repeated until the peer acknowledges it."""
+        answered, server, offer = self._offered(call, CallInput.ANSWER)
+        fields = (("Contact", answered.contact), ("Allow", ALLOW), ("Supported", ""), *headers)
+        self._respond(server, offer, 200, now, headers=fields, body=body, content_type=content_type)
+        if answered.state is CallState.REOFFERED and answered.dialog is not None:
+            answered.dialog.refresh(offer, answered.source)
+        answered.acked = offer.cseq.number
+        answered.owed = not offer.body
+        answered.offer = None
+        self._step(answered, CallInput.ANSWER, now)
+
+    def reject(
+        self,
+        now: float,
+        call: str,
+        *,
+        status: int,
+        reason: str | None = None,
+        headers: Iterable[tuple[str, str]] = (),
+    ) -> None:
+        """Refuse the INVITE that is waiting: 300 to 699. A refused re-INVITE leaves the call as it was."""
+        if not 300 <= status < 700:
+            raise LocalProtocolError(f"{status} does not refuse a call")
+        rejected, server, offer = self._offered(call, CallInput.REJECT)
+        self._respond(server, offer, status, now, reason=reason, headers=headers)
+        rejected.offer = rejected.server = None
+        self._step(rejected, CallInput.REJECT, now, status=status, reason=reason or REASONS.get(status, ""))
+
+    def bye(self, now: float, call: str, *, headers: Iterable[tuple[str, str]] = ()) -> None:
+        """Hang up. The call has Ended at once, or, if its ACK is still to come, when that comes or is given up."""
+        leaving = self._call(call)
+        leaving.farewell = tuple(headers)
+        self._step(leaving, CallInput.BYE, now)
+
+    def invite(
+        self,
+        now: float,
+        target: Uri,
+        flow: Flow,
+        *,
+        from_: NameAddr,
+        body: bytes,
+        to: NameAddr | None = None,
+        content_type: str = "application/sdp",
+        headers: Iterable[tuple[str, str]] = (),
+        ring_timeout_s: float = 180.0,
+    ) -> str:
+        """Call `target` along `flow`; returns the key of the call. It is cancelled if nobody answers in time.
+
+        from_  who calls; its tag is ours to choose
+        to     who is called if not `target`
+
+        Raises LocalProtocolError without a body: the 2xx would bring an offer that nobody could answer.
+        """
+        if not body:
+            raise LocalProtocolError("an INVITE without an offer")
+        key = self._token()
+        call = self._begin(key, CallState.CALLING, flow, now, ring_timeout_s)
+        fields = (
+            ("Via", self._via(flow)),
+            ("Max-Forwards", str(MAX_FORWARDS)),
+            ("From", str(from_.with_tag(key))),
+            ("To", str(to or NameAddr(uri=target))),
+            ("Call-ID", self._token()),
+            ("CSeq", "1 INVITE"),
+            ("Contact", call.contact),
+            *self._offer_fields(headers, content_type),
+        )
+        request = Request(method="INVITE", uri=target, headers=Headers(fields), body=body)
+        call.invite = self._send_request(request, flow, key, now)
+        self._calls_placed += 1
+        return key
+
+    def cancel(self, now: float, call: str) -> None:
+        """Give up calling. The CANCEL goes out once the peer has shown signs of life; the call Ends afterwards."""
+        self._step(self._call(call), CallInput.CANCEL, now)
+
+    def reoffer(
+        self,
+        now: float,
+        call: str,
+        *,
+        body: bytes,
+        content_type: str = "application/sdp",
+        headers: Iterable[tuple[str, str]] = (),
+    ) -> None:
+        """Send a re-INVITE; Answered or Refused will say what came of it."""
+        if not body:
+            raise LocalProtocolError("a re-INVITE without an offer")
+        changing = self._call(call)
+        self._step(changing, CallInput.REOFFER, now)
+        fields = (("Contact", changing.contact), *self._offer_fields(headers, content_type))
+        assert changing.dialog is not None, changing.state
+        changing.invite = self._request_within(changing.dialog, "INVITE", call, now, headers=fields, body=body)
+
+    def counters(self) -> Counters:
+        """How much has come and gone, and what is alive."""
+        return Counters(
+            requests_received=dict(self._requests_received),
+            requests_sent=dict(self._requests_sent),
+            responses_received=_by_class(self._responses_received),
+            responses_sent=_by_class(self._responses_sent),
+            retransmissions_received=self._retransmissions_received,
+            retransmissions_sent=self._transactions.retransmissions,
+            malformed=self._malformed,
+            strays=self._strays,
+            turned_away=self._turned_away,
+            calls_received=self._calls_received,
+            calls_placed=self._calls_placed,
+            calls=self._live,
+            dialogs=len(self._calls),
+            transactions=len(self._transactions),
+        )
+
+    # The table.
+
+    def _call(self, key: str) -> Call:
+        call = self._calls.get(key)
+        if call is None or call.state is CallState.ENDING:
+            raise LocalProtocolError(f"no such call, or it has ended: {key}")
+        return call
+
+    def _offered(self, key: str, verb: CallInput) -> tuple[Call, ServerTransaction, Request]:
+        call = self._call(key)
+        call.require(verb)
+        if call.server is None or call.offer is None:
+            raise LocalProtocolError(f"no offer to {verb.value}")
+        return call, call.server, call.offer
+
+    def _begin(self, key: str, state: CallState, flow: Flow, now: float, ring_timeout_s: float = 0.0) -> Call:
+        call = self._calls[key] = Call(
+            key=key,
+            state=state,
+            source=flow,
+            contact=self._contact(flow),
+            schedule=self._schedule,
+            timers=self._timers,
+            now=now,
+            ring_timeout_s=ring_timeout_s,
+        )
+        self._live += 1
+        return call
+
+    def _step(
+        self, call: Call, happening: CallInput | Deadline, now: float, *, status: int | None = None, reason: str = ""
+    ) -> tuple[Do, ...]:
+        """Take the row for `happening`, and do what it says but for what needs the message, which the caller has.
+
+        Raises LocalProtocolError without a row: callers look first where the peer is to blame.
+        """
+        todo = call.step(happening, now)
+        for do in todo:
+            if do is Do.SEND_AGAIN:
+                if call.server is not None:
+                    call.server.repeat(now)
+            elif do is Do.SEND_487:
+                self._terminate(call, now)
+            elif do is Do.SEND_CANCEL:
+                if call.invite is not None:
+                    self._send_request(cancel_for(call.invite.request), call.invite.flow, call.key, now)
+            elif do is Do.SEND_BYE:
+                assert call.dialog is not None, call.state
+                headers = (*self._client_fields, *call.farewell)
+                self._request_within(call.dialog, "BYE", call.key, now, headers=headers)
+            elif do is Do.ABANDON:
+                if call.invite is not None:
+                    call.invite.abandon(now)
+            elif do is Do.TELL_ENDED:
+                assert call.cause is not None, call.state
+                self._live -= 1
+                self._events.append(Ended(call=call.key, cause=call.cause, status=status, reason=reason))
+            elif do is Do.TELL_WITHDRAWN:
+                self._events.append(Withdrawn(call=call.key))
+        if call.state is CallState.ENDED:
+            del self._calls[call.key]
+        return todo
+
+    def _terminate(self, call: Call, now: float) -> None:
+        if call.server is not None and call.offer is not None:
+            self._respond(call.server, call.offer, 487, now)
+        call.server = call.offer = None
+
+    # Requests of the peer's.
+
+    def _receive_request(self, request: Request, source: Flow, now: float) -> None:
+        method = request.method
+        serve = _SERVED.get(method)
+        self._requests_received[method if serve or method == "ACK" else "other"] += 1
+        transaction = self._transactions.server(request)
+        if method == "ACK":
+            self._receive_ack(request, transaction, now)
+        elif transaction is not None:
+            self._retransmissions_received += 1
+            transaction.receive(request, now)
+        else:
+            reply = _reply_flow(request.via, source)
+            if serve is None:
+                # RFC 3261 section 8.2.1.
+                self._refuse(request, reply, 405, headers=(("Allow", ALLOW),))
+            elif request.require and method != "CANCEL":
+                # Section 8.2.2.3: no extension is understood yet, and none is required of a CANCEL.
+                self._refuse(request, reply, 420, headers=(("Unsupported", ", ".join(request.require)),))
+            else:
+                serve(self, request, source, reply, now)
+
+    def _receive_ack(self, ack: Request, transaction: ServerTransaction | None, now: float) -> None:
+        if transaction is not None and not transaction.receive(ack, now):
+            return
+        call = self._within(ack)
+        if call is None or ack.cseq.number != call.acked or not call.allows(CallInput.PEER_ACK):
+            self._strays += 1
+            return
+        self._acknowledged(call, now)
+        if Do.TELL_CONFIRMED in self._step(call, CallInput.PEER_ACK, now):
+            self._events.append(Confirmed(call=call.key, body=ack.body, content_type=ack.content_type))
+
+    def _acknowledged(self, call: Call, now: float) -> None:
+        if call.server is not None:
+            call.server.acknowledged(now)
+            call.server = None
+
+    def _serve_invite(self, request: Request, source: Flow, reply: Flow, now: float) -> None:
+        if request.to.tag:
+            self._serve_reinvite(request, source, reply, now)
+            return
+        if self._transactions.merged(request):
+            # RFC 3261 section 8.2.2.2.
+            self._refuse(request, reply, 482)
+            return
+        if self.admission.status != 200:
+            self._turned_away += 1
+            self._refuse(request, reply, self.admission.status, headers=self._admission_fields())
+            return
+        if request.contact is None:
+            self._refuse(request, reply, 400, "Missing Contact")
+            return
+        if not self._readable(request, reply):
+            return
+        key = self._token()
+        call = self._begin(key, CallState.OFFERED, source, now)
+        call.dialog = Dialog.served(request, key, source)
+        call.offer = request
+        call.server = self._transactions.serve(request, reply, key, now)
+        self._calls_received += 1
+        self._respond(call.server, request, 100, now)
+        self._events.append(Offered(call=key, request=request, flow=source))
+
+    def _serve_reinvite(self, request: Request, source: Flow, reply: Flow, now: float) -> None:
+        call = self._within(request)
+        if call is None or not call.allows(CallInput.PEER_INVITE):
+            self._refuse(request, reply, 481)
+            return
+        if not self._readable(request, reply) or not self._in_order(call, request, reply):
+            return
+        transaction = self._transactions.serve(request, reply, call.key, now)
+        if call.owed and call.state is CallState.ANSWERED:
+            # RFC 5407 section 3.1.5, case 2: the exchange that the answer in the ACK completes comes first.
+            self._respond(transaction, request, 491, now)
+            return
+        todo = self._step(call, CallInput.PEER_INVITE, now)
+        if Do.SEND_500 in todo:
+            # RFC 3261 section 14.2.
+            pause = (("Retry-After", str(self._random.randint(0, 10))),)
+            self._respond(transaction, request, 500, now, headers=pause)
+        elif Do.SEND_491 in todo:
+            self._respond(transaction, request, 491, now)
+        else:
+            self._acknowledged(call, now)
+            call.server, call.offer, call.source = transaction, request, source
+            self._respond(transaction, request, 100, now)
+            if Do.TELL_CONFIRMED in todo:
+                self._events.append(Confirmed(call=call.key, body=b"", content_type=""))
+            self._events.append(Reoffered(call=call.key, request=request))
+
+    def _serve_bye(self, request: Request, source: Flow, reply: Flow, now: float) -> None:
+        call = self._within(request)
+        if call is None or not call.allows(CallInput.PEER_BYE):
+            self._refuse(request, reply, 481)
+        elif self._in_order(call, request, reply):
+            transaction = self._transactions.serve(request, reply, call.key, now)
+            self._respond(transaction, request, 200, now)
+            self._acknowledged(call, now)
+            self._step(call, CallInput.PEER_BYE, now, reason=request.headers.get("Reason") or "")
+
+    def _serve_cancel(self, request: Request, source: Flow, reply: Flow, now: float) -> None:
+        invite = self._transactions.cancelled_by(request)
+        if invite is None:
+            self._refuse(request, reply, 481)
+            return
+        # RFC 3261 section 9.2: answered whether or not it comes too late, with the To tag of the INVITE's responses.
+        transaction = self._transactions.serve(request, reply, invite.to_tag, now)
+        self._respond(transaction, request, 200, now)
+        call = self._calls.get(invite.to_tag)
+        if call is not None and call.server is invite and call.allows(CallInput.PEER_CANCEL):
+            self._step(call, CallInput.PEER_CANCEL, now, reason=request.headers.get("Reason") or "")
+
+    def _serve_options(self, request: Request, source: Flow, reply: Flow, now: float) -> None:
+        if request.to.tag:
+            call = self._within(request)
+            if call is None:
+                self._refuse(request, reply, 481)
+                return
+            if not self._in_order(call, request, reply):
+                return
+        # RFC 3261 section 11.2: what an INVITE would get.
+        fields = (
+            ("Contact", self._contact(source)),
+            ("Allow", ALLOW),
+            ("Accept", ", ".join(self._accept)),
+            ("Supported", ""),
+            *self._admission_fields(),
+        )
+        self._refuse(request, reply, self.admission.status, headers=fields)
+
+    def _within(self, request: Request) -> Call | None:
+        """The call whose dialog `request` belongs to."""
+        call = self._calls.get(request.to.tag)
+        return call if call is not None and call.dialog is not None and call.dialog.matches(request) else None
+
+    def _in_order(self, call: Call, request: Request, reply: Flow) -> bool:
+        """Whether `request` is not older than another one that has come; answers it if it is."""
+        if call.dialog is not None and call.dialog.in_order(request):
+            return True
+        self._refuse(request, reply, 500, "CSeq Out of Order")
+        return False
+
+    def _readable(self, request: Request, reply: Flow) -> bool:
+        """Whether the host can read the body (RFC 3261 section 8.2.3); answers the request if not."""
+        if not request.body:
+            return True
+        encoding = request.headers.get("Content-Encoding")
+        if encoding is not None and encoding.lower() != "identity":
+            self._refuse(request, reply, 415, headers=(("Accept-Encoding", "identity"),))
+            return False
+        if not request.content_type:
+            self._refuse(request, reply, 400, "Missing Content-Type")
+            return False
+        if request.content_type not in self._accept:
+            self._refuse(request, reply, 415, headers=(("Accept", ", ".join(self._accept)),))
+            return False
+        return True
+
+    # Responses of the peer's.
+
+    def _receive_response(self, response: Response, source: Flow, now: float) -> None:
+        self._responses_received[response.status // 100] += 1
+        transaction = self._transactions.client(response)
+        # RFC 3261 section 8.1.3.3: more than one Via means that it was not for us.
+        if transaction is None or len(response.vias) != 1:
+            self._strays += 1
+        elif transaction.receive(response, now):
+            if transaction.request.method == "INVITE":
+                self._receive_progress(transaction, response, source, now)
+            elif transaction.request.method == "BYE" and response.status >= 200:
+                self._gone(transaction, now)
+
+    def _receive_progress(self, transaction: ClientTransaction, response: Response, source: Flow, now: float) -> None:
+        if 200 <= response.status < 300:
+            self._accepted(transaction, response, source, now)
+            return
+        call = self._calls.get(transaction.user)
+        if call is None or call.invite is not transaction:
+            return
+        if response.status < 200:
+            if call.state is not CallState.REOFFERING and response.to.tag:
+                call.dialog = Dialog.placed(transaction.request, response, source)
+            if call.allows(CallInput.PEER_PROGRESS):
+                todo = self._step(call, CallInput.PEER_PROGRESS, now)
+                if Do.TELL_PROGRESSED in todo and response.status > 100:
+                    self._events.append(Progressed(call=call.key, response=response))
+            return
+        call.invite = None
+        # RFC 3261 section 12.2.1.2.
+        lost = call.state is CallState.REOFFERING and response.status in (408, 481)
+        happening = CallInput.PEER_FORGOT if lost else CallInput.PEER_REFUSES
+        if call.allows(happening):
+            todo = self._step(call, happening, now, status=response.status, reason=response.reason)
+            if Do.TELL_REFUSED in todo:
+                self._events.append(Refused(call=call.key, response=response))
+
+    def _accepted(self, transaction: ClientTransaction, response: Response, source: Flow, now: float) -> None:
+        """A 2xx to an INVITE of ours: acknowledge it, whatever has become of the call (section 13.2.2.4)."""
+        tag = response.to.tag
+        ack = transaction.acks.get(tag)
+        call = self._calls.get(transaction.user)
+        if ack is not None:
+            self._transactions.resend(*ack)
+            return
+        if call is not None and call.dialog is not None and transaction.request.to.tag:
+            dialog = call.dialog
+            dialog.refresh(response, source)
+        else:
+            dialog = Dialog.placed(transaction.request, response, source)
+        number = transaction.request.cseq.number
+        request = dialog.request("ACK", self._via(dialog.flow), headers=self._client_fields, seq=number)
+        transaction.acks[tag] = ack = (request.serialise(), dialog.flow)
+        self._requests_sent["ACK"] += 1
+        self._transactions.send(*ack)
+        if call is not None and call.invite is transaction and call.allows(CallInput.PEER_ACCEPTS):
+            call.invite = None
+            call.dialog = dialog
+            if Do.TELL_ANSWERED in self._step(call, CallInput.PEER_ACCEPTS, now):
+                self._events.append(Answered(call=call.key, response=response))
+        elif not transaction.request.to.tag:
+            # Another branch of a forked INVITE answered too, or the call is over: one is enough.
+            self._request_within(dialog, "BYE", "", now, headers=self._client_fields)
+
+    def _unanswered(self, transaction: ClientTransaction, now: float) -> None:
+        """Timer B or F: as if 408 had come (RFC 3261 section 8.1.3.1)."""
+        if transaction.request.method == "BYE":
+            self._gone(transaction, now)
+        elif transaction.request.method == "INVITE":
+            call = self._calls.get(transaction.user)
+            if call is not None and call.invite is transaction and call.allows(CallInput.PEER_FORGOT):
+                call.invite = None
+                self._step(call, CallInput.PEER_FORGOT, now, status=408, reason="Request Timeout")
+
+    def _gone(self, transaction: ClientTransaction, now: float) -> None:
+        call = self._calls.get(transaction.user)
+        if call is not None and call.allows(CallInput.BYE_DONE):
+            self._step(call, CallInput.BYE_DONE, now)
+
+    # What we send.
+
+    def _send_request(self, request: Request, flow: Flow, user: str, now: float) -> ClientTransaction:
+        self._requests_sent[request.method] += 1
+        return self._transactions.request(request, flow, user, now)
+
+    def _request_within(
+        self,
+        dialog: Dialog,
+        method: str,
+        user: str,
+        now: float,
+        *,
+        headers: Iterable[tuple[str, str]],
+        body: bytes = b"",
+    ) -> ClientTransaction:
+        request = dialog.request(method, self._via(dialog.flow), headers=headers, body=body)
+        return self._send_request(request, dialog.flow, user, now)
+
+    def _respond(
+        self,
+        transaction: ServerTransaction,
+        request: Request,
+        status: int,
+        now: float,
+        *,
+        reason: str | None = None,
+        headers: Iterable[tuple[str, str]] = (),
+        body: bytes = b"",
+        content_type: str | None = None,
+    ) -> None:
+        response = request.response(
+            status,
+            reason,
+            to_tag=None if status == 100 else transaction.to_tag,
+            headers=(*self._server_fields, *headers),
+            body=body,
+            content_type=content_type if body else None,
+        )
+        transaction.respond(response, now)
+        self._responses_sent[status // 100] += 1
+
+    def _refuse(
+        self,
+        request: Request,
+        reply: Flow,
+        status: int,
+        reason: str | None = None,
+        headers: Iterable[tuple[str, str]] = (),
+    ) -> None:
+        """Respond and forget (RFC 3261 section 8.2.7)."""
+        if request.method == "ACK":
+            return
+        fields = (*self._server_fields, *headers)
+        response = request.response(status, reason, to_tag=self._stateless_tag(request), headers=fields)
+        self._responses_sent[status // 100] += 1
+        self._transactions.send(response.serialise(), reply)
+
+    def _stateless_tag(self, request: Request) -> str:
+        """A To tag that is the same for every retransmission, and that nobody can foresee."""
+        headers = request.headers
+        identity = "\0".join(headers.get(name) or "" for name in ("Call-ID", "From", "CSeq", "To"))
+        return hashlib.blake2s(identity.encode(), key=self._secret, digest_size=8).hexdigest()
+
+    def _admission_fields(self) -> tuple[tuple[str, str], ...]:
+        pause = self.admission.retry_after_s
+        return () if pause is None else (("Retry-After", str(pause)),)
+
+    def _offer_fields(self, headers: Iterable[tuple[str, str]], content_type: str) -> tuple[tuple[str, str], ...]:
+        return (
+            ("Allow", ALLOW),
+            ("Accept", ", ".join(self._accept)),
+            *self._client_fields,
+            *headers,
+            ("Content-Type", content_type),
+        )
+
+    def _via(self, flow: Flow) -> str:
+        host, port = self._address(flow)
+        # RFC 3581: always ask for rport.
+        return f"SIP/2.0/{flow.transport} {bracketed(host)}:{port};rport;branch={COOKIE}{self._token()}"
+
+    def _contact(self, flow: Flow) -> str:
+        host, port = self._address(flow)
+        transport = "" if flow.transport == "UDP" else f";transport={flow.transport.lower()}"
+        return f"<sip:{bracketed(host)}:{port}{transport}>"
+
+    def _address(self, flow: Flow) -> tuple[str, int]:
+        advertised = self._advertise
+        if advertised is None or (":" in advertised[0]) != (":" in flow.local[0]):
+            return flow.local
+        return advertised
+
+    def _token(self) -> str:
+        return f"{self._random.getrandbits(64):016x}"
+
+
+# What is served, and, with ACK, allowed (RFC 3261 section 20.5).
+_SERVED: Mapping[str, Callable[[Agent, Request, Flow, Flow, float], None]] = {
+    "INVITE": Agent._serve_invite,
+    "BYE": Agent._serve_bye,
+    "CANCEL": Agent._serve_cancel,
+    "OPTIONS": Agent._serve_options,
+}
+ALLOW = ", ".join(("ACK", *_SERVED))
+
+
+def _by_class(counter: Counter[int]) -> dict[str, int]:
+    return {f"{hundreds}xx": count for hundreds, count in sorted(counter.items())}
+
+
+def _reply_flow(via: Via, source: Flow) -> Flow:
+    """Where the response to a request with this topmost Via, its source noted, goes (section 18.2.2, RFC 3581).
+
+    To where the request came from, always to that address; `maddr` is not followed, because it would let anybody have
+    us send to anybody. Only an old client that does not ask for `rport`, and is not behind a NAT, gets its response
+    on the port that its Via names.
+    """
+    if source.reliable or via.rport is not None or via.received:
+        return source
+    return source._replace(remote=(source.remote[0], via.port or 5060))

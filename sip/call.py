@@ -1,0 +1,413 @@
+"""A call as a table: its states, what leads from one to another, what the host is told (RFC 3261 sections 13 to 15).
+
+`CALL_ROWS` is the whole behaviour of a call of either direction; `Call` is one of them; the events are what the agent
+hands to its host.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from .dialog import Dialog
+from .errors import LocalProtocolError
+from .message import Request, Response
+from .transaction import ClientTransaction, Flow, Schedule, ServerTransaction, Timed, Timers
+
+__all__ = [
+    "CALL_DEADLINES",
+    "CALL_ROWS",
+    "Answered",
+    "Call",
+    "CallInput",
+    "CallState",
+    "Cause",
+    "Confirmed",
+    "Deadline",
+    "Do",
+    "Ended",
+    "Event",
+    "Offered",
+    "Progressed",
+    "Refused",
+    "Reoffered",
+    "Withdrawn",
+]
+
+
+class Cause(enum.Enum):
+    """Why a call has ended."""
+
+    LOCAL_BYE = "we hung up"
+    REMOTE_BYE = "the peer hung up"
+    LOCAL_REJECT = "we refused"
+    REMOTE_REJECT = "the peer refused"
+    LOCAL_CANCEL = "we gave up calling"
+    REMOTE_CANCEL = "the peer gave up calling"
+    NO_ANSWER = "nobody answered in time"
+    NO_ACK = "the peer did not acknowledge our answer"
+    LOST = "the peer does not respond, or knows the call no more"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offered:
+    """An INVITE came; `ring`, then `answer` or `reject` it. Without a body, the answer carries the offer.
+
+    request  has `received` and `rport` filled in
+    flow     its `remote` is where it came from
+    """
+
+    call: str
+    request: Request
+    flow: Flow
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Confirmed:
+    """The ACK to our 2xx came. `body` is the peer's answer if the INVITE had no offer, and else mostly empty."""
+
+    call: str
+    body: bytes
+    content_type: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progressed:
+    """A provisional response but for 100 came; with a body, early media may follow (183)."""
+
+    call: str
+    response: Response
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answered:
+    """A 2xx to our INVITE or to our `reoffer` came; it has been acknowledged."""
+
+    call: str
+    response: Response
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reoffered:
+    """A re-INVITE came; `answer` or `reject` it. The call goes on as it was until then, and after a `reject`.
+
+    Without a body, the answer carries the offer.
+    """
+
+    call: str
+    request: Request
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Withdrawn:
+    """The peer cancelled its re-INVITE: nothing is to be answered, and the call goes on as it was."""
+
+    call: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refused:
+    """Our `reoffer` was refused (491: try again after the pause of RFC 3261 section 14.1). The call goes on."""
+
+    call: str
+    response: Response
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """The call is over: the last event of every call, once.
+
+    status  of the response that ended it, None if none did
+    reason  its phrase, or the Reason header field of the peer's BYE or CANCEL (RFC 3326), or ""
+    """
+
+    call: str
+    cause: Cause
+    status: int | None
+    reason: str
+
+
+Event = Offered | Confirmed | Progressed | Answered | Reoffered | Withdrawn | Refused | Ended
+
+
+class CallState(enum.Enum):
+    OFFERED = "the peer's INVITE waits for our answer"
+    ALERTED = "as OFFERED, and we have said that it rings"
+    ANSWERED = "we accepted an INVITE, and wait for the ACK"
+    LEAVING = "as ANSWERED, but we want to hang up then"
+    CALLING = "our INVITE has no response yet"
+    RINGING = "our INVITE has a provisional response"
+    GIVING_UP = "as CALLING, but we want to cancel"
+    CANCELLED = "we have cancelled, and wait for the final response"
+    CONFIRMED = "nothing is pending"
+    REOFFERED = "the peer's re-INVITE waits for our answer"
+    REOFFERING = "our re-INVITE waits for its answer"
+    ENDING = "we have sent BYE, and wait for its response"
+    ENDED = "over"
+
+
+class CallInput(enum.Enum):
+    """What the host wants, in capitals of one word; the rest is the peer's doing."""
+
+    RING = "ring"
+    ANSWER = "answer"
+    REJECT = "reject"
+    BYE = "bye"
+    CANCEL = "cancel"
+    REOFFER = "reoffer"
+    PEER_ACK = "ACK to our 2xx"
+    PEER_BYE = "BYE"
+    PEER_CANCEL = "CANCEL"
+    PEER_INVITE = "INVITE within the dialog"
+    PEER_PROGRESS = "1xx to our INVITE"
+    PEER_ACCEPTS = "2xx to our INVITE"
+    PEER_REFUSES = "3xx-6xx to our INVITE"
+    PEER_FORGOT = "481 or 408 within the dialog, or no response at all"
+    BYE_DONE = "our BYE has been answered, or never will be"
+
+
+class Deadline(enum.Enum):
+    REMIND = "say again that it rings, every minute, lest proxies give up (RFC 3261 section 13.3.1.1)"
+    RESEND = "send the 2xx again, after T1, then doubling up to T2 (RFC 3261 section 13.3.1.4)"
+    NO_ACK = "64*T1 after the 2xx (RFC 3261 section 13.3.1.4)"
+    NO_ANSWER = "the host has the peer's phone ring so long and no longer"
+    NO_FINAL = "64*T1 after the CANCEL (RFC 3261 section 9.1)"
+
+
+class Do(enum.Enum):
+    """What a row brings about; a `TELL` is an event."""
+
+    TELL_CONFIRMED = enum.auto()
+    TELL_PROGRESSED = enum.auto()
+    TELL_ANSWERED = enum.auto()
+    TELL_REOFFERED = enum.auto()
+    TELL_WITHDRAWN = enum.auto()
+    TELL_REFUSED = enum.auto()
+    TELL_ENDED = enum.auto()
+    SEND_BYE = enum.auto()
+    SEND_CANCEL = enum.auto()
+    SEND_487 = enum.auto()
+    SEND_491 = enum.auto()
+    SEND_500 = enum.auto()
+    SEND_AGAIN = enum.auto()
+    ABANDON = enum.auto()
+
+
+_S, _I, _D = CallState, CallInput, Deadline
+
+CALL_ROWS: Mapping[tuple[CallState, CallInput | Deadline], tuple[CallState, tuple[Do, ...]]] = {
+    # The peer calls: RFC 3261 section 13.3.
+    (_S.OFFERED, _I.RING): (_S.ALERTED, ()),
+    (_S.ALERTED, _I.RING): (_S.ALERTED, ()),
+    (_S.ALERTED, _D.REMIND): (_S.ALERTED, (Do.SEND_AGAIN,)),
+    **{
+        (waiting, happening): row
+        for waiting in (_S.OFFERED, _S.ALERTED)
+        for happening, row in {
+            _I.ANSWER: (_S.ANSWERED, ()),
+            _I.REJECT: (_S.ENDED, (Do.TELL_ENDED,)),
+            # Section 9.2.
+            _I.PEER_CANCEL: (_S.ENDED, (Do.SEND_487, Do.TELL_ENDED)),
+            # Section 15.1.2: a caller may say BYE to an early dialog, and the INVITE is still answered.
+            _I.PEER_BYE: (_S.ENDED, (Do.SEND_487, Do.TELL_ENDED)),
+            # Section 14.2: one INVITE at a time.
+            _I.PEER_INVITE: (waiting, (Do.SEND_500,)),
+        }.items()
+    },
+    (_S.ANSWERED, _I.PEER_ACK): (_S.CONFIRMED, (Do.TELL_CONFIRMED,)),
+    (_S.ANSWERED, _I.PEER_BYE): (_S.ENDED, (Do.TELL_ENDED,)),
+    # Section 15: a callee does not say BYE before the ACK, or before it has given up waiting for it.
+    (_S.ANSWERED, _I.BYE): (_S.LEAVING, ()),
+    # RFC 5407 section 3.1.5: who sends the next INVITE has seen the answer to the last; its ACK was lost or is late.
+    (_S.ANSWERED, _I.PEER_INVITE): (_S.REOFFERED, (Do.TELL_CONFIRMED, Do.TELL_REOFFERED)),
+    (_S.ANSWERED, _D.RESEND): (_S.ANSWERED, (Do.SEND_AGAIN,)),
+    (_S.ANSWERED, _D.NO_ACK): (_S.ENDING, (Do.SEND_BYE, Do.TELL_ENDED)),
+    (_S.LEAVING, _I.PEER_ACK): (_S.ENDING, (Do.SEND_BYE, Do.TELL_ENDED)),
+    (_S.LEAVING, _I.PEER_BYE): (_S.ENDED, (Do.TELL_ENDED,)),
+    (_S.LEAVING, _I.PEER_INVITE): (_S.LEAVING, (Do.SEND_491,)),
+    (_S.LEAVING, _D.RESEND): (_S.LEAVING, (Do.SEND_AGAIN,)),
+    (_S.LEAVING, _D.NO_ACK): (_S.ENDING, (Do.SEND_BYE, Do.TELL_ENDED)),
+    # We call: RFC 3261 sections 13.2 and 9.1. No CANCEL before a provisional response.
+    (_S.CALLING, _I.PEER_PROGRESS): (_S.RINGING, (Do.TELL_PROGRESSED,)),
+    (_S.CALLING, _I.CANCEL): (_S.GIVING_UP, ()),
+    (_S.CALLING, _D.NO_ANSWER): (_S.GIVING_UP, ()),
+    (_S.RINGING, _I.PEER_PROGRESS): (_S.RINGING, (Do.TELL_PROGRESSED,)),
+    (_S.RINGING, _I.CANCEL): (_S.CANCELLED, (Do.SEND_CANCEL,)),
+    (_S.RINGING, _D.NO_ANSWER): (_S.CANCELLED, (Do.SEND_CANCEL,)),
+    (_S.RINGING, _I.PEER_BYE): (_S.ENDED, (Do.ABANDON, Do.TELL_ENDED)),
+    **{
+        (calling, happening): row
+        for calling in (_S.CALLING, _S.RINGING)
+        for happening, row in {
+            _I.PEER_ACCEPTS: (_S.CONFIRMED, (Do.TELL_ANSWERED,)),
+            _I.PEER_REFUSES: (_S.ENDED, (Do.TELL_ENDED,)),
+            _I.PEER_FORGOT: (_S.ENDED, (Do.TELL_ENDED,)),
+        }.items()
+    },
+    (_S.GIVING_UP, _I.PEER_PROGRESS): (_S.CANCELLED, (Do.SEND_CANCEL,)),
+    (_S.CANCELLED, _I.PEER_PROGRESS): (_S.CANCELLED, ()),
+    (_S.CANCELLED, _I.PEER_BYE): (_S.ENDED, (Do.ABANDON, Do.TELL_ENDED)),
+    (_S.CANCELLED, _D.NO_FINAL): (_S.ENDED, (Do.ABANDON, Do.TELL_ENDED)),
+    **{
+        (leaving, happening): row
+        for leaving in (_S.GIVING_UP, _S.CANCELLED)
+        for happening, row in {
+            # A 2xx that crossed the CANCEL made a dialog.
+            _I.PEER_ACCEPTS: (_S.ENDING, (Do.SEND_BYE, Do.TELL_ENDED)),
+            _I.PEER_REFUSES: (_S.ENDED, (Do.TELL_ENDED,)),
+            _I.PEER_FORGOT: (_S.ENDED, (Do.TELL_ENDED,)),
+        }.items()
+    },
+    # The call is up: RFC 3261 sections 14 and 15.
+    (_S.CONFIRMED, _I.BYE): (_S.ENDING, (Do.SEND_BYE, Do.TELL_ENDED)),
+    (_S.CONFIRMED, _I.PEER_BYE): (_S.ENDED, (Do.TELL_ENDED,)),
+    (_S.CONFIRMED, _I.PEER_INVITE): (_S.REOFFERED, (Do.TELL_REOFFERED,)),
+    (_S.CONFIRMED, _I.REOFFER): (_S.REOFFERING, ()),
+    (_S.REOFFERED, _I.ANSWER): (_S.ANSWERED, ()),
+    (_S.REOFFERED, _I.REJECT): (_S.CONFIRMED, ()),
+    (_S.REOFFERED, _I.BYE): (_S.ENDING, (Do.SEND_487, Do.SEND_BYE, Do.TELL_ENDED)),
+    (_S.REOFFERED, _I.PEER_CANCEL): (_S.CONFIRMED, (Do.SEND_487, Do.TELL_WITHDRAWN)),
+    (_S.REOFFERED, _I.PEER_BYE): (_S.ENDED, (Do.SEND_487, Do.TELL_ENDED)),
+    (_S.REOFFERED, _I.PEER_INVITE): (_S.REOFFERED, (Do.SEND_500,)),
+    (_S.REOFFERING, _I.PEER_PROGRESS): (_S.REOFFERING, ()),
+    (_S.REOFFERING, _I.PEER_ACCEPTS): (_S.CONFIRMED, (Do.TELL_ANSWERED,)),
+    (_S.REOFFERING, _I.PEER_REFUSES): (_S.CONFIRMED, (Do.TELL_REFUSED,)),
+    # Section 12.2.1.2: then there is no dialog any more, and BYE says so to whoever still believes in it.
+    (_S.REOFFERING, _I.PEER_FORGOT): (_S.ENDING, (Do.SEND_BYE, Do.TELL_ENDED)),
+    (_S.REOFFERING, _I.PEER_INVITE): (_S.REOFFERING, (Do.SEND_491,)),
+    (_S.REOFFERING, _I.PEER_BYE): (_S.ENDED, (Do.TELL_ENDED,)),
+    (_S.REOFFERING, _I.BYE): (_S.ENDING, (Do.SEND_BYE, Do.TELL_ENDED)),
+    # RFC 5407 section 3.2: BYEs that cross are both answered 200, everything else 481.
+    (_S.ENDING, _I.PEER_BYE): (_S.ENDING, ()),
+    (_S.ENDING, _I.BYE_DONE): (_S.ENDED, ()),
+}
+
+# A deadline that is in two states runs on from the one to the other.
+CALL_DEADLINES: Mapping[CallState, frozenset[Deadline]] = {
+    _S.ALERTED: frozenset({_D.REMIND}),
+    _S.ANSWERED: frozenset({_D.RESEND, _D.NO_ACK}),
+    _S.LEAVING: frozenset({_D.RESEND, _D.NO_ACK}),
+    _S.CALLING: frozenset({_D.NO_ANSWER}),
+    _S.RINGING: frozenset({_D.NO_ANSWER}),
+    _S.CANCELLED: frozenset({_D.NO_FINAL}),
+}
+# States that only lead to the end. What brings a call there is the cause of its end; what happens after is not.
+_DOOMED = frozenset({_S.LEAVING, _S.GIVING_UP, _S.CANCELLED, _S.ENDING, _S.ENDED})
+_CAUSES: Mapping[CallInput | Deadline, Cause] = {
+    _I.REJECT: Cause.LOCAL_REJECT,
+    _I.BYE: Cause.LOCAL_BYE,
+    _I.CANCEL: Cause.LOCAL_CANCEL,
+    _I.PEER_BYE: Cause.REMOTE_BYE,
+    _I.PEER_CANCEL: Cause.REMOTE_CANCEL,
+    _I.PEER_REFUSES: Cause.REMOTE_REJECT,
+    _I.PEER_FORGOT: Cause.LOST,
+    _D.NO_ACK: Cause.NO_ACK,
+    _D.NO_ANSWER: Cause.NO_ANSWER,
+}
+_REMIND_S = 60.0
+
+
+class Call(Timed[Deadline]):
+    """One call: its state, its dialog, and the INVITE that is pending in it.
+
+    key       our tag, which is what requests within the dialog find it by
+    contact   the Contact that we give
+    dialog    None until the peer of a call of ours has sent its tag
+    offer     the peer's INVITE that waits for a final response, and `source` whence it came
+    server    the transaction of that INVITE, or of the one whose 2xx waits for the ACK
+    owed      whether that ACK must bring an answer, because the INVITE had no offer
+    acked     the CSeq number of the INVITE whose ACK is, or was last, waited for
+    invite    the transaction of our INVITE while it waits for a final response
+    cause     why it ends, from when that is decided
+    farewell  header fields of the BYE that waits for the ACK
+    """
+
+    __slots__ = (
+        "_interval",
+        "_ring_timeout_s",
+        "_timers",
+        "acked",
+        "cause",
+        "contact",
+        "dialog",
+        "farewell",
+        "invite",
+        "key",
+        "offer",
+        "owed",
+        "server",
+        "source",
+        "state",
+    )
+
+    def __init__(
+        self,
+        *,
+        key: str,
+        state: CallState,
+        source: Flow,
+        contact: str,
+        schedule: Schedule,
+        timers: Timers,
+        now: float,
+        ring_timeout_s: float = 0.0,
+    ) -> None:
+        super().__init__(schedule)
+        self.key = key
+        self.state = state
+        self.source = source
+        self.contact = contact
+        self.dialog: Dialog | None = None
+        self.offer: Request | None = None
+        self.server: ServerTransaction | None = None
+        self.owed = False
+        self.acked = 0
+        self.invite: ClientTransaction | None = None
+        self.cause: Cause | None = None
+        self.farewell: tuple[tuple[str, str], ...] = ()
+        self._timers = timers
+        self._interval = 0.0
+        self._ring_timeout_s = ring_timeout_s
+        self._arm(now)
+
+    def allows(self, happening: CallInput) -> bool:
+        """Whether the table has a row for it."""
+        return (self.state, happening) in CALL_ROWS
+
+    def require(self, happening: CallInput | Deadline) -> None:
+        """Raises LocalProtocolError if the table has no row for it."""
+        if (self.state, happening) not in CALL_ROWS:
+            raise LocalProtocolError(f"cannot {happening.value} when {self.state.value}")
+
+    def step(self, happening: CallInput | Deadline, now: float) -> tuple[Do, ...]:
+        """Take the row for `happening`; what it brings about is up to the caller. Raises LocalProtocolError."""
+        self.require(happening)
+        entered, todo = CALL_ROWS[self.state, happening]
+        if self.cause is None and entered in _DOOMED:
+            self.cause = _CAUSES[happening]
+        if entered is not self.state:
+            self.state = entered
+            self._arm(now)
+        elif happening is Deadline.RESEND:
+            self._interval = min(2 * self._interval, self._timers.t2)
+            self.deadlines = {**self.deadlines, Deadline.RESEND: now + self._interval}
+        elif happening is Deadline.REMIND:
+            self.deadlines = {Deadline.REMIND: now + _REMIND_S}
+        return todo
+
+    def _arm(self, now: float) -> None:
+        """Start the deadlines of the state just entered, and stop all others."""
+        running = self.deadlines
+        self.deadlines = {
+            deadline: running[deadline] if deadline in running else now + self._span(deadline)
+            for deadline in CALL_DEADLINES.get(self.state, ())
+        }
+
+    def _span(self, deadline: Deadline) -> float:
+        if deadline is Deadline.RESEND:
+            self._interval = self._timers.t1
+            return self._interval
+        if deadline is Deadline.NO_ANSWER:
+            return self._ring_timeout_s
+        return _REMIND_S if deadline is Deadline.REMIND else self._timers.patience

@@ -1,0 +1,226 @@
+"""Dialogs (RFC 3261 section 12): what two peers remember of one another between requests.
+
+A `Dialog` knows the sequence numbers, the remote target and the route set, and makes the requests that are sent within
+it. Whether it is early or confirmed is the state of the call that holds it: an early one of ours is made anew from the
+2xx, because only that fixes the route set (RFC 3261 section 13.2.2.4).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable
+from dataclasses import replace
+
+from .headers import Headers, NameAddr, Via
+from .message import Request, Response
+from .transaction import Flow
+from .uri import NO_PARAMETERS, Uri
+
+__all__ = ["MAX_FORWARDS", "Dialog", "hop_address"]
+
+MAX_FORWARDS = 70
+_DEFAULT_PORT = 5060
+_DEFAULT_TLS_PORT = 5061
+
+
+class Dialog:
+    """One dialog, of either side.
+
+    call_id, local_tag, remote_tag   what identifies it; `remote_tag` is "" with an RFC 2543 peer that sets none
+    local, remote                    the From and To that its requests carry, as text
+    local_seq, remote_seq            the latest sequence numbers; `remote_seq` is None before the peer's first request
+    target                           the peer's Contact: the Request-URI
+    routes                           the route set, nearest proxy first
+    flow                             along which its requests travel
+    """
+
+    __slots__ = (
+        "call_id",
+        "flow",
+        "local",
+        "local_seq",
+        "local_tag",
+        "remote",
+        "remote_seq",
+        "remote_tag",
+        "routes",
+        "target",
+    )
+
+    def __init__(
+        self,
+        *,
+        call_id: str,
+        local: str,
+        local_tag: str,
+        local_seq: int,
+        remote: str,
+        remote_tag: str,
+        remote_seq: int | None,
+        target: Uri,
+        routes: tuple[NameAddr, ...],
+    ) -> None:
+        self.call_id = call_id
+        self.local = local
+        self.local_tag = local_tag
+        self.local_seq = local_seq
+        self.remote = remote
+        self.remote_tag = remote_tag
+        self.remote_seq = remote_seq
+        self.target = target
+        self.routes = routes
+
+    @classmethod
+    def served(cls, request: Request, local_tag: str, source: Flow) -> Dialog:
+        """The dialog that our response with `local_tag` to the peer's `request` makes (RFC 3261 section 12.1.1).
+
+        source  how the request came to us, its Via saying so (`Request.received_from`)
+        """
+        contact = request.contact
+        dialog = cls(
+            call_id=request.call_id,
+            local=f"{request.headers.get('To')};tag={local_tag}",
+            local_tag=local_tag,
+            local_seq=0,
+            remote=request.headers.get("From") or "",
+            remote_tag=request.from_.tag,
+            remote_seq=request.cseq.number,
+            target=request.from_.uri if contact is None else contact.uri,
+            routes=request.record_route,
+        )
+        dialog.flow = hop_flow(dialog.next_hop, source, request.via)
+        return dialog
+
+    @classmethod
+    def placed(cls, request: Request, response: Response, source: Flow) -> Dialog:
+        """The dialog that the peer's `response` to our `request` makes (RFC 3261 section 12.1.2)."""
+        contact = response.contact
+        dialog = cls(
+            call_id=request.call_id,
+            local=request.headers.get("From") or "",
+            local_tag=request.from_.tag,
+            local_seq=request.cseq.number,
+            remote=response.headers.get("To") or "",
+            remote_tag=response.to.tag,
+            remote_seq=None,
+            # A 2xx must have a Contact. Where one has none, the address that reached the peer may do so again.
+            target=request.uri if contact is None else contact.uri,
+            routes=response.record_route[::-1],
+        )
+        dialog.flow = hop_flow(dialog.next_hop, source, None)
+        return dialog
+
+    def matches(self, request: Request) -> bool:
+        """Whether a request of the peer's belongs here (RFC 3261 section 12.2.2)."""
+        return (
+            request.to.tag == self.local_tag
+            and request.from_.tag == self.remote_tag
+            and request.call_id == self.call_id
+        )
+
+    def in_order(self, request: Request) -> bool:
+        """Take a new request of the peer's into account; False if a later one has come already.
+
+        RFC 3261 section 12.2.2: a lower number is out of order, a gap is not. An INVITE with the same number is a
+        copy of one whose transaction is over.
+        """
+        number, latest = request.cseq.number, self.remote_seq
+        if latest is not None and (number < latest or (number == latest and request.method == "INVITE")):
+            return False
+        self.remote_seq = number
+        return True
+
+    def refresh(self, message: Request | Response, source: Flow) -> None:
+        """A target refresh succeeded: `message` of the peer's says where it is now (RFC 3261 section 12.2)."""
+        if message.contact is not None:
+            self.target = message.contact.uri
+        self.flow = hop_flow(self.next_hop, source, message.via if isinstance(message, Request) else None)
+
+    @property
+    def next_hop(self) -> Uri:
+        """Where requests go first: the nearest proxy of the route set, without one the peer itself."""
+        return self.routes[0].uri if self.routes else self.target
+
+    def request(
+        self,
+        method: str,
+        via: str,
+        *,
+        headers: Iterable[tuple[str, str]] = (),
+        body: bytes = b"",
+        seq: int | None = None,
+    ) -> Request:
+        """A request within the dialog (RFC 3261 section 12.2.1.1); `seq` is the INVITE's number for its ACK."""
+        if seq is None:
+            self.local_seq += 1
+            seq = self.local_seq
+        uri, routes = self.target, self.routes
+        if routes and "lr" not in routes[0].uri.parameters:
+            # A strict router wants to be the Request-URI, and the target at the end of the route.
+            uri = _request_uri(routes[0].uri)
+            routes = (*routes[1:], NameAddr(uri=self.target))
+        fields = [("Via", via)]
+        fields += [("Route", str(route)) for route in routes]
+        fields += [
+            ("Max-Forwards", str(MAX_FORWARDS)),
+            ("From", self.local),
+            ("To", self.remote),
+            ("Call-ID", self.call_id),
+            ("CSeq", f"{seq} {method}"),
+        ]
+        return Request(method=method, uri=uri, headers=Headers((*fields, *headers)), body=body)
+
+
+def _request_uri(uri: Uri) -> Uri:
+    """`uri` less what a Request-URI may not have (RFC 3261 sections 12.2.1.1 and 19.1.1)."""
+    if "method" not in uri.parameters and not uri.headers:
+        return uri
+    parameters = uri.parameters.without("method") if uri.parameters else NO_PARAMETERS
+    return replace(uri, parameters=parameters, headers=())
+
+
+def hop_flow(hop: Uri, source: Flow, via: Via | None) -> Flow:
+    """The flow of requests to `hop`, which the peer named in a message that came along `source`.
+
+    via  the topmost Via of that message if it was a request
+    """
+    return source._replace(remote=hop_address(hop, source, via))
+
+
+def hop_address(hop: Uri, source: Flow, via: Via | None) -> tuple[str, int]:
+    """Where to send for `hop`: to the address it states, unless the peer is plainly behind a NAT.
+
+    Then only the source of what it sent reaches it. Signs of a NAT: the Via is not true of the source (RFC 3581), or
+    the stated address is a private one and not the source. A host name goes to the source as well: resolving is not
+    done here, and a peer is the most likely to be where it was last heard of.
+    """
+    if source.reliable:
+        return source.remote
+    try:
+        address = ipaddress.ip_address(hop.host)
+    except ValueError:
+        return source.remote
+    port = hop.port or (_DEFAULT_TLS_PORT if hop.scheme == "sips" else _DEFAULT_PORT)
+    same_host = _same_host(hop.host, source.remote[0])
+    if not same_host and not address.is_global:
+        return source.remote
+    if via is not None and _translated(via, source):
+        return source.remote
+    return (source.remote[0] if same_host else hop.host, port)
+
+
+def _translated(via: Via, source: Flow) -> bool:
+    host, port = source.remote
+    if not _same_host(via.host, host):
+        return True
+    # A client that asks for rport sends from the port that it listens on (RFC 3581 section 4); an older one may not.
+    return "rport" in via.parameters and (via.port or _DEFAULT_PORT) != port
+
+
+def _same_host(one: str, other: str) -> bool:
+    if one == other:
+        return True
+    try:
+        return ipaddress.ip_address(one) == ipaddress.ip_address(other)
+    except ValueError:
+        return False

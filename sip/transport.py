@@ -1,0 +1,231 @@
+"""The only place where signalling meets sockets and a clock: UDP, IPv4 and IPv6, around an `Agent`.
+
+    async with Transport.open(agent, [("0.0.0.0", 5060)], deliver=on_event) as transport:
+        transport.answer(call, body=sdp)
+
+The verbs of the agent are here again without their `now`: they happen now, and are sent at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import ipaddress
+import socket
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Concatenate, NamedTuple, ParamSpec, TypeVar
+
+from .agent import Agent
+from .call import Event
+from .errors import LocalProtocolError
+from .transaction import Flow
+
+__all__ = ["Transport"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+Address = tuple[str, int]
+
+# RFC 3261 section 18.1.1: up to the largest UDP datagram.
+_LARGEST_DATAGRAM = 65535
+# How many datagrams are read before other tasks of the loop have their turn.
+_BURST = 32
+# Peers whose route is remembered; forged sources must not fill the memory.
+_HOSTS_KEPT = 4096
+_RECEIVE_BUFFER_BYTES = 4 << 20
+
+
+def _verb(verb: Callable[Concatenate[Agent, float, P], R]) -> Callable[Concatenate[Transport, P], R]:
+    def perform(self: Transport, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        result = verb(self.agent, self.now(), *args, **kwargs)
+        self.flush()
+        return result
+
+    functools.update_wrapper(perform, verb)
+    return perform
+
+
+class _Listener(NamedTuple):
+    """A socket, the address that it is bound to, and whether that is all addresses of its family."""
+
+    sock: socket.socket
+    bound: Address
+    wild: bool
+
+
+class Transport:
+    """An agent on its sockets, open from the beginning to the end of `Transport.open`.
+
+    agent        the core; whoever calls its verbs directly calls `flush` afterwards
+    addresses    where we listen, in the order of the request, with the ports that were really bound
+    send_errors  datagrams that the kernel would not send; they count as lost on the way
+    """
+
+    def __init__(self, agent: Agent, sockets: Sequence[socket.socket], deliver: Callable[[Event], None]) -> None:
+        """See `open`, which binds and closes the sockets."""
+        self.agent = agent
+        self.addresses: tuple[Address, ...] = tuple(_address(sock.getsockname()) for sock in sockets)
+        self.send_errors = 0
+        self._loop = asyncio.get_running_loop()
+        self._deliver = deliver
+        self._listeners = tuple(
+            _Listener(sock, bound, ipaddress.ip_address(bound[0]).is_unspecified)
+            for sock, bound in zip(sockets, self.addresses, strict=True)
+        )
+        self._by_local: dict[Address, socket.socket] = dict(zip(self.addresses, sockets, strict=True))
+        self._source_hosts: dict[str, str] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._busy = False
+        for listener in self._listeners:
+            self._loop.add_reader(listener.sock, self._readable, listener)
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def open(
+        cls,
+        agent: Agent,
+        listen: Sequence[Address],
+        *,
+        deliver: Callable[[Event], None],
+        receive_buffer_bytes: int = _RECEIVE_BUFFER_BYTES,
+    ) -> AsyncIterator[Transport]:
+        """Listen on `listen`: (host, port) pairs of numeric addresses, "0.0.0.0" and "::" being all of a family.
+
+        deliver               gets every event, in order, between two steps of the agent: it returns soon, may use the
+                              verbs, and must not raise
+        receive_buffer_bytes  what the kernel may hold for us; it grants at most net.core.rmem_max
+
+        Raises OSError if an address cannot be bound. At the end nothing more is sent; calls are not ended.
+        """
+        with contextlib.ExitStack() as stack:
+            sockets = [stack.enter_context(_bound(address, receive_buffer_bytes)) for address in listen]
+            transport = cls(agent, sockets, deliver)
+            try:
+                yield transport
+            finally:
+                transport._close()
+
+    ring = _verb(Agent.ring)
+    answer = _verb(Agent.answer)
+    reject = _verb(Agent.reject)
+    bye = _verb(Agent.bye)
+    invite = _verb(Agent.invite)
+    cancel = _verb(Agent.cancel)
+    reoffer = _verb(Agent.reoffer)
+
+    def now(self) -> float:
+        """The clock of everything here, in seconds."""
+        return self._loop.time()
+
+    def flow_to(self, host: str, port: int) -> Flow:
+        """The flow on which `invite` reaches host:port, a numeric address.
+
+        Raises LocalProtocolError if it is none, or we do not listen on an address of its family.
+        """
+        try:
+            family = socket.AF_INET6 if ipaddress.ip_address(host).version == 6 else socket.AF_INET
+        except ValueError as error:
+            raise LocalProtocolError(f"not an address: {host!r}") from error
+        for listener in self._listeners:
+            if listener.sock.family == family:
+                return Flow("UDP", self._local(listener, host), (host, port))
+        raise LocalProtocolError(f"no socket reaches {host}")
+
+    def flush(self) -> None:
+        """Hand over the events, send what is to be sent, set the timer."""
+        if self._busy:
+            # Called by `deliver`: the loop below, which called that, goes on with what it has brought about.
+            return
+        self._busy = True
+        try:
+            while (event := self.agent.next_event()) is not None:
+                self._deliver(event)
+        finally:
+            self._busy = False
+            for data, flow in self.agent.data_to_send():
+                self._send(data, flow)
+            self._set_timer()
+
+    def _set_timer(self) -> None:
+        at = self.agent.wake_at()
+        # A timer that goes off too early costs less than cancelling it each time that a deadline is put off.
+        if at is not None and (self._timer is None or at < self._timer.when()):
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = self._loop.call_at(at, self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        self.agent.handle_timer(self.now())
+        self.flush()
+
+    def _readable(self, listener: _Listener) -> None:
+        for _ in range(_BURST):
+            try:
+                data, source = listener.sock.recvfrom(_LARGEST_DATAGRAM)
+            except BlockingIOError:
+                return
+            except OSError:
+                # An ICMP error that some earlier datagram met. Its transaction will retransmit or give up.
+                continue
+            remote = _address(source)
+            self.agent.receive(data, Flow("UDP", self._local(listener, remote[0]), remote), self.now())
+            self.flush()
+
+    def _send(self, data: bytes, flow: Flow) -> None:
+        try:
+            self._by_local[flow.local].sendto(data, flow.remote)
+        except OSError:
+            # Full buffer, no route, too long: to the protocol it is a datagram lost on the way.
+            self.send_errors += 1
+
+    def _local(self, listener: _Listener, remote_host: str) -> Address:
+        """Our address as `remote_host` sees it, before any NAT: the one bound, or what the routing table says."""
+        if not listener.wild:
+            return listener.bound
+        host = self._source_hosts.get(remote_host)
+        if host is None:
+            if len(self._source_hosts) >= _HOSTS_KEPT:
+                self._source_hosts.clear()
+            host = self._source_hosts[remote_host] = _source_host(listener.sock.family, remote_host)
+            self._by_local[host, listener.bound[1]] = listener.sock
+        return (host, listener.bound[1])
+
+    def _close(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        for listener in self._listeners:
+            self._loop.remove_reader(listener.sock)
+
+
+def _bound(address: Address, receive_buffer_bytes: int) -> socket.socket:
+    host, port = address
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_DGRAM)
+    try:
+        sock.setblocking(False)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer_bytes)
+        if family == socket.AF_INET6:
+            # One family a socket, so that an address says which it was.
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind((host, port))
+    except OSError as error:
+        sock.close()
+        raise OSError(error.errno, f"cannot listen on {host} port {port} (UDP): {error.strerror}") from error
+    return sock
+
+
+def _source_host(family: int, remote_host: str) -> str:
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        try:
+            # Connecting sends nothing; it only asks the routing table. Any port will do.
+            probe.connect((remote_host, 9))
+        except OSError:
+            return "::1" if family == socket.AF_INET6 else "127.0.0.1"
+        return _address(probe.getsockname())[0]
+
+
+def _address(name: tuple[str, int] | tuple[str, int, int, int]) -> Address:
+    return (name[0], name[1])
