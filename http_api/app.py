@@ -10,64 +10,27 @@ from aiohttp import web
 from .admission import Admission
 from .control import SpeechControl
 from .exchange import dress, exchange
-from .health import Condition
+from .health import HEALTH, METRICS, READY, Condition
 from .intake import expect
+from .openapi import OPENAPI, Description, describe
 from .rendition import audio_formats
 from .route import Route
-from .schema import ApiLimits, StreamRequest, SynthesizeRequest
-from .synthesis import Synthesis
+from .schema import ApiLimits
+from .synthesis import STREAM, SYNTHESIZE, Synthesis
 
 __all__ = ["LIMITS", "make_app"]
 
 LIMITS: web.AppKey[ApiLimits] = web.AppKey("limits", ApiLimits)
 
 
-def routes(synthesis: Synthesis, condition: Condition) -> tuple[Route, ...]:
-    """Every route there is. Request limits, `X-Request-Id` and HEAD and OPTIONS are common to all of them."""
-    speech_problems = (400, 404, 408, 413, 415, 417, 422, 429, 500, 503)
+def make_table(synthesis: Synthesis, condition: Condition) -> tuple[Route, ...]:
+    """Every route, but for OPTIONS, which is answered everywhere, and HEAD, which is answered wherever GET is."""
     return (
-        Route(
-            name="synthesize",
-            summary="Speak a text: one body of audio",
-            method="POST",
-            path="/v1/synthesize",
-            act=synthesis.synthesize,
-            body=SynthesizeRequest,
-            problems=speech_problems,
-        ),
-        Route(
-            name="stream",
-            summary="Speak a text: server-sent events",
-            method="POST",
-            path="/v1/synthesize/stream",
-            act=synthesis.stream,
-            body=StreamRequest,
-            problems=speech_problems,
-        ),
-        Route(
-            name="health",
-            summary="Whether the server works",
-            method="GET",
-            path="/health",
-            act=condition.health,
-            problems=(500,),
-        ),
-        Route(
-            name="ready",
-            summary="Whether new work is taken now",
-            method="GET",
-            path="/ready",
-            act=condition.ready,
-            problems=(500,),
-        ),
-        Route(
-            name="metrics",
-            summary="Prometheus metrics",
-            method="GET",
-            path="/metrics",
-            act=condition.metrics,
-            problems=(500,),
-        ),
+        Route("synthesize", "POST", "/v1/synthesize", synthesis.synthesize, SYNTHESIZE),
+        Route("stream", "POST", "/v1/synthesize/stream", synthesis.stream, STREAM),
+        Route("health", "GET", "/health", condition.health, HEALTH),
+        Route("ready", "GET", "/ready", condition.ready, READY),
+        Route("metrics", "GET", "/metrics", condition.metrics, METRICS),
     )
 
 
@@ -92,7 +55,9 @@ def make_app(
     app[LIMITS] = limits
     app.on_response_prepare.append(dress)
     synthesis = Synthesis(control, limits=limits, admission=Admission(limits), formats=audio_formats(encode))
-    _install(app, routes(synthesis, Condition(control, version=version)))
+    table = make_table(synthesis, Condition(control, version=version))
+    description = Description(describe(table, version=version, limits=limits))
+    _install(app, (*table, Route("openapi", "GET", "/openapi.json", description.show, OPENAPI)))
     return app
 
 

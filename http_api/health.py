@@ -8,9 +8,36 @@ from aiohttp import web
 from pydantic import BaseModel
 
 from .control import SpeechControl
+from .route import Answer, Operation
 from .schema import HealthReport, Readiness
 
-__all__ = ["Condition"]
+__all__ = ["HEALTH", "METRICS", "READY", "Condition"]
+
+HEALTH = Operation(
+    summary="Whether the server works",
+    answers=(
+        Answer(status=200, description="It works.", content={"application/json": HealthReport}),
+        Answer(status=503, description="It has to be replaced.", content={"application/json": HealthReport}),
+    ),
+    problems=(500,),
+)
+
+READY = Operation(
+    summary="Whether new work is taken now",
+    answers=(
+        Answer(status=200, description="It is.", content={"application/json": Readiness}),
+        Answer(
+            status=503, description="It is not: starting, draining or full.", content={"application/json": Readiness}
+        ),
+    ),
+    problems=(500,),
+)
+
+METRICS = Operation(
+    summary="Metrics for Prometheus",
+    answers=(Answer(status=200, description="The exposition.", content={"text/plain": "tts_active_requests 1\n"}),),
+    problems=(500,),
+)
 
 
 class Condition:

@@ -1,37 +1,52 @@
-"""A row of the table of routes: what is called, and what the API's description says of it."""
+"""A row of the table of routes: what is called, and what the description of the API says of it."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 
 from aiohttp import web
 from pydantic import BaseModel
 
-__all__ = ["Answer", "Route"]
+__all__ = ["Answer", "Operation", "Route"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """A successful or documented answer: `content` maps a media type to the model of its body, or to a description of
-    a body that no model has. `headers` maps a header to what it says."""
+    """A response that is no problem.
+
+    content  its body by media type: a model, an example of a text that no model has, or b"" for octets
+    headers  what each header of its own says
+    """
 
     status: int
     description: str
-    content: dict[str, type[BaseModel] | str]
-    headers: dict[str, str]
+    content: Mapping[str, type[BaseModel] | str | bytes]
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Operation:
+    """What a client has to know of a route (OpenAPI 3.1.0 section 4.8.10).
+
+    body      what the request carries, as JSON
+    answers   every response that is no problem
+    problems  every status that a problem may have
+    """
+
+    summary: str
+    description: str = ""
+    body: type[BaseModel] | None = None
+    answers: tuple[Answer, ...]
+    problems: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Route:
-    """`name` is unique, and is what the route is counted as. `problems` are the statuses of its problem details."""
+    """One method of one path. A path has one name, which is unique, and by which it is counted."""
 
     name: str
     method: str
     path: str
     act: Callable[[web.Request], Awaitable[web.StreamResponse]]
-    summary: str
-    description: str = ""
-    body: type[BaseModel] | None = None
-    answers: tuple[Answer, ...] = ()
-    problems: tuple[int, ...] = ()
+    operation: Operation

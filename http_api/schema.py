@@ -1,7 +1,8 @@
 """Every body that travels over HTTP, as a model, and the limits that a request is held to.
 
 Models are strict (`"text": 5` is an error, not "5"), closed (an unknown field is an error) and frozen. The names of
-the fields are the names on the wire.
+the fields are the names on the wire; what describes them is published. Validated with an `ApiLimits` as pydantic's
+context, they hold a request to it.
 """
 
 from __future__ import annotations
@@ -72,10 +73,7 @@ class _Body(BaseModel):
 
 
 class SynthesizeRequest(_Body):
-    """Ask for a text to be spoken, as one body of audio.
-
-    Validate with an `ApiLimits` as context to hold the text to its limit.
-    """
+    """Ask for a text to be spoken, as one body of audio."""
 
     text: Annotated[str, Field(min_length=1, description="What to say.", examples=["Hello, world."])]
     speaker_id: Annotated[
@@ -141,7 +139,7 @@ class StreamRequest(SynthesizeRequest):
 
 
 class SpeechFigures(_Body):
-    """How the speech was made; the data of `event: done`."""
+    """How the speech was made: the data of `event: done`."""
 
     inference_time_ms: Annotated[float, Field(ge=0, description="Time spent waiting for the engine.")]
     audio_duration_ms: Annotated[float, Field(ge=0, description="How much speech came of it.")]

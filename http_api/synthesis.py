@@ -34,15 +34,61 @@ from .control import ControlError, Speech, SpeechControl
 from .intake import FAILURE, REQUEST_ID, read_model
 from .problem import Problem, of_control
 from .rendition import SAMPLE_BYTES, AudioFormat, Rendition, wav
+from .route import Answer, Operation
 from .schema import ApiLimits, SpeechFigures, StreamRequest, SynthesizeRequest
 
-__all__ = ["Synthesis"]
+__all__ = ["STREAM", "SYNTHESIZE", "Synthesis"]
 
 # Held back at most, so that a fast engine and a long text do not fill the memory within `hold_ms`.
 MAX_HELD_BYTES = 1024 * 1024
 WRITE_BYTES = 64 * 1024
 
 KEEP_ALIVE = b": keep-alive\n\n"
+
+MODEL_HEADER = {"X-Model-Version": "Engine and version that spoke."}
+FIGURE_HEADERS = {
+    "X-Inference-Time-Ms": "Time spent waiting for the engine. Absent from a body that is streamed.",
+    "X-Audio-Duration-Ms": "How much speech came of it. Absent from a body that is streamed.",
+    "X-RTF": "Real-time factor: the one over the other. Absent from a body that is streamed.",
+}
+PROBLEMS = (400, 404, 408, 413, 415, 417, 422, 429, 500, 503)
+
+SYNTHESIZE = Operation(
+    summary="Speak a text: one body of audio",
+    description="A WAV file comes as a whole. The other formats come as a whole when their speech is complete within a "
+    "moment, and are streamed as it is made otherwise: then the body is chunked and the headers with figures are "
+    "absent. A streamed body that breaks off, without its last chunk, is speech that failed half-way.",
+    body=SynthesizeRequest,
+    answers=(
+        Answer(
+            status=200,
+            description="The speech.",
+            content={"audio/wav": b"", "audio/x-pcm": b"", "audio/basic": b"", "audio/x-alaw-basic": b""},
+            headers=MODEL_HEADER | FIGURE_HEADERS,
+        ),
+    ),
+    problems=PROBLEMS,
+)
+
+STREAM = Operation(
+    summary="Speak a text: server-sent events",
+    description="`event: audio` has base64 data, `chunk_size_ms` of speech in each but the last, and an `id` that "
+    "counts from 0. `event: done` is the last and has `SpeechFigures`; or `event: error` is, and has "
+    "`ProblemDetails`. A comment comes when there was nothing for long.",
+    body=StreamRequest,
+    answers=(
+        Answer(
+            status=200,
+            description="The speech.",
+            content={
+                "text/event-stream": "id: 0\nevent: audio\ndata: //79/A==\n\nevent: done\ndata: "
+                '{"inference_time_ms":3.1,"audio_duration_ms":250.0,"rtf":0.0124,"model_version":"espeak-ng 1.52"}\n\n'
+            },
+            headers=MODEL_HEADER,
+        ),
+    ),
+    problems=PROBLEMS,
+)
 
 
 class Synthesis:

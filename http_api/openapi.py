@@ -1,0 +1,144 @@
+"""The description of the API, OpenAPI 3.1.0, made from the table of routes and the models; so it cannot drift."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from http import HTTPStatus
+from typing import TypeAlias
+
+from aiohttp import web
+from pydantic import BaseModel
+from pydantic.json_schema import JsonSchemaMode, models_json_schema
+
+from .problem import CONTENT_TYPE
+from .route import Answer, Operation, Route
+from .schema import ApiLimits, ProblemDetails, SpeechFigures, SynthesizeRequest
+
+__all__ = ["OPENAPI", "Description", "describe"]
+
+Json: TypeAlias = "Mapping[str, Json] | list[Json] | str | int | float | bool | None"
+
+ABOUT = """Text in, speech out, over the same engine that speaks into telephone calls.
+
+Errors are problem details (RFC 9457) that name the field at fault. Every response has an `X-Request-Id`: the one that
+came with the request, or a new one; the server's log knows the request by it."""
+
+PROBLEM_HEADERS: dict[int, dict[str, str]] = {
+    405: {"Allow": "What the path allows."},
+    429: {"Retry-After": "Whole seconds after which to ask again."},
+    503: {"Retry-After": "Whole seconds after which to ask again."},
+}
+
+
+OPENAPI = Operation(
+    summary="The description of the API",
+    answers=(Answer(status=200, description="OpenAPI 3.1.", content={"application/json": "{}"}),),
+    problems=(500,),
+)
+
+
+class Description:
+    """The resource that serves the description."""
+
+    def __init__(self, document: Json) -> None:
+        self._body = json.dumps(document, ensure_ascii=False).encode()
+
+    async def show(self, request: web.Request) -> web.Response:
+        return web.Response(body=self._body, content_type="application/json")
+
+
+def describe(table: Sequence[Route], *, version: str, limits: ApiLimits) -> Json:
+    """The whole document. `limits` stand in it where they bound a field."""
+    paths: dict[str, dict[str, Json]] = {}
+    for route in table:
+        paths.setdefault(route.path, {})[route.method.lower()] = _operation(route)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Media server",
+            "version": version,
+            "description": ABOUT,
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
+        "servers": [{"url": "/"}],
+        "paths": paths,
+        "components": {
+            "schemas": _schemas([route.operation for route in table], limits),
+            "parameters": {
+                "RequestId": {
+                    "name": "X-Request-Id",
+                    "in": "header",
+                    "description": "An id of the client's own for this request, to be found in logs.",
+                    "schema": {"type": "string", "maxLength": 128},
+                }
+            },
+        },
+    }
+
+
+def _operation(route: Route) -> Json:
+    operation = route.operation
+    described: dict[str, Json] = {
+        "operationId": f"{route.method.lower()}_{route.name}",
+        "summary": operation.summary,
+        "parameters": [{"$ref": "#/components/parameters/RequestId"}],
+        "responses": {str(answer.status): _answer(answer) for answer in operation.answers}
+        | {str(status): _problem(status) for status in operation.problems},
+    }
+    if operation.description:
+        described["description"] = operation.description
+    if operation.body is not None:
+        content: Json = {"application/json": {"schema": _reference(operation.body)}}
+        described["requestBody"] = {"required": True, "content": content}
+    return described
+
+
+def _answer(answer: Answer) -> Json:
+    return {
+        "description": answer.description,
+        "headers": _headers(answer.headers),
+        "content": {media_type: _media(body) for media_type, body in answer.content.items()},
+    }
+
+
+def _media(body: type[BaseModel] | str | bytes) -> Json:
+    match body:
+        case str():
+            return {"schema": {"type": "string"}, "example": body}
+        case bytes():
+            # OpenAPI 3.1.0 section 4.7.14.3: raw binary has a media type and no schema.
+            return {}
+        case _:
+            return {"schema": _reference(body)}
+
+
+def _problem(status: int) -> Json:
+    return {
+        "description": HTTPStatus(status).phrase,
+        "headers": _headers(PROBLEM_HEADERS.get(status, {})),
+        "content": {CONTENT_TYPE: {"schema": _reference(ProblemDetails)}},
+    }
+
+
+def _headers(headers: Mapping[str, str]) -> Json:
+    return {name: {"description": says, "schema": {"type": "string"}} for name, says in headers.items()}
+
+
+def _reference(model: type[BaseModel]) -> Json:
+    return {"$ref": f"#/components/schemas/{model.__name__}"}
+
+
+def _schemas(operations: Iterable[Operation], limits: ApiLimits) -> Json:
+    models: dict[type[BaseModel], JsonSchemaMode] = dict.fromkeys((ProblemDetails, SpeechFigures), "serialization")
+    for operation in operations:
+        if operation.body is not None:
+            models[operation.body] = "validation"
+        for answer in operation.answers:
+            models |= {body: "serialization" for body in answer.content.values() if isinstance(body, type)}
+    _, schemas = models_json_schema(list(models.items()), ref_template="#/components/schemas/{model}")
+    definitions: dict[str, dict[str, dict[str, dict[str, Json]]]] = schemas["$defs"]
+    for model in models:
+        if issubclass(model, SynthesizeRequest):
+            definitions[model.__name__]["properties"]["text"]["maxLength"] = limits.max_text_chars
+    return definitions

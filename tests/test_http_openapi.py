@@ -1,0 +1,99 @@
+"""GET /openapi.json: a valid description, and a true one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from jsonschema import Draft202012Validator
+from openapi_spec_validator import OpenAPIV31SpecValidator
+
+from http_api import ApiLimits
+
+from .http_support import Api, ramp, running, says
+from .test_http_limits import ORDER
+
+SPEECH = ramp(1600)
+
+
+async def fetch(api: Api) -> dict[str, Any]:
+    async with api.client.get("/openapi.json") as response:
+        assert (response.status, response.content_type) == (200, "application/json")
+        document: dict[str, Any] = await response.json()
+        return document
+
+
+def schema(document: dict[str, Any], name: str) -> Draft202012Validator:
+    return Draft202012Validator(
+        {"$ref": f"#/components/schemas/{name}", "components": document["components"]},
+    )
+
+
+async def test_the_description_is_valid_openapi_3_1() -> None:
+    async with running(says()) as api:
+        document = await fetch(api)
+    assert document["openapi"] == "3.1.0"
+    OpenAPIV31SpecValidator(document).validate()
+
+
+async def test_every_route_is_described_and_everything_described_is_there() -> None:
+    async with running(says()) as api:
+        document = await fetch(api)
+        described = {(path, method) for path, methods in document["paths"].items() for method in methods}
+        assert described == {
+            ("/v1/synthesize", "post"),
+            ("/v1/synthesize/stream", "post"),
+            ("/health", "get"),
+            ("/ready", "get"),
+            ("/metrics", "get"),
+        }
+        for path, method in described:
+            async with api.client.request(method, path) as response:
+                assert str(response.status) in document["paths"][path][method]["responses"]
+
+
+async def test_the_limits_in_force_are_described() -> None:
+    async with running(says(), ApiLimits(max_text_chars=77)) as api:
+        document = await fetch(api)
+    for name in ("SynthesizeRequest", "StreamRequest"):
+        assert document["components"]["schemas"][name]["properties"]["text"]["maxLength"] == 77
+    chunk_size = document["components"]["schemas"]["StreamRequest"]["properties"]["chunk_size_ms"]
+    assert (chunk_size["minimum"], chunk_size["maximum"], chunk_size["default"]) == (20, 1000, 100)
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (ORDER, 200),
+        ({"text": "a", "format": "mulaw", "sample_rate": 8000, "speaker_id": "x"}, 200),
+        ({"text": 5}, 422),
+        ({"text": ""}, 422),
+        ({"text": "a" * 78}, 422),
+        ({"text": "a", "sample_rate": 11025}, 422),
+        ({"text": "a", "format": "mp3"}, 422),
+        ({"text": "a", "more": 1}, 422),
+        ({}, 422),
+        ([], 422),
+    ],
+)
+async def test_the_described_request_is_the_one_accepted(body: object, status: int) -> None:
+    async with running(says(SPEECH), ApiLimits(max_text_chars=77)) as api:
+        document = await fetch(api)
+        assert schema(document, "SynthesizeRequest").is_valid(body) == (status == 200)
+        async with api.client.post("/v1/synthesize", json=body) as response:
+            assert response.status == status
+            if status != 200:
+                schema(document, "ProblemDetails").validate(await response.json())
+            else:
+                described = document["paths"]["/v1/synthesize"]["post"]["responses"]["200"]
+                assert response.content_type in described["content"]
+                assert set(described["headers"]) <= set(response.headers)
+
+
+async def test_reports_are_as_described() -> None:
+    async with running(says()) as api:
+        document = await fetch(api)
+        async with api.client.get("/health") as response:
+            schema(document, "HealthReport").validate(await response.json())
+        async with api.client.get("/ready") as response:
+            schema(document, "Readiness").validate(await response.json())
