@@ -1,0 +1,291 @@
+# cython: language_level=3
+"""The table of contents of _plane.pyx: what a stream's line is made of, and who may touch which part of it.
+
+    producer   the Python thread that writes (under the GIL)
+    plane      the worker's own thread, which never takes the GIL
+    both       one atomic word each
+
+SRTP, or anything else that changes packets in place, plugs in by `transform_t`. Its signature is that of libsrtp's
+srtp_protect and srtp_unprotect: `length` goes in and comes out, 0 is success.
+"""
+
+from libc.stdint cimport int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+
+cdef extern from "<netinet/in.h>" nogil:
+    cdef struct in_addr:
+        uint32_t s_addr
+    cdef struct in6_addr:
+        uint8_t s6_addr[16]
+    cdef struct sockaddr:
+        uint16_t sa_family
+    cdef struct sockaddr_in:
+        uint16_t sin_family
+        uint16_t sin_port
+        in_addr sin_addr
+    cdef struct sockaddr_in6:
+        uint16_t sin6_family
+        uint16_t sin6_port
+        in6_addr sin6_addr
+
+
+cdef extern from *:
+    """
+    typedef unsigned __int128 seen_t;
+    """
+    ctypedef unsigned long long seen_t
+
+
+cdef union address_t:
+    sockaddr any
+    sockaddr_in v4
+    sockaddr_in6 v6
+
+
+ctypedef int (*transform_t)(void *context, void *packet, int *length) noexcept nogil
+
+
+cdef enum:
+    BLOCK = 80                   # octets of G.711 in 10 ms: the unit of the ring, of which every ptime is a multiple
+    HEADER = 12                  # RFC 3550 section 5.1
+    LARGEST_FRAME = 480          # 60 ms
+    TRAILER = 144                # room for what a transform appends (libsrtp's SRTP_MAX_TRAILER_LEN)
+    WHEEL = 120                  # slots of 1 ms: the least common multiple of 10, 20, 30, 40 and 60
+    BATCH = 16                   # datagrams in one system call
+    DATAGRAM = 2048              # longer ones are no telephony
+    NOTICES = 1 << 18            # octets of the ring of notices
+    BOUNDS = 12                  # of the lateness histogram, the last one open
+    LISTENED = 160               # samples in a frame of the peer's audio: 20 ms
+    WINDOW = 16                  # such frames in which late packets still find their place
+    BACKLOG = 50                 # such frames that wait for their consumer
+
+
+cdef enum talk_t:                # what the frames of a stream are at the moment
+    SILENT                       # nothing is being said, or not enough of it is there to begin
+    SPEAKING                     # an utterance is under way
+    STARVED                      # an utterance is under way and its audio is late
+
+
+cdef enum frame_t:
+    NOTHING                      # no packet in the slot before
+    SPEECH
+    SILENCE
+    UNDERRUN
+    EVENT
+
+
+cdef enum latch_t:               # from where packets are accepted (symmetric RTP, RFC 4961; session.py has the table)
+    DEAF                         # nowhere: no peer was named yet
+    OPEN                         # any address may become the source
+    LOCKED                       # only the signalled address may still become the source
+
+
+cdef enum:                       # what is counted on a line; COUNT_NAMES has the names
+    PACKETS_SENT
+    OCTETS_SENT
+    SPEECH_FRAMES
+    SILENCE_FRAMES
+    UNDERRUN_FRAMES
+    EVENT_FRAMES
+    UNDERRUNS
+    SKIPPED_FRAMES
+    PLAYED_MS
+    SEND_BLOCKED
+    SEND_REFUSED
+    SEND_FAILED
+    PACKETS_RECEIVED
+    OCTETS_RECEIVED
+    LOST
+    REORDERED
+    DUPLICATES
+    INVALID
+    STRANGERS
+    SOURCES
+    RECEIVE_ERRORS
+    NOTICES_DROPPED
+    AUDIO_DROPPED
+    COUNTS
+
+
+cdef enum notice_t:              # what the plane has to say to Python
+    ROOM                         # the ring has run down to its low-water mark, and a writer waits
+    DRAINED                      # everything written was sent, and somebody waits for it
+    AUDIO                        # frames of the peer's audio are there, and somebody waits for them
+    LATCHED
+    TIMED_OUT
+    TELEPHONE_EVENT
+    RTCP
+
+
+cdef enum order_t:               # what Python has to say to the plane
+    CONNECT
+    START
+    HOLD
+    RESUME
+    DIAL
+    LISTEN
+    REMOVE
+
+
+cdef struct probation_t:         # a run of consecutive packets from one address with one SSRC
+    address_t address
+    uint32_t ssrc
+    uint16_t next_sequence
+    int32_t packets
+
+
+cdef struct tone_t:              # one frame of dialling: see dtmf.EventFrame
+    uint32_t offset
+    uint8_t payload[4]
+    bint marker
+    bint audible                 # false: a frame of silence
+
+
+cdef struct peer_t:              # what `connect` says
+    address_t address
+    uint8_t payload_type
+    bint alaw
+    int16_t telephone_event      # payload types, -1 for none
+    int16_t comfort_noise
+    int32_t ptime_ms
+    bint latch
+    bint rtcp_mux
+    int64_t timeout_ms           # of media, 0 for never
+
+
+cdef struct playout_t:           # the peer's audio for a consumer: placed by timestamp, released in order
+    bint anchored                # `start` means something
+    uint32_t start               # timestamp of the first sample not yet released
+    uint32_t highest             # timestamp after the last one placed
+    int64_t placed_ms            # when the last packet was placed
+    int64_t released_ms          # up to when silence was released in the place of packets
+    int32_t first                # frame of the window that `start` is in
+    uint16_t filled[WINDOW]      # samples placed in each frame
+    int16_t window[WINDOW][LISTENED]
+    uint64_t head                # frames released, by the plane
+    uint64_t tail                # frames taken, by the consumer
+    int16_t frames[BACKLOG][LISTENED]
+
+
+cdef struct command_t:
+    command_t *next
+    line_t *line
+    order_t order
+    peer_t peer
+    playout_t *playout           # given by LISTEN, taken back with its acknowledgement
+    int tones                    # of `tone`
+    int sent
+    tone_t tone[1]
+
+
+cdef struct slot_t:
+    line_t *first
+    line_t *last
+
+
+cdef struct line_t:
+    # Set once.
+    worker_t *worker
+    uint32_t id
+    int fd
+    int rtcp_fd
+    uint32_t ssrc
+    uint64_t blocks              # capacity of the ring
+    uint64_t start_blocks        # how much of an utterance must be there before it is heard
+    uint64_t low_blocks          # a waiting writer is woken at this filling
+    uint8_t *codes               # the ring: `blocks` of BLOCK octets
+    uint8_t *tags                # and what each block is: ALAW, LAST, EMPTY
+    transform_t protect          # NULL: off
+    transform_t unprotect
+    void *context
+
+    # The producer's.
+    uint32_t filling             # octets already in the block at `head`
+    bint uttering                # something was written since the last end()
+    bint writes_alaw             # the law that it encodes with
+
+    # Both sides'.
+    uint64_t head                # blocks published; written by the producer
+    uint64_t ended               # one past the last block that ends an utterance; written by the producer
+    uint64_t tail                # generation << 48 | blocks consumed; either side moves it by compare and swap
+    int32_t wants_room           # set by the producer, taken by the plane
+    int32_t wants_end
+    int32_t wants_audio
+    int32_t removed              # the plane has let go of it
+
+    # The plane's: what is sent.
+    line_t *before               # in the slot of the wheel
+    line_t *after
+    bint running                 # the grid was started
+    bint held
+    int64_t due_ms               # of the next frame, on the worker's clock
+    uint32_t offset              # of the media clock: timestamp = offset + 8 * due_ms
+    uint16_t sequence
+    talk_t talk
+    uint64_t generation          # of the tail that `talk` belongs to
+    frame_t sent                 # in the slot before
+    uint32_t dial_origin
+    command_t *dialling          # the DIAL commands being carried out
+    peer_t peer
+    uint8_t silence
+    int32_t frame                # octets
+    address_t target             # where packets go: as signalled, or as latched
+    bint connected               # the socket, to the target
+
+    # The plane's: what is received.
+    latch_t latch
+    int64_t opened_ms            # when `connect` opened the latch
+    bint sourced                 # there is a source's address
+    address_t source
+    int64_t trusted_ms           # when the source or the signalled address was last heard
+    probation_t probation
+    bint followed                # there is a source, by its SSRC
+    uint32_t remote_ssrc
+    int64_t base_sequence        # extended by the count of cycles
+    int64_t highest_sequence
+    seen_t seen                  # bit n: the packet n before the highest one came
+    int64_t source_received
+    int64_t lost_before          # by the sources before this one
+    int32_t jump_to              # RFC 3550 appendix A.1, bad_seq; -1 for none
+    bint timed
+    uint32_t transit             # timestamp units
+    uint32_t jitter              # timestamp units, 16 times
+    int64_t heard_ms             # when the peer was last heard
+    bint timed_out
+    int64_t notice_second
+    int32_t notices
+    playout_t *playout           # NULL: nobody listens
+
+    int64_t counts[COUNTS]
+
+
+cdef struct worker_t:
+    slot_t wheel[WHEEL]
+    int32_t load[WHEEL]          # frames due in each slot of a round of the wheel
+    int64_t epoch_ns             # monotonic clock at millisecond 0
+    int64_t next_ms              # the first slot not yet served
+    bint threaded
+    int epoll
+    int wake                     # eventfd: a line was opened, or the end is near
+    int notify                   # eventfd of the plane's Python side
+    int32_t lines                # both sides'
+    int32_t stopping             # both sides'
+    int32_t notified             # both sides': Python was notified and has not come yet
+    command_t *inbox             # both sides': pushed by Python, newest first
+    command_t *outbox            # both sides': pushed by the plane, done with
+    bint pressing                # there is something that Python should hear of at once
+    bint pending                 # there is something, and it can wait a little
+    int64_t notified_ms
+    uint8_t *notices
+    uint64_t notice_head         # octets published by the plane
+    uint64_t notice_tail         # octets consumed by Python
+    int64_t late_ticks
+    int64_t lateness[BOUNDS]     # slots of streams by how late they were served
+    int64_t lateness_sum_ns
+    int64_t lateness_max_ns
+    int64_t gone[COUNTS]         # counts of lines that were removed
+    uint8_t *captured            # what ticks without a thread would have sent: id, size, packet
+    int64_t captured_size
+    int64_t captured_room
+    uint8_t packet[HEADER + LARGEST_FRAME + TRAILER]
+    uint8_t received[BATCH][DATAGRAM]

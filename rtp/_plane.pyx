@@ -1,0 +1,1543 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
+"""The media plane: every stream's frames, sent on time by threads that never take the GIL.
+
+session.py says the rules in words that can be read; here they are at 4,000 streams a core. A worker owns a share of
+the streams ("lines" in here), and does in each millisecond, in this order:
+
+    obey        the orders that Python left in its inbox
+    serve       the lines that are due: take a frame out of the ring, stamp it, send it, count it
+    listen      to the sockets on which something came
+    notify      Python, once for everything that it should know
+
+A line's grid lies on whole milliseconds of the worker's clock, on the phase that had the least to do when it started.
+The lines that are due in a millisecond stand in that millisecond's slot of a wheel.
+
+Python and a worker share a line without a lock. The ring has one producer and one consumer; `tail` is moved by compare
+and swap because a flush takes from the consumer's end too, and carries a generation, so that the consumer sees that
+the utterance it was in the middle of is gone. Orders go in, and come back as acknowledgements, over stacks that are
+pushed by compare and swap and taken whole. A worker allocates nothing and frees nothing.
+"""
+
+cimport cython
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from libc.errno cimport EAGAIN, ECONNREFUSED, ENOBUFS, errno
+from libc.stdint cimport int16_t, int32_t, int64_t, intptr_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free, llabs, malloc, realloc
+from libc.string cimport memcmp, memcpy, memset
+from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
+from posix.unistd cimport close, read, write
+
+from rtp import g711
+from rtp.packet import LocalProtocolError
+
+__all__ = ["Line", "Plane"]
+
+
+cdef extern from "<pthread.h>" nogil:
+    ctypedef struct pthread_t:
+        pass
+    cdef struct sched_param:
+        int sched_priority
+    int pthread_create(pthread_t *thread, const void *attributes, void *(*body)(void *) noexcept nogil, void *argument)
+    int pthread_join(pthread_t thread, void **result)
+    int pthread_setschedparam(pthread_t thread, int policy, const sched_param *parameter)
+    int SCHED_FIFO
+
+
+cdef extern from "<time.h>" nogil:
+    int clock_nanosleep(int clock, int flags, const timespec *until, timespec *left)
+    int TIMER_ABSTIME
+
+
+cdef extern from "<arpa/inet.h>" nogil:
+    uint16_t htons(uint16_t value)
+    uint16_t ntohs(uint16_t value)
+    int inet_pton(int family, const char *text, void *address)
+    const char *inet_ntop(int family, const void *address, char *text, unsigned size)
+
+
+cdef extern from "<sys/uio.h>" nogil:
+    cdef struct iovec:
+        void *iov_base
+        size_t iov_len
+
+
+cdef extern from "<sys/socket.h>" nogil:
+    int AF_UNSPEC, AF_INET, AF_INET6
+    int MSG_DONTWAIT, MSG_TRUNC
+    int SOL_SOCKET, SO_TIMESTAMPNS, SCM_TIMESTAMPNS
+    cdef struct msghdr:
+        void *msg_name
+        unsigned msg_namelen
+        iovec *msg_iov
+        size_t msg_iovlen
+        void *msg_control
+        size_t msg_controllen
+        int msg_flags
+    cdef struct mmsghdr:
+        msghdr msg_hdr
+        unsigned msg_len
+    cdef struct cmsghdr:
+        int cmsg_level
+        int cmsg_type
+    cmsghdr *CMSG_FIRSTHDR(msghdr *message)
+    cmsghdr *CMSG_NXTHDR(msghdr *message, cmsghdr *header)
+    void *CMSG_DATA(cmsghdr *header)
+    int connect_socket "connect"(int fd, const sockaddr *address, unsigned size)
+    ssize_t send(int fd, const void *data, size_t size, int flags)
+    ssize_t sendto(int fd, const void *data, size_t size, int flags, const sockaddr *address, unsigned address_size)
+    int recvmmsg(int fd, mmsghdr *messages, unsigned count, int flags, timespec *timeout)
+    int setsockopt(int fd, int level, int name, const void *value, unsigned size)
+
+
+cdef extern from "<sys/eventfd.h>" nogil:
+    int eventfd(unsigned value, int flags)
+    int EFD_NONBLOCK, EFD_CLOEXEC
+
+
+cdef extern from "<sys/epoll.h>" nogil:
+    ctypedef union epoll_data_t:
+        void *ptr
+    cdef struct epoll_event:
+        uint32_t events
+        epoll_data_t data
+    int epoll_create1(int flags)
+    int epoll_ctl(int epoll, int operation, int fd, epoll_event *event)
+    int epoll_wait(int epoll, epoll_event *events, int room, int timeout_ms)
+    int EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_MOD, EPOLL_CTL_DEL
+    uint32_t EPOLLIN, EPOLLET
+
+
+cdef extern from *:
+    # Acquire and release order what one side writes before it publishes and the other reads after it looks. A flag that
+    # says "I wait" and the state that it waits for are written by different sides, so both need the total order.
+    """
+    #define acquire(word) __atomic_load_n(word, __ATOMIC_ACQUIRE)
+    #define release(word, value) __atomic_store_n(word, value, __ATOMIC_RELEASE)
+    #define settle(word, value) __atomic_store_n(word, value, __ATOMIC_SEQ_CST)
+    #define settled(word) __atomic_load_n(word, __ATOMIC_SEQ_CST)
+    #define take(word, value) __atomic_exchange_n(word, value, __ATOMIC_SEQ_CST)
+    #define increase(word, value) __atomic_add_fetch(word, value, __ATOMIC_SEQ_CST)
+
+    /* Puts `value` where `*expected` is; otherwise says in `*expected` what is there. */
+    #define replace(word, expected, value) \
+        __atomic_compare_exchange_n(word, expected, value, 0, __ATOMIC_SEQ_CST, __ATOMIC_ACQUIRE)
+    """
+    uint64_t acquire(uint64_t *word) nogil
+    void release(uint64_t *word, uint64_t value) nogil
+    void settle(int32_t *word, int32_t value) nogil
+    int32_t settled(int32_t *word) nogil
+    int32_t take(int32_t *word, int32_t value) nogil
+    int32_t increase(int32_t *word, int32_t value) nogil
+    command_t *take_commands "take"(command_t **word, command_t *value) nogil
+    command_t *newest_command "settled"(command_t **word) nogil
+    bint replace(uint64_t *word, uint64_t *expected, uint64_t value) nogil
+    bint replace_command "replace"(command_t **word, command_t **expected, command_t *value) nogil
+
+
+cdef enum:
+    # What a block of the ring is.
+    ALAW = 1                     # encoded in A-law, otherwise mu-law
+    LAST = 2                     # an utterance ends with it
+    EMPTY = 4                    # it holds no audio
+    # The kinds of payload that a line accepts, besides its own.
+    STATIC_PCMU = 0              # RFC 3551 table 4
+    STATIC_PCMA = 8
+    COMFORT_NOISE = 13           # RFC 3389
+    # Rules.
+    SLOTS_AT_ONCE = 2
+    PROBATION = 3                # consecutive packets until a source is believed
+    MAX_DROPOUT = 3000           # RFC 3550 appendix A.1
+    MAX_MISORDER = 100
+    REORDER_UNITS = 480          # timestamp units that a gap in the peer's audio is waited for: 60 ms
+    QUIET_MS = 200               # without a packet from whom we trust, after which a stranger gets his chance
+    REOPEN_MS = 5000             # after `connect`: a source that is still heard then is locked again
+    HUSH_MS = 100                # without a packet, after which a listener is given silence
+    RESYNC_UNITS = 8000          # a jump of the peer's clock by more than this is a new beginning
+    NOTICES_A_SECOND = 200       # that a line passes on to Python; a flood ends here
+    NOTIFY_MS = 10               # how long what can wait does wait
+
+cdef uint64_t POSITION = (1 << 48) - 1
+cdef int64_t NS_PER_MS = 1_000_000
+
+COUNT_NAMES = (
+    "packets_sent", "octets_sent", "speech_frames", "silence_frames", "underrun_frames", "event_frames", "underruns",
+    "skipped_frames", "played_ms", "send_blocked", "send_refused", "send_failed", "packets_received",
+    "octets_received", "lost", "reordered", "duplicates", "invalid", "strangers", "sources", "receive_errors",
+    "notices_dropped", "audio_dropped",
+)
+NOTICE_NAMES = ("room", "drained", "audio", "latched", "timed_out", "telephone_event", "rtcp")
+LATENESS_BOUNDS_US = (20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000, 60000)
+PTIMES_MS = (10, 20, 30, 40, 60)
+
+cdef int64_t lateness_bounds_ns[BOUNDS]
+for _bound in range(BOUNDS - 1):
+    lateness_bounds_ns[_bound] = LATENESS_BOUNDS_US[_bound] * 1000
+
+# By law, mu-law before A-law.
+cdef uint8_t silences[2]
+silences[0], silences[1] = g711.MULAW_SILENCE, g711.ALAW_SILENCE
+
+cdef uint8_t from_other[2][256]  # the other law's codes in this one
+memcpy(from_other[0], PyBytes_AS_STRING(g711.mulaw_encode(g711.LINEAR_FROM_ALAW)), 256)
+memcpy(from_other[1], PyBytes_AS_STRING(g711.alaw_encode(g711.LINEAR_FROM_MULAW)), 256)
+
+cdef int16_t linear[2][256]
+memcpy(linear[0], PyBytes_AS_STRING(g711.LINEAR_FROM_MULAW), 512)
+memcpy(linear[1], PyBytes_AS_STRING(g711.LINEAR_FROM_ALAW), 512)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Addresses
+
+
+cdef bint pack_address(address_t *address, int family, bytes host, int port) noexcept:
+    """Whether `host`, an IP literal, can be reached from a socket of `family`; a v6 socket reaches v4 ones mapped."""
+    memset(address, 0, sizeof(address_t))
+    address.any.sa_family = family
+    if family == AF_INET:
+        address.v4.sin_port = htons(port)
+        return inet_pton(AF_INET, host, &address.v4.sin_addr) == 1
+    address.v6.sin6_port = htons(port)
+    return inet_pton(AF_INET6, host, &address.v6.sin6_addr) == 1 or (
+        inet_pton(AF_INET6, b"::ffff:" + host, &address.v6.sin6_addr) == 1
+    )
+
+
+cdef tuple unpack_address(const address_t *address):
+    cdef char text[64]
+    if address.any.sa_family == AF_INET:
+        inet_ntop(AF_INET, &address.v4.sin_addr, text, sizeof(text))
+        return text.decode(), ntohs(address.v4.sin_port)
+    inet_ntop(AF_INET6, &address.v6.sin6_addr, text, sizeof(text))
+    return text.decode().removeprefix("::ffff:"), ntohs(address.v6.sin6_port)
+
+
+cdef inline unsigned size_of(const address_t *address) noexcept nogil:
+    return sizeof(sockaddr_in) if address.any.sa_family == AF_INET else sizeof(sockaddr_in6)
+
+
+cdef inline bint same_host(const address_t *one, const address_t *other) noexcept nogil:
+    if one.any.sa_family == AF_INET:
+        return one.v4.sin_addr.s_addr == other.v4.sin_addr.s_addr
+    return memcmp(&one.v6.sin6_addr, &other.v6.sin6_addr, 16) == 0
+
+
+cdef inline bint same_address(const address_t *one, const address_t *other) noexcept nogil:
+    return one.v4.sin_port == other.v4.sin_port and same_host(one, other)  # both versions have the port in one place
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The clock, and the wheel
+
+
+cdef inline int64_t clock_ns() noexcept nogil:
+    cdef timespec now
+    clock_gettime(CLOCK_MONOTONIC, &now)
+    return now.tv_sec * 1_000_000_000 + now.tv_nsec
+
+
+cdef inline void sleep_until(int64_t then_ns) noexcept nogil:
+    cdef timespec then
+    then.tv_sec = then_ns // 1_000_000_000
+    then.tv_nsec = then_ns % 1_000_000_000
+    clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &then, NULL)
+
+
+cdef void burden(worker_t *worker, line_t *line, int change) noexcept nogil:
+    """Add a line's frames to the load of its phase's slots, or take them off."""
+    cdef int64_t at = line.due_ms % line.peer.ptime_ms
+    while at < WHEEL:
+        worker.load[at] += change
+        at += line.peer.ptime_ms
+
+
+cdef int64_t least_burdened(worker_t *worker, int64_t from_ms, int32_t ptime_ms) noexcept nogil:
+    """The first millisecond from `from_ms` on whose phase has the least to do."""
+    cdef int64_t best_ms = from_ms, at_ms, at
+    cdef int32_t least = 0x7FFFFFFF, most
+    for at_ms in range(from_ms, from_ms + ptime_ms):
+        most = 0
+        at = at_ms % ptime_ms
+        while at < WHEEL:
+            most = max(most, worker.load[at])
+            at += ptime_ms
+        if most < least:
+            least, best_ms = most, at_ms
+    return best_ms
+
+
+cdef inline void hang(worker_t *worker, line_t *line) noexcept nogil:
+    """Put a line at the end of the slot that it is due in: the order within a slot never changes by itself."""
+    cdef slot_t *slot = &worker.wheel[line.due_ms % WHEEL]
+    line.before = slot.last
+    line.after = NULL
+    if slot.last != NULL:
+        slot.last.after = line
+    else:
+        slot.first = line
+    slot.last = line
+
+
+cdef inline void unhang(worker_t *worker, line_t *line) noexcept nogil:
+    cdef slot_t *slot = &worker.wheel[line.due_ms % WHEEL]
+    if line.before != NULL:
+        line.before.after = line.after
+    else:
+        slot.first = line.after
+    if line.after != NULL:
+        line.after.before = line.before
+    else:
+        slot.last = line.before
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Notices: from the plane to Python
+
+
+cdef struct notice_head_t:
+    uint32_t size                # of what follows
+    uint32_t line
+    int64_t number
+    int64_t time_ns
+    address_t source
+    notice_t notice
+
+
+cdef void ring_copy_in(uint8_t *ring, uint64_t at, const void *data, uint64_t size) noexcept nogil:
+    cdef uint64_t start = at % NOTICES
+    cdef uint64_t first = min(size, NOTICES - start)
+    memcpy(ring + start, data, first)
+    memcpy(ring, <const uint8_t *>data + first, size - first)
+
+
+cdef void ring_copy_out(const uint8_t *ring, uint64_t at, void *data, uint64_t size) noexcept nogil:
+    cdef uint64_t start = at % NOTICES
+    cdef uint64_t first = min(size, NOTICES - start)
+    memcpy(data, ring + start, first)
+    memcpy(<uint8_t *>data + first, ring, size - first)
+
+
+cdef bint post(
+    line_t *line, notice_t notice, int64_t number, int64_t time_ns, const address_t *source, const void *data, uint32_t size
+) noexcept nogil:
+    """Leave a notice for Python; false when there is no room for it."""
+    cdef worker_t *worker = line.worker
+    cdef notice_head_t head
+    if worker.notice_head + sizeof(head) + size - acquire(&worker.notice_tail) > NOTICES:
+        line.counts[NOTICES_DROPPED] += 1
+        return False
+    head.size, head.line, head.number, head.time_ns, head.notice = size, line.id, number, time_ns, notice
+    if source != NULL:
+        head.source = source[0]
+    else:
+        head.source.any.sa_family = AF_UNSPEC
+    ring_copy_in(worker.notices, worker.notice_head, &head, sizeof(head))
+    if size:
+        ring_copy_in(worker.notices, worker.notice_head + sizeof(head), data, size)
+    release(&worker.notice_head, worker.notice_head + sizeof(head) + size)
+    if notice == ROOM:
+        worker.pending = True
+    else:
+        worker.pressing = True
+    return True
+
+
+cdef void pass_on(
+    line_t *line, notice_t notice, int64_t number, int64_t now_ns, const address_t *source, const void *data, uint32_t size
+) noexcept nogil:
+    """Post what a peer had to say, unless it says too much."""
+    cdef int64_t second = now_ns // 1_000_000_000
+    if line.notice_second != second:
+        line.notice_second = second
+        line.notices = 0
+    line.notices += 1
+    if line.notices > NOTICES_A_SECOND:
+        line.counts[NOTICES_DROPPED] += 1
+    else:
+        post(line, notice, number, now_ns, source, data, size)
+
+
+cdef inline void post_to_waiting(line_t *line, notice_t notice, int32_t *waits) noexcept nogil:
+    """Post to somebody who waits, if somebody does; when there is no room, the next slot tries again."""
+    if settled(waits) and take(waits, 0) and not post(line, notice, 0, 0, NULL, NULL, 0):
+        settle(waits, 1)
+
+
+cdef void notify(worker_t *worker, int64_t now_ms) noexcept nogil:
+    cdef uint64_t one = 1
+    if not worker.pressing and not (worker.pending and now_ms - worker.notified_ms >= NOTIFY_MS):
+        return
+    worker.pressing = worker.pending = False
+    worker.notified_ms = now_ms
+    if not take(&worker.notified, 1):
+        write(worker.notify, &one, sizeof(one))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Sending
+
+
+cdef inline uint32_t media_clock(const line_t *line) noexcept nogil:
+    """The RTP timestamp of the slot that is due. It hangs on the grid, so the two cannot drift apart."""
+    return line.offset + <uint32_t>(8 * line.due_ms)
+
+
+cdef void dispatch(line_t *line, uint8_t payload_type, uint32_t timestamp, bint marker, int size) noexcept nogil:
+    """Stamp and send the packet whose payload of `size` octets stands in the worker's buffer."""
+    cdef worker_t *worker = line.worker
+    cdef uint8_t *packet = worker.packet
+    cdef int length = HEADER + size, attempt
+    cdef ssize_t sent
+    packet[0] = 0x80
+    packet[1] = marker << 7 | payload_type
+    packet[2], packet[3] = line.sequence >> 8, line.sequence & 0xFF
+    packet[4], packet[5], packet[6], packet[7] = timestamp >> 24, timestamp >> 16, timestamp >> 8, timestamp
+    packet[8], packet[9], packet[10], packet[11] = line.ssrc >> 24, line.ssrc >> 16, line.ssrc >> 8, line.ssrc
+    line.sequence += 1
+    if line.protect != NULL and line.protect(line.context, packet, &length) != 0:
+        line.counts[SEND_FAILED] += 1
+        return
+    if not worker.threaded:
+        capture(worker, line.id, length)
+    # An ICMP error that came meanwhile is reported in the place of sending: the second attempt sends.
+    for attempt in range(2 if line.fd >= 0 else 0):
+        if line.connected:
+            sent = send(line.fd, packet, length, MSG_DONTWAIT)
+        else:
+            sent = sendto(line.fd, packet, length, MSG_DONTWAIT, &line.target.any, size_of(&line.target))
+        if sent >= 0:
+            break
+        if errno == ECONNREFUSED:
+            line.counts[SEND_REFUSED] += 1
+        elif errno == EAGAIN or errno == ENOBUFS:
+            line.counts[SEND_BLOCKED] += 1
+            return
+        else:
+            line.counts[SEND_FAILED] += 1
+            return
+    line.counts[PACKETS_SENT] += 1
+    line.counts[OCTETS_SENT] += size
+
+
+cdef void capture(worker_t *worker, uint32_t id, int length) noexcept nogil:
+    cdef int32_t head[2]
+    cdef int64_t size = worker.captured_size + sizeof(head) + length
+    cdef uint8_t *grown
+    if size > worker.captured_room:
+        grown = <uint8_t *>realloc(worker.captured, 2 * size)
+        if grown == NULL:
+            return
+        worker.captured, worker.captured_room = grown, 2 * size
+    head[0], head[1] = id, length
+    memcpy(worker.captured + worker.captured_size, head, sizeof(head))
+    memcpy(worker.captured + worker.captured_size + sizeof(head), worker.packet, length)
+    worker.captured_size = size
+
+
+cdef inline void tally(line_t *line, frame_t frame) noexcept nogil:
+    line.sent = frame
+    line.counts[SPEECH_FRAMES + (frame - SPEECH)] += 1
+
+
+cdef inline void take_block(line_t *line, uint64_t block, uint8_t *out) noexcept nogil:
+    """Copy a block, into the law that is spoken now if it was written in the other one."""
+    cdef const uint8_t *codes = line.codes + block * BLOCK
+    cdef bint alaw = (line.tags[block] & ALAW) != 0
+    cdef const uint8_t *table = from_other[line.peer.alaw]
+    cdef int at
+    if alaw == line.peer.alaw:
+        memcpy(out, codes, BLOCK)
+    else:
+        for at in range(BLOCK):
+            out[at] = table[codes[at]]
+
+
+cdef frame_t next_frame(line_t *line, uint8_t *out) noexcept nogil:
+    """What the slot carries; `out` is filled with it (session.py: the sender's table)."""
+    cdef uint64_t tail, position, ready, taken, block
+    cdef int filled
+    cdef uint8_t tag
+    while True:
+        tail = acquire(&line.tail)
+        if tail >> 48 != line.generation:  # flushed: what was being said is over
+            line.generation = tail >> 48
+            line.talk = SILENT
+        position = tail & POSITION
+        ready = acquire(&line.head) - position
+        if line.talk != SPEAKING and ready < line.start_blocks and acquire(&line.ended) <= position:
+            break  # still filling
+
+        filled, taken, tag = 0, 0, 0
+        while taken < ready and filled < line.frame and not tag & LAST:
+            block = (position + taken) % line.blocks
+            tag = line.tags[block]
+            if not tag & EMPTY:
+                take_block(line, block, out + filled)
+                filled += BLOCK
+            taken += 1
+        if filled < line.frame and not tag & LAST:
+            if line.talk == SPEAKING:
+                line.talk = STARVED
+                line.counts[UNDERRUNS] += 1
+            break
+        if filled == line.frame and taken < ready and line.tags[(position + taken) % line.blocks] & EMPTY:
+            tag |= LAST
+            taken += 1
+        if not replace(&line.tail, &tail, tail + taken):
+            continue  # flushed under our hands: what was copied is gone
+        line.counts[PLAYED_MS] += 10 * (filled // BLOCK)
+        line.talk = SILENT if tag & LAST else SPEAKING
+        if filled == 0:
+            continue  # no more than the end of an utterance whose audio has been sent
+        memset(out + filled, line.silence, line.frame - filled)
+        return SPEECH
+    memset(out, line.silence, line.frame)
+    return UNDERRUN if line.talk == STARVED else SILENCE
+
+
+cdef bint dial(line_t *line) noexcept nogil:
+    """Send the frame of dialling that is due; false when nothing is being dialled (RFC 4733)."""
+    cdef command_t *dialling = line.dialling
+    cdef uint8_t *payload = line.worker.packet + HEADER
+    cdef tone_t *tone
+    cdef bint marker
+    if dialling == NULL:
+        return False
+    tone = &dialling.tone[dialling.sent]
+    if tone.audible:
+        if tone.marker:
+            line.dial_origin = media_clock(line) - tone.offset
+        memcpy(payload, tone.payload, 4)
+        tally(line, EVENT)
+        dispatch(line, <uint8_t>line.peer.telephone_event, line.dial_origin + tone.offset, tone.marker, 4)
+    else:
+        marker = line.sent == NOTHING
+        memset(payload, line.silence, line.frame)
+        tally(line, SILENCE)
+        dispatch(line, line.peer.payload_type, media_clock(line), marker, line.frame)
+    dialling.sent += 1
+    if dialling.sent == dialling.tones:
+        line.dialling = dialling.next
+        acknowledge(line.worker, dialling)
+    return True
+
+
+cdef void speak(line_t *line) noexcept nogil:
+    cdef frame_t frame, before = line.sent
+    if dial(line):
+        return
+    frame = next_frame(line, line.worker.packet + HEADER)
+    tally(line, frame)
+    # RFC 3551 section 4.1: a talkspurt begins with a marker.
+    dispatch(
+        line, line.peer.payload_type, media_clock(line), before == NOTHING or (frame == SPEECH and before != SPEECH), line.frame
+    )
+
+
+cdef void observe_lateness(worker_t *worker, int64_t late_ns) noexcept nogil:
+    cdef int bound = 0
+    while bound < BOUNDS - 1 and late_ns > lateness_bounds_ns[bound]:
+        bound += 1
+    worker.lateness[bound] += 1
+    worker.lateness_sum_ns += late_ns
+    worker.lateness_max_ns = max(worker.lateness_max_ns, late_ns)
+
+
+cdef void serve(line_t *line, int64_t now_ms, int64_t now_ns) noexcept nogil:
+    """Do what is due on a line at `now_ms`; `now_ns` is the same instant, or a little later."""
+    cdef worker_t *worker = line.worker
+    cdef int64_t slots = 1 + (now_ms - line.due_ms) // line.peer.ptime_ms
+    cdef uint64_t filling
+    if line.held:
+        line.sent = NOTHING
+        line.due_ms += slots * line.peer.ptime_ms
+    else:
+        observe_lateness(worker, now_ns - worker.epoch_ns - line.due_ms * NS_PER_MS)
+        if slots > SLOTS_AT_ONCE:
+            line.counts[SKIPPED_FRAMES] += slots - SLOTS_AT_ONCE
+            line.due_ms += (slots - SLOTS_AT_ONCE) * line.peer.ptime_ms
+            line.sent = NOTHING
+            slots = SLOTS_AT_ONCE
+        while slots:
+            speak(line)
+            line.due_ms += line.peer.ptime_ms
+            slots -= 1
+        if settled(&line.wants_room):
+            filling = acquire(&line.head) - (acquire(&line.tail) & POSITION)
+            if filling <= line.low_blocks:
+                post_to_waiting(line, ROOM, &line.wants_room)
+        if settled(&line.wants_end) and acquire(&line.head) == (acquire(&line.tail) & POSITION):
+            post_to_waiting(line, DRAINED, &line.wants_end)
+        if line.peer.timeout_ms and not line.timed_out and now_ms - line.heard_ms >= line.peer.timeout_ms:
+            line.timed_out = post(line, TIMED_OUT, now_ms - line.heard_ms, now_ns, NULL, NULL, 0)
+    if line.playout != NULL:
+        fill_quiet(line, now_ms)
+
+
+cdef void serve_all(worker_t *worker, int64_t now_ns) noexcept nogil:
+    cdef int64_t now_ms = (now_ns - worker.epoch_ns) // NS_PER_MS
+    cdef int64_t at_ms, first_ms = worker.next_ms
+    cdef line_t *line
+    cdef line_t *after
+    if now_ms < first_ms:
+        return
+    if now_ms > first_ms:
+        worker.late_ticks += 1
+    worker.next_ms = now_ms + 1
+    for at_ms in range(first_ms, min(now_ms, first_ms + WHEEL - 1) + 1):
+        line = worker.wheel[at_ms % WHEEL].first
+        worker.wheel[at_ms % WHEEL].first = worker.wheel[at_ms % WHEEL].last = NULL
+        while line != NULL:
+            after = line.after
+            if line.due_ms <= now_ms:  # otherwise it was served a moment ago and hung here by the wheel's going round
+                serve(line, now_ms, clock_ns() if worker.threaded else now_ns)
+            hang(worker, line)
+            line = after
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Receiving
+
+
+cdef inline int64_t expected(const line_t *line) noexcept nogil:
+    return line.highest_sequence - line.base_sequence + 1 if line.followed else 0
+
+
+cdef inline int64_t lost(const line_t *line) noexcept nogil:
+    return line.lost_before + expected(line) - line.source_received
+
+
+cdef void join_target(line_t *line) noexcept nogil:
+    """Lock onto the source. When that is whom signalling announced, connect the socket: the kernel then sends faster,
+    keeps strangers out and reports ICMP errors. Otherwise whom it announced may still turn up, and must be heard."""
+    line.latch = LOCKED
+    line.target = line.source
+    if line.fd >= 0 and same_address(&line.source, &line.peer.address):
+        line.connected = connect_socket(line.fd, &line.target.any, size_of(&line.target)) == 0
+
+
+cdef void part_target(line_t *line) noexcept nogil:
+    cdef sockaddr nobody
+    if line.connected:
+        memset(&nobody, 0, sizeof(nobody))
+        nobody.sa_family = AF_UNSPEC
+        connect_socket(line.fd, &nobody, sizeof(nobody))
+        line.connected = False
+
+
+cdef void follow(line_t *line, uint32_t ssrc, uint16_t sequence) noexcept nogil:
+    """Take up a source, from this packet on."""
+    line.lost_before = lost(line)
+    line.followed = True
+    line.remote_ssrc = ssrc
+    line.base_sequence = sequence
+    line.highest_sequence = <int64_t>sequence - 1
+    line.seen = 0
+    line.source_received = 0
+    line.jump_to = -1
+    line.timed = False
+    line.jitter = 0
+    line.counts[SOURCES] += 1
+
+
+cdef bint passes(probation_t *probation, const address_t *address, uint32_t ssrc, uint16_t sequence) noexcept nogil:
+    """Count a packet on probation; whether it ends it. One that does not follow begins it anew."""
+    if (
+        probation.packets == 0
+        or probation.ssrc != ssrc
+        or probation.next_sequence != sequence
+        or not same_address(&probation.address, address)
+    ):
+        probation.packets = 0
+        probation.address = address[0]
+        probation.ssrc = ssrc
+    probation.next_sequence = <uint16_t>(sequence + 1)
+    probation.packets += 1
+    return probation.packets == PROBATION
+
+
+cdef bint admit(
+    line_t *line, const address_t *address, uint32_t ssrc, uint16_t sequence, int64_t now_ms, int64_t now_ns
+) noexcept nogil:
+    """Whether a packet comes from the source, which it may become by it (session.py: the table of admission)."""
+    cdef bint is_source = line.sourced and same_address(address, &line.source)
+    cdef bint is_signalled = same_address(address, &line.peer.address)
+    if not is_source and not is_signalled and not (line.latch == OPEN and now_ms - line.trusted_ms >= QUIET_MS):
+        line.counts[STRANGERS] += 1
+        return False
+    if is_source or is_signalled:
+        line.trusted_ms = now_ms
+    if is_source and line.latch == OPEN and now_ms - line.opened_ms >= REOPEN_MS:
+        join_target(line)
+    if is_source and line.followed and line.remote_ssrc == ssrc:
+        if line.probation.packets and same_address(&line.probation.address, address):
+            line.probation.packets = 0  # another SSRC takes over only once this one is silent
+        return True
+    if not passes(&line.probation, address, ssrc, sequence):
+        return False
+    line.probation.packets = 0
+    if not is_source:
+        part_target(line)
+        line.sourced = True
+        line.source = address[0]
+        join_target(line)
+        post(line, LATCHED, 0, now_ns, address, NULL, 0)
+    if not line.followed or line.remote_ssrc != ssrc:
+        follow(line, ssrc, sequence)
+    return True
+
+
+cdef bint count_in(line_t *line, uint16_t sequence, int size) noexcept nogil:
+    """Count a packet of the source; whether it has not been there before (RFC 3550 appendix A.1, update_seq)."""
+    cdef int32_t ahead = <int16_t><uint16_t>(sequence - <uint16_t>line.highest_sequence)
+    cdef bint repeated = False
+    if not -MAX_MISORDER <= ahead < MAX_DROPOUT:
+        if sequence != line.jump_to:
+            line.jump_to = <uint16_t>(sequence + 1)
+            line.counts[INVALID] += 1
+            return False
+        follow(line, line.remote_ssrc, sequence)  # two in a row after a jump: the peer has begun anew
+        ahead = 1
+    if ahead > 0:
+        line.highest_sequence += ahead
+        line.seen = (line.seen << ahead if ahead < 128 else <seen_t>0) | 1
+    elif line.seen >> -ahead & 1:
+        line.counts[DUPLICATES] += 1
+        repeated = True
+    else:
+        line.counts[REORDERED] += 1
+        line.seen |= <seen_t>1 << -ahead
+    line.jump_to = -1
+    line.source_received += 1
+    line.counts[PACKETS_RECEIVED] += 1
+    line.counts[OCTETS_RECEIVED] += size
+    return not repeated
+
+
+cdef void measure_jitter(line_t *line, uint32_t timestamp, int64_t arrival_ns) noexcept nogil:
+    """RFC 3550 appendix A.8."""
+    cdef uint32_t transit = <uint32_t>(arrival_ns // 125_000) - timestamp
+    cdef int32_t change = <int32_t>(transit - line.transit)
+    line.transit = transit
+    if line.timed:
+        line.jitter += <uint32_t>llabs(change) - ((line.jitter + 8) >> 4)
+    line.timed = True
+
+
+cdef void receive_rtcp(
+    line_t *line, const uint8_t *data, int size, const address_t *source, int64_t now_ms, int64_t now_ns
+) noexcept nogil:
+    """Hand RTCP on; from the source's or the signalled host it is a sign of life, too."""
+    if line.latch == DEAF or not (same_host(source, &line.peer.address) or same_host(source, &line.target)):
+        line.counts[STRANGERS] += 1
+        return
+    # A phone with silence suppression sends no RTP while it only listens.
+    line.heard_ms = now_ms
+    line.timed_out = False
+    pass_on(line, RTCP, 0, now_ns, source, data, size)
+
+
+cdef void receive(
+    line_t *line, uint8_t *data, int size, const address_t *source, int64_t arrival_ns, int64_t now_ms, int64_t now_ns
+) noexcept nogil:
+    """A datagram came to the RTP port. `arrival_ns` may be of any clock that does not jump."""
+    cdef int start, words, payload_type
+    cdef uint16_t sequence
+    cdef uint32_t timestamp, ssrc
+    cdef bint audio
+    if size < HEADER or data[0] >> 6 != 2:
+        line.counts[INVALID] += 1
+        return
+    if line.latch == DEAF:
+        line.counts[STRANGERS] += 1
+        return
+    if 192 <= data[1] <= 223:  # RFC 5761 section 4
+        receive_rtcp(line, data, size, source, now_ms, now_ns)
+        return
+    if line.unprotect != NULL and (line.unprotect(line.context, data, &size) != 0 or size < HEADER):
+        line.counts[INVALID] += 1
+        return
+
+    start = HEADER + 4 * (data[0] & 0x0F)
+    if data[0] & 0x10 and start + 4 <= size:
+        words = data[start + 2] << 8 | data[start + 3]
+        start += 4 + 4 * words
+    elif data[0] & 0x10:
+        start = size + 1
+    if start <= size and data[0] & 0x20:
+        size = size - data[size - 1] if data[size - 1] else 0
+    payload_type = data[1] & 0x7F
+    audio = payload_type == line.peer.payload_type or payload_type == STATIC_PCMU or payload_type == STATIC_PCMA
+    if start > size or not (
+        audio
+        or payload_type == line.peer.telephone_event
+        or payload_type == line.peer.comfort_noise
+        or payload_type == COMFORT_NOISE
+    ):
+        line.counts[INVALID] += 1
+        return
+
+    sequence = data[2] << 8 | data[3]
+    timestamp = <uint32_t>data[4] << 24 | data[5] << 16 | data[6] << 8 | data[7]
+    ssrc = <uint32_t>data[8] << 24 | data[9] << 16 | data[10] << 8 | data[11]
+    if not admit(line, source, ssrc, sequence, now_ms, now_ns) or not count_in(line, sequence, size - start):
+        return
+    line.heard_ms = now_ms
+    line.timed_out = False
+    if payload_type == line.peer.telephone_event:
+        # Its timestamp is that of the event's beginning, so it says nothing about jitter.
+        pass_on(line, TELEPHONE_EVENT, line.counts[SOURCES] << 32 | timestamp, now_ns, source, data + start, size - start)
+        return
+    measure_jitter(line, timestamp, arrival_ns)
+    if audio and line.playout != NULL:
+        place(line, timestamp, data + start, size - start, payload_type, now_ms)
+
+
+cdef void drain(worker_t *worker, line_t *line, bint rtcp, int64_t now_ns) noexcept nogil:
+    """Read what came to one of a line's sockets: a batch at most, so that a flood on one never delays the others."""
+    cdef mmsghdr messages[BATCH]
+    cdef iovec vectors[BATCH]
+    cdef address_t sources[BATCH]
+    cdef uint64_t controls[BATCH][8]
+    cdef int64_t now_ms = (now_ns - worker.epoch_ns) // NS_PER_MS, arrival_ns
+    cdef int fd = line.rtcp_fd if rtcp else line.fd
+    cdef int at, count
+    cdef cmsghdr *control
+    cdef timespec *stamp
+    cdef epoll_event event
+    for at in range(BATCH):
+        vectors[at].iov_base = worker.received[at]
+        vectors[at].iov_len = DATAGRAM
+        messages[at].msg_hdr.msg_name = &sources[at]
+        messages[at].msg_hdr.msg_namelen = sizeof(address_t)
+        messages[at].msg_hdr.msg_iov = &vectors[at]
+        messages[at].msg_hdr.msg_iovlen = 1
+        messages[at].msg_hdr.msg_control = controls[at]
+        messages[at].msg_hdr.msg_controllen = sizeof(controls[at])
+        messages[at].msg_hdr.msg_flags = 0
+    count = recvmmsg(fd, messages, BATCH, MSG_DONTWAIT, NULL)
+    for at in range(count):
+        if messages[at].msg_hdr.msg_flags & MSG_TRUNC:
+            line.counts[INVALID] += 1
+            continue
+        if rtcp:
+            receive_rtcp(line, worker.received[at], messages[at].msg_len, &sources[at], now_ms, now_ns)
+            continue
+        arrival_ns = now_ns
+        control = CMSG_FIRSTHDR(&messages[at].msg_hdr)
+        if control != NULL and control.cmsg_level == SOL_SOCKET and control.cmsg_type == SCM_TIMESTAMPNS:
+            stamp = <timespec *>CMSG_DATA(control)
+            arrival_ns = stamp.tv_sec * 1_000_000_000 + stamp.tv_nsec
+        receive(line, worker.received[at], messages[at].msg_len, &sources[at], arrival_ns, now_ms, now_ns)
+    if count < 0 and errno != EAGAIN:
+        line.counts[RECEIVE_ERRORS] += 1
+    if count == BATCH or (count < 0 and errno != EAGAIN):
+        # There may be more, and the edge has been seen: ask for another one.
+        event.events = EPOLLIN | EPOLLET
+        event.data.ptr = <void *>(<intptr_t>line | rtcp)
+        epoll_ctl(worker.epoll, EPOLL_CTL_MOD, fd, &event)
+
+
+cdef void listen_all(worker_t *worker, int64_t until_ns, int timeout_ms) noexcept nogil:
+    """Read what came, until there is no more or the next slot is due. Wait for the first of it for `timeout_ms`."""
+    cdef epoll_event events[64]
+    cdef int at, count = 64
+    cdef int64_t now_ns = 0
+    cdef intptr_t mark
+    while count == 64 and now_ns < until_ns:
+        count = epoll_wait(worker.epoll, events, 64, timeout_ms)
+        now_ns = clock_ns()
+        for at in range(count):
+            mark = <intptr_t>events[at].data.ptr
+            if mark:  # otherwise it is `wake`
+                drain(worker, <line_t *>(mark & ~<intptr_t>1), mark & 1, now_ns)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The peer's audio, for whoever asks
+
+
+cdef void release_frame(line_t *line) noexcept nogil:
+    """Give the oldest frame of the window to the consumer, gaps in it as silence."""
+    cdef playout_t *playout = line.playout
+    cdef int32_t first = playout.first
+    if playout.head - acquire(&playout.tail) < BACKLOG:
+        memcpy(playout.frames[playout.head % BACKLOG], playout.window[first], sizeof(playout.window[first]))
+        release(&playout.head, playout.head + 1)
+        post_to_waiting(line, AUDIO, &line.wants_audio)
+    else:
+        line.counts[AUDIO_DROPPED] += 1
+    memset(playout.window[first], 0, sizeof(playout.window[first]))
+    playout.filled[first] = 0
+    playout.first = (first + 1) % WINDOW
+    playout.start += LISTENED
+
+
+cdef void place(
+    line_t *line, uint32_t timestamp, const uint8_t *codes, int size, int payload_type, int64_t now_ms
+) noexcept nogil:
+    """Put a packet's samples where its timestamp says, and release what is complete or has waited long enough."""
+    cdef playout_t *playout = line.playout
+    cdef bint alaw = line.peer.alaw if payload_type == line.peer.payload_type else payload_type == STATIC_PCMA
+    cdef const int16_t *table = linear[alaw]
+    cdef int32_t ahead, at, frame
+    if not playout.anchored or llabs(<int32_t>(timestamp - playout.start)) > RESYNC_UNITS:
+        while playout.anchored and <int32_t>(playout.highest - playout.start) > 0:
+            release_frame(line)
+        playout.anchored = True
+        playout.start = playout.highest = timestamp
+    playout.placed_ms = playout.released_ms = now_ms
+    size = min(size, WINDOW * LISTENED // 2)
+    while <int32_t>(timestamp + size - playout.start) > WINDOW * LISTENED:
+        release_frame(line)
+    ahead = <int32_t>(timestamp - playout.start)
+    for at in range(max(-ahead, 0), size):
+        frame = (playout.first + (ahead + at) // LISTENED) % WINDOW
+        playout.window[frame][(ahead + at) % LISTENED] = table[codes[at]]
+        playout.filled[frame] += 1
+    if <int32_t>(timestamp + size - playout.highest) > 0:
+        playout.highest = timestamp + size
+    while playout.filled[playout.first] >= LISTENED or (
+        <int32_t>(playout.highest - playout.start) >= LISTENED + REORDER_UNITS
+    ):
+        release_frame(line)
+
+
+cdef void fill_quiet(line_t *line, int64_t now_ms) noexcept nogil:
+    """When the peer has fallen silent, give out what is left of its audio, then silence at the pace of the clock."""
+    cdef playout_t *playout = line.playout
+    if now_ms - playout.placed_ms < HUSH_MS:
+        return
+    while playout.released_ms + 20 <= now_ms:
+        playout.released_ms += 20
+        release_frame(line)
+        # What the peer says next follows this silence, whatever its clock did meanwhile.
+        playout.anchored = playout.anchored and <int32_t>(playout.highest - playout.start) > 0
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Orders: from Python to the plane
+
+
+cdef void push(command_t **stack, command_t *command) noexcept nogil:
+    command.next = newest_command(stack)
+    while not replace_command(stack, &command.next, command):
+        pass
+
+
+cdef void acknowledge(worker_t *worker, command_t *command) noexcept nogil:
+    push(&worker.outbox, command)
+    worker.pending = True
+
+
+cdef void aim(line_t *line, const peer_t *peer, int64_t now_ms) noexcept nogil:
+    """Where to send and what to accept, for the first time or anew (re-INVITE)."""
+    cdef worker_t *worker = line.worker
+    cdef bint moved = line.latch == DEAF or not same_address(&peer.address, &line.peer.address)
+    if line.running:
+        burden(worker, line, -1)
+    line.peer = peer[0]
+    if line.running:
+        burden(worker, line, 1)
+    line.silence = silences[peer.alaw]
+    line.frame = 8 * peer.ptime_ms
+    line.latch = OPEN
+    line.opened_ms = now_ms
+    line.probation.packets = 0
+    line.heard_ms = now_ms
+    line.timed_out = False
+    part_target(line)
+    if moved:
+        line.target = peer.address
+    if not peer.latch:
+        line.sourced = True
+        line.source = peer.address
+        join_target(line)
+
+
+cdef void stop_dialling(line_t *line) noexcept nogil:
+    cdef command_t *dialling
+    while line.dialling != NULL:
+        dialling = line.dialling
+        line.dialling = dialling.next
+        acknowledge(line.worker, dialling)
+
+
+cdef void let_go(line_t *line) noexcept nogil:
+    cdef worker_t *worker = line.worker
+    cdef int at
+    if line.running:
+        burden(worker, line, -1)
+        unhang(worker, line)
+    stop_dialling(line)
+    for at in range(COUNTS):
+        worker.gone[at] += line.counts[at]
+    worker.gone[LOST] += lost(line)
+    if line.fd >= 0:
+        epoll_ctl(worker.epoll, EPOLL_CTL_DEL, line.fd, NULL)
+    if line.rtcp_fd >= 0:
+        epoll_ctl(worker.epoll, EPOLL_CTL_DEL, line.rtcp_fd, NULL)
+    increase(&worker.lines, -1)
+
+
+cdef bint obey(worker_t *worker, command_t *command, int64_t now_ms) noexcept nogil:
+    """Carry an order out; whether it is done with."""
+    cdef line_t *line = command.line
+    cdef command_t **last
+    cdef playout_t *playout
+    if command.order == CONNECT:
+        aim(line, &command.peer, now_ms)
+    elif command.order == START:
+        line.due_ms = least_burdened(worker, max(now_ms, worker.next_ms), line.peer.ptime_ms)
+        line.offset = line.offset - <uint32_t>(8 * line.due_ms)
+        line.running = True
+        line.heard_ms = now_ms
+        burden(worker, line, 1)
+        hang(worker, line)
+    elif command.order == HOLD:
+        line.held = True
+        stop_dialling(line)
+    elif command.order == RESUME:
+        line.held = False
+        line.heard_ms = now_ms
+        line.timed_out = False
+    elif command.order == DIAL:
+        if line.held:
+            return True
+        last = &line.dialling
+        while last[0] != NULL:
+            last = &last[0].next
+        command.next = NULL
+        last[0] = command
+        return False
+    elif command.order == LISTEN:
+        playout = line.playout
+        line.playout = command.playout
+        command.playout = playout
+        if line.playout != NULL:
+            line.playout.placed_ms = line.playout.released_ms = now_ms
+    elif command.order == REMOVE:
+        let_go(line)
+    return True
+
+
+cdef void obey_all(worker_t *worker, int64_t now_ns) noexcept nogil:
+    cdef int64_t now_ms = (now_ns - worker.epoch_ns) // NS_PER_MS
+    cdef command_t *newest
+    cdef command_t *command
+    cdef command_t *oldest = NULL
+    if newest_command(&worker.inbox) == NULL:
+        return
+    newest = take_commands(&worker.inbox, NULL)
+    while newest != NULL:  # turn the stack round
+        command = newest
+        newest = newest.next
+        command.next = oldest
+        oldest = command
+    while oldest != NULL:
+        command = oldest
+        oldest = oldest.next
+        if obey(worker, command, now_ms):
+            acknowledge(worker, command)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The worker
+
+
+cdef void *work(void *argument) noexcept nogil:
+    cdef worker_t *worker = <worker_t *>argument
+    cdef int64_t now_ns, next_ns
+    while not settled(&worker.stopping):
+        if settled(&worker.lines) == 0:
+            listen_all(worker, 1, -1)  # nobody is there: sleep until `wake`
+            worker.next_ms = (clock_ns() - worker.epoch_ns) // NS_PER_MS
+        now_ns = clock_ns()
+        obey_all(worker, now_ns)
+        serve_all(worker, now_ns)
+        next_ns = worker.epoch_ns + worker.next_ms * NS_PER_MS
+        listen_all(worker, next_ns, 0)
+        notify(worker, worker.next_ms - 1)
+        sleep_until(next_ns)
+    return NULL
+
+
+cdef worker_t *make_worker(int64_t epoch_ns, bint threaded, int notify) except NULL:
+    cdef worker_t *worker = <worker_t *>calloc(1, sizeof(worker_t))
+    cdef epoll_event event
+    if worker == NULL:
+        raise MemoryError
+    worker.epoch_ns, worker.threaded, worker.notify = epoch_ns, threaded, notify
+    worker.wake, worker.epoll = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC), epoll_create1(EPOLL_CLOEXEC)
+    worker.notices = <uint8_t *>malloc(NOTICES)
+    event.events, event.data.ptr = EPOLLIN | EPOLLET, NULL
+    if (
+        worker.notices == NULL
+        or worker.epoll < 0
+        or worker.wake < 0
+        or epoll_ctl(worker.epoll, EPOLL_CTL_ADD, worker.wake, &event) != 0
+    ):
+        free_worker(worker)
+        raise OSError("no memory or no file descriptor left for the media plane")
+    return worker
+
+
+cdef void free_worker(worker_t *worker) noexcept:
+    cdef int fd
+    for fd in (worker.epoll, worker.wake):
+        if fd >= 0:
+            close(fd)
+    free_commands(worker.inbox)
+    free_commands(worker.outbox)
+    free(worker.notices)
+    free(worker.captured)
+    free(worker)
+
+
+cdef void free_commands(command_t *command) noexcept:
+    cdef command_t *next
+    while command != NULL:
+        next = command.next
+        free(command.playout)
+        free(command)
+        command = next
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Python's side
+
+
+@cython.no_gc_clear  # its threads must be joined before the lines that they serve are freed
+cdef class Plane:
+    cdef worker_t **workers
+    cdef pthread_t *threads
+    cdef int worker_count
+    cdef int thread_count
+    cdef int notify
+    cdef uint32_t last_id
+    cdef dict lines
+    cdef readonly bint realtime
+
+    def __cinit__(self, *, int threads=1, bint realtime=True, epoch_ns=None, int priority=10):
+        cdef sched_param parameter
+        cdef int at
+        cdef int64_t epoch = clock_ns() if epoch_ns is None else epoch_ns
+        if not 0 <= threads <= 256:
+            raise LocalProtocolError(f"{threads} threads are not in 0..256")
+        self.lines = {}
+        self.notify = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)
+        if self.notify < 0:
+            raise OSError(errno, "no file descriptor left for the media plane")
+        self.workers = <worker_t **>calloc(max(threads, 1), sizeof(worker_t *))
+        self.threads = <pthread_t *>calloc(max(threads, 1), sizeof(pthread_t))
+        if self.workers == NULL or self.threads == NULL:
+            raise MemoryError
+        for at in range(max(threads, 1)):
+            self.workers[at] = make_worker(epoch, threads > 0, self.notify)
+            self.worker_count += 1
+        parameter.sched_priority = priority
+        self.realtime = realtime and threads > 0
+        for at in range(threads):
+            if pthread_create(&self.threads[at], NULL, work, self.workers[at]) != 0:
+                self.close()
+                raise OSError("no thread left for the media plane")
+            self.thread_count += 1
+            if self.realtime:
+                self.realtime = pthread_setschedparam(self.threads[at], SCHED_FIFO, &parameter) == 0
+
+    def __dealloc__(self):
+        cdef int at
+        self._join()
+        if self.workers != NULL:
+            for at in range(self.worker_count):
+                free_worker(self.workers[at])
+        free(self.workers)
+        free(self.threads)
+        if self.notify >= 0:
+            close(self.notify)
+
+    cdef void _join(self) noexcept:
+        cdef uint64_t one = 1
+        cdef int at
+        for at in range(self.thread_count):
+            settle(&self.workers[at].stopping, 1)
+            write(self.workers[at].wake, &one, sizeof(one))
+        with nogil:
+            for at in range(self.thread_count):
+                pthread_join(self.threads[at], NULL)
+        self.thread_count = 0
+
+    def close(self):
+        cdef Line line
+        self._join()
+        for line in self.lines.values():
+            line.closed = True
+        self.lines.clear()
+
+    def fileno(self):
+        return self.notify
+
+    def open(
+        self, *, int fd=-1, int rtcp_fd=-1, bint ipv6=False, uint32_t ssrc, uint16_t sequence, uint32_t timestamp,
+        int start_ms, int ring_ms,
+    ):
+        cdef worker_t *worker = self.workers[0]
+        cdef int at
+        cdef uint64_t one = 1
+        cdef Line line
+        if not 120 <= ring_ms <= 60_000 or not 0 <= start_ms <= ring_ms:
+            raise LocalProtocolError(f"a start threshold of {start_ms} ms in a ring of {ring_ms} ms (120 to 60000)")
+        for at in range(1, self.worker_count):
+            if settled(&self.workers[at].lines) < settled(&worker.lines):
+                worker = self.workers[at]
+        self.last_id += 1
+        line = Line(self, self.last_id)
+        line.family = AF_INET6 if ipv6 else AF_INET
+        line.make(worker, fd, rtcp_fd, ring_ms // 10, start_ms // 10)
+        line.it.ssrc, line.it.sequence, line.it.offset = ssrc, sequence, timestamp
+        self.lines[self.last_id] = line
+        increase(&worker.lines, 1)
+        attend(line.it)
+        write(worker.wake, &one, sizeof(one))
+        return line
+
+    def tick(self, int64_t now_ns):
+        cdef worker_t *worker = self.workers[0]
+        cdef list packets = []
+        cdef int64_t at = 0
+        cdef int32_t *head
+        if worker.threaded:
+            raise LocalProtocolError("this plane ticks by itself")
+        worker.captured_size = 0
+        obey_all(worker, now_ns)
+        serve_all(worker, now_ns)
+        notify(worker, worker.next_ms - 1)
+        while at < worker.captured_size:
+            head = <int32_t *>(worker.captured + at)
+            packets.append((head[0], worker.captured[at + 8 : at + 8 + head[1]]))
+            at += 8 + head[1]
+        return packets
+
+    def notices(self):
+        cdef uint64_t count
+        cdef int at
+        cdef list out = []
+        read(self.notify, &count, sizeof(count))
+        for at in range(self.worker_count):
+            settle(&self.workers[at].notified, 0)
+            self._reap(self.workers[at], out)
+            self._read(self.workers[at], out)
+        return out
+
+    cdef _reap(self, worker_t *worker, list out):
+        cdef command_t *command = take_commands(&worker.outbox, NULL)
+        cdef command_t *next
+        cdef uint32_t id
+        while command != NULL:
+            next = command.next
+            if command.order == REMOVE:
+                id = command.line.id
+                out.append(("removed", id, 0, 0, None, b""))
+                del self.lines[id]
+            free(command.playout)
+            free(command)
+            command = next
+
+    cdef _read(self, worker_t *worker, list out):
+        cdef notice_head_t head
+        cdef bytes data
+        cdef uint64_t at = worker.notice_tail, end = acquire(&worker.notice_head)
+        while at < end:
+            ring_copy_out(worker.notices, at, &head, sizeof(head))
+            data = PyBytes_FromStringAndSize(NULL, head.size)
+            ring_copy_out(worker.notices, at + sizeof(head), PyBytes_AS_STRING(data), head.size)
+            source = None if head.source.any.sa_family == AF_UNSPEC else unpack_address(&head.source)
+            out.append((NOTICE_NAMES[head.notice], head.line, head.number, head.time_ns, source, data))
+            at += sizeof(head) + head.size
+        release(&worker.notice_tail, end)
+
+    def counters(self):
+        cdef Line line
+        cdef int64_t totals[COUNTS]
+        cdef int at, count
+        memset(totals, 0, sizeof(totals))
+        for at in range(self.worker_count):
+            for count in range(COUNTS):
+                totals[count] += self.workers[at].gone[count]
+        for line in self.lines.values():
+            if not line.closed:
+                line.add_counts(totals)
+        return {name: totals[at] for at, name in enumerate(COUNT_NAMES)}
+
+    def lateness(self):
+        cdef list counts = [0] * BOUNDS
+        cdef int64_t total_ns = 0, max_ns = 0, late_ticks = 0
+        cdef int at, bound
+        for at in range(self.worker_count):
+            for bound in range(BOUNDS):
+                counts[bound] += self.workers[at].lateness[bound]
+            total_ns += self.workers[at].lateness_sum_ns
+            max_ns = max(max_ns, self.workers[at].lateness_max_ns)
+            late_ticks += self.workers[at].late_ticks
+        return counts, total_ns, max_ns, late_ticks
+
+
+cdef void attend(line_t *line) noexcept:
+    """Have a line's sockets watched, with the arrival time of each packet."""
+    cdef epoll_event event
+    cdef int on = 1
+    event.events = EPOLLIN | EPOLLET
+    if line.fd >= 0:
+        setsockopt(line.fd, SOL_SOCKET, SO_TIMESTAMPNS, &on, sizeof(on))
+        event.data.ptr = line
+        epoll_ctl(line.worker.epoll, EPOLL_CTL_ADD, line.fd, &event)
+    if line.rtcp_fd >= 0:
+        event.data.ptr = <void *>(<intptr_t>line | 1)
+        epoll_ctl(line.worker.epoll, EPOLL_CTL_ADD, line.rtcp_fd, &event)
+
+
+cdef class Line:
+    cdef line_t *it
+    cdef Plane plane             # whose threads use `it`
+    cdef playout_t *playout      # which the plane fills, or will when it obeys
+    cdef bint closed
+    cdef int family
+    cdef readonly uint32_t id
+
+    def __cinit__(self, Plane plane not None, uint32_t id):
+        self.plane = plane
+        self.id = id
+
+    cdef make(self, worker_t *worker, int fd, int rtcp_fd, uint64_t capacity, uint64_t start):
+        # One block more than may be written is for the end of an utterance, which never waits for room.
+        cdef uint64_t blocks = capacity + 1
+        self.it = <line_t *>calloc(1, sizeof(line_t) + blocks * (BLOCK + 1))
+        if self.it == NULL:
+            raise MemoryError
+        self.it.worker, self.it.id, self.it.fd, self.it.rtcp_fd = worker, self.id, fd, rtcp_fd
+        self.it.blocks, self.it.start_blocks, self.it.low_blocks = blocks, start, 2 * capacity // 5
+        self.it.codes = <uint8_t *>self.it + sizeof(line_t)
+        self.it.tags = self.it.codes + blocks * BLOCK
+        self.it.jump_to = -1
+        self.it.trusted_ms = -QUIET_MS
+
+    def __dealloc__(self):
+        if self.it != NULL:
+            free_commands(self.it.dialling)
+            free(self.it.playout)
+            free(self.it)
+
+    cdef command_t *order(self, order_t order, int tones=0) except NULL:
+        cdef command_t *command
+        if self.closed:
+            raise LocalProtocolError("the line was removed")
+        command = <command_t *>calloc(1, sizeof(command_t) + tones * sizeof(tone_t))
+        if command == NULL:
+            raise MemoryError
+        command.line, command.order, command.tones = self.it, order, tones
+        return command
+
+    cdef void give(self, command_t *command) noexcept:
+        push(&self.it.worker.inbox, command)
+
+    def connect(
+        self, *, str host, int port, bint alaw, int payload_type, int ptime_ms=20, telephone_event=None,
+        comfort_noise=None, bint latch=True, bint rtcp_mux=False, int64_t timeout_ms=0,
+    ):
+        cdef command_t *command
+        cdef peer_t peer
+        memset(&peer, 0, sizeof(peer))
+        if ptime_ms not in PTIMES_MS:
+            raise LocalProtocolError(f"ptime {ptime_ms} ms is not one of {PTIMES_MS}")
+        for number in (payload_type, telephone_event, comfort_noise):
+            if number is not None and not 0 <= number <= 127:
+                raise LocalProtocolError(f"payload type {number} is not in 0..127")
+        if not 0 < port < 65536 or not pack_address(&peer.address, self.family, host.encode(), port):
+            raise LocalProtocolError(
+                f"{host} port {port} is no address that an IPv{4 if self.family == AF_INET else 6} socket can send to"
+            )
+        peer.payload_type, peer.alaw, peer.ptime_ms = payload_type, alaw, ptime_ms
+        peer.telephone_event = -1 if telephone_event is None else telephone_event
+        peer.comfort_noise = -1 if comfort_noise is None else comfort_noise
+        peer.latch, peer.rtcp_mux, peer.timeout_ms = latch, rtcp_mux, timeout_ms
+        command = self.order(CONNECT)
+        command.peer = peer
+        self.give(command)
+
+    def start(self):
+        self.give(self.order(START))
+
+    def hold(self):
+        self.give(self.order(HOLD))
+
+    def resume(self):
+        self.give(self.order(RESUME))
+
+    def dial(self, list frames):
+        cdef command_t *command = self.order(DIAL, len(frames))
+        cdef tone_t *tone
+        cdef int at
+        cdef bytes payload
+        for at, frame in enumerate(frames):
+            tone = &command.tone[at]
+            tone.audible = frame is not None
+            if frame is not None:
+                tone.marker, tone.offset, payload = frame
+                memcpy(tone.payload, PyBytes_AS_STRING(payload), 4)
+        self.give(command)
+
+    def listen(self, bint on):
+        cdef command_t *command = self.order(LISTEN)
+        if on:
+            command.playout = <playout_t *>calloc(1, sizeof(playout_t))
+            if command.playout == NULL:
+                free(command)
+                raise MemoryError
+        self.playout = command.playout
+        self.give(command)
+
+    def remove(self):
+        if not self.closed:
+            self.give(self.order(REMOVE))
+            self.closed = True
+
+    def write(self, const uint8_t[::1] codes, Py_ssize_t start, bint alaw):
+        cdef line_t *it = self.it
+        cdef Py_ssize_t size = codes.shape[0], at = start
+        cdef uint64_t head = it.head, block
+        cdef uint32_t part
+        if alaw != it.writes_alaw:
+            self._rewrite(alaw)
+        while at < size and head - (acquire(&it.tail) & POSITION) < it.blocks - 1:
+            block = head % it.blocks
+            part = min(BLOCK - it.filling, size - at)
+            memcpy(it.codes + block * BLOCK + it.filling, &codes[at], part)
+            it.uttering = True
+            it.filling += part
+            at += part
+            if it.filling == BLOCK:
+                it.tags[block] = ALAW if alaw else 0
+                it.filling = 0
+                head += 1
+                release(&it.head, head)
+        return at - start
+
+    cdef void _rewrite(self, bint alaw) noexcept:
+        """Turn what stands in the block at hand into the other law."""
+        cdef uint8_t *codes = self.it.codes + self.it.head % self.it.blocks * BLOCK
+        cdef const uint8_t *table = from_other[alaw]
+        cdef uint32_t at
+        for at in range(self.it.filling):
+            codes[at] = table[codes[at]]
+        self.it.writes_alaw = alaw
+
+    def end(self):
+        cdef line_t *it = self.it
+        cdef uint64_t block = it.head % it.blocks
+        if not it.uttering:
+            return
+        if it.filling:
+            memset(it.codes + block * BLOCK + it.filling, silences[it.writes_alaw], BLOCK - it.filling)
+            it.tags[block] = LAST | (ALAW if it.writes_alaw else 0)
+        else:
+            it.tags[block] = LAST | EMPTY
+        it.filling = 0
+        it.uttering = False
+        release(&it.ended, it.head + 1)
+        release(&it.head, it.head + 1)
+
+    def flush(self):
+        cdef line_t *it = self.it
+        cdef uint64_t tail = acquire(&it.tail), at
+        cdef int64_t dropped
+        while True:
+            dropped = it.filling
+            for at in range(tail & POSITION, it.head):
+                if not it.tags[at % it.blocks] & EMPTY:
+                    dropped += BLOCK
+            if replace(&it.tail, &tail, ((tail >> 48) + 1) << 48 | it.head):
+                break
+        it.filling = 0
+        it.uttering = False
+        return dropped
+
+    @property
+    def idle(self):
+        return not self.it.uttering and self.it.head == (acquire(&self.it.tail) & POSITION)
+
+    def await_room(self):
+        settle(&self.it.wants_room, 1)
+        if self.it.head - (acquire(&self.it.tail) & POSITION) > self.it.low_blocks:
+            return True
+        settle(&self.it.wants_room, 0)
+        return False
+
+    def await_end(self):
+        settle(&self.it.wants_end, 1)
+        if not self.idle:
+            return True
+        settle(&self.it.wants_end, 0)
+        return False
+
+    def await_audio(self):
+        settle(&self.it.wants_audio, 1)
+
+    def hear(self):
+        cdef playout_t *playout = self.playout
+        cdef list frames = []
+        cdef uint64_t at
+        if playout == NULL:
+            return frames
+        for at in range(playout.tail, acquire(&playout.head)):
+            frames.append((<uint8_t *>playout.frames[at % BACKLOG])[: 2 * LISTENED])
+        release(&playout.tail, playout.tail + <uint64_t>len(frames))
+        return frames
+
+    def counters(self):
+        cdef int64_t counts[COUNTS]
+        cdef int at
+        memset(counts, 0, sizeof(counts))
+        self.add_counts(counts)
+        return {name: counts[at] for at, name in enumerate(COUNT_NAMES)}
+
+    cdef void add_counts(self, int64_t *counts) noexcept:
+        cdef int at
+        for at in range(COUNTS):
+            counts[at] += self.it.counts[at]
+        counts[LOST] += lost(self.it)
+
+    def heard(self):
+        cdef line_t *it = self.it
+        if not it.followed:
+            return None
+        return (
+            it.remote_ssrc, expected(it), it.source_received, <uint32_t>it.highest_sequence, it.jitter >> 4
+        )
+
+    def media_clock(self, int64_t now_ns):
+        return <uint32_t>(self.it.offset + <uint32_t>(8 * (now_ns - self.it.worker.epoch_ns) // NS_PER_MS))
+
+    @property
+    def target(self):
+        return unpack_address(&self.it.target)
+
+    def receive(self, bytes data, str host, int port, int64_t now_ns):
+        cdef worker_t *worker = self.it.worker
+        cdef address_t source
+        if worker.threaded:
+            raise LocalProtocolError("this plane receives by itself")
+        if not pack_address(&source, self.family, host.encode(), port):
+            raise LocalProtocolError(f"{host} is no address of this line's family")
+        if len(data) > DATAGRAM:
+            self.it.counts[INVALID] += 1
+            return
+        memcpy(worker.received[0], PyBytes_AS_STRING(data), len(data))
+        receive(
+            self.it, worker.received[0], len(data), &source, now_ns, (now_ns - worker.epoch_ns) // NS_PER_MS, now_ns
+        )
+
+    def transform(self, *, intptr_t protect, intptr_t unprotect, intptr_t context):
+        self.it.context = <void *>context
+        self.it.protect = <transform_t>protect
+        self.it.unprotect = <transform_t>unprotect
