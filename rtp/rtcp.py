@@ -328,7 +328,7 @@ def _serialise_one(packet: RtcpPacket) -> bytes:
         case Goodbye():
             body = struct.pack(f"!{len(packet.ssrcs)}I", *packet.ssrcs)
             if packet.reason:
-                text = packet.reason.encode()
+                text = packet.reason.encode("utf-8", "replace")
                 body += struct.pack("!B", len(text)) + text
                 body += bytes(-len(body) % 4)
             return _frame(BYE, len(packet.ssrcs), body)
