@@ -493,9 +493,9 @@ class _Source:
         ahead = distance(self.highest, sequence, bits=SEQUENCE_BITS)
         if 0 < ahead < MAX_DROPOUT:
             self.highest += ahead
-            self._seen = self._seen << ahead & (1 << MAX_MISORDER + 1) - 1 | 1
+            self._seen = self._seen << ahead & (1 << MAX_MISORDER) - 1 | 1
             placed = _Placed.NEXT
-        elif -MAX_MISORDER <= ahead <= 0:
+        elif -MAX_MISORDER < ahead <= 0:
             placed = _Placed.REPEATED if self._seen >> -ahead & 1 else _Placed.LATE
             self._seen |= 1 << -ahead
         else:
