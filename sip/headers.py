@@ -12,7 +12,7 @@ Names compare without regard to case, and a compact form (RFC 3261 section 7.3.3
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -20,7 +20,6 @@ from .errors import LocalProtocolError, RemoteProtocolError
 from .uri import NO_PARAMETERS, Parameters, Uri, bracketed
 
 __all__ = [
-    "SPELLINGS",
     "CSeq",
     "Field",
     "Headers",
@@ -101,12 +100,18 @@ _LISTS = """
     security-verify service-route supported unsupported via warning
 """
 _LIST_KEYS = frozenset(_LISTS.split())
+# Fields that a message has at most once (RFC 3261 section 7.3.1).
+_SINGLE = """
+    call-id content-disposition content-length content-type cseq event expires from max-forwards min-expires min-se
+    rack refer-sub refer-to referred-by replaces rseq session-expires subscription-state to
+"""
+_SINGLE_KEYS = frozenset(_SINGLE.split())
 
 # Name as received -> (key that the field is found by, name as sent), for the usual spellings of known names.
-SPELLINGS = {name.lower(): (name.lower(), name) for name in _CANONICAL.split()}
-SPELLINGS |= {compact: SPELLINGS[name] for compact, name in _COMPACT.items()}
-SPELLINGS |= {compact.upper(): SPELLINGS[name] for compact, name in _COMPACT.items()}
-SPELLINGS |= {name: SPELLINGS[name.lower()] for name in _CANONICAL.split()}
+_SPELLINGS = {name.lower(): (name.lower(), name) for name in _CANONICAL.split()}
+_SPELLINGS |= {compact: _SPELLINGS[name] for compact, name in _COMPACT.items()}
+_SPELLINGS |= {compact.upper(): _SPELLINGS[name] for compact, name in _COMPACT.items()}
+_SPELLINGS |= {name: _SPELLINGS[name.lower()] for name in _CANONICAL.split()}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -129,9 +134,41 @@ class Headers:
         self._typed: dict[str, Any] = {}
 
     @classmethod
-    def received(cls, fields: list[tuple[str, str]], index: dict[str, list[str]]) -> Headers:
-        """What a parser found: fields under the name that `spelling()` gives, and their texts by key."""
-        return cls._made(tuple(fields), {}, index)
+    def received(cls, lines: Iterable[str]) -> tuple[Headers, list[str], str]:
+        """The fields in `lines`, which are unfolded, less Content-Length; every Content-Length; and what is wrong.
+
+        Reads all that can be read; the last item names the first fault, and is "" if there is none.
+        """
+        fields: list[tuple[str, str]] = []
+        index: dict[str, list[str]] = {}
+        fault = ""
+        for line in lines:
+            name, colon, value = line.partition(":")
+            known = _SPELLINGS.get(name)
+            if known is None:
+                known = spelling(name.rstrip(" \t"))
+                if not is_token(known[0]):
+                    colon = ""
+            if not colon:
+                fault = fault or "Malformed header field"
+                continue
+            key, name = known
+            value = value.strip(" \t")
+            fields.append((name, value))
+            if key not in index:
+                index[key] = [value]
+            else:
+                index[key].append(value)
+                if key in _SINGLE_KEYS:
+                    fault = fault or f"More than one {name}"
+        lengths = index.pop("content-length", [])
+        if lengths:
+            fields = [field for field in fields if field[0] != "Content-Length"]
+        return cls._made(tuple(fields), {}, index), lengths, fault
+
+    def names(self) -> Collection[str]:
+        """Every name once, in lower case and full length."""
+        return self._indexed().keys()
 
     @classmethod
     def _made(
@@ -143,12 +180,15 @@ class Headers:
         headers._typed = typed
         return headers
 
-    def _texts(self, key: str) -> list[str]:
+    def _indexed(self) -> dict[str, list[str]]:
         if self._index is None:
             self._index = {}
             for name, value in self._fields:
                 self._index.setdefault(spelling(name)[0], []).append(value)
-        return self._index.get(key, [])
+        return self._index
+
+    def _texts(self, key: str) -> Sequence[str]:
+        return self._indexed().get(key, ())
 
     def get(self, name: str) -> str | None:
         """Text of the first field of that name, or None."""
@@ -391,7 +431,7 @@ class Parameterised:
 
 def spelling(name: str) -> tuple[str, str]:
     """The key that a field is found by and the name that it is sent under: "f" -> ("from", "From")."""
-    return SPELLINGS.get(name) or SPELLINGS.get(name.lower()) or (name.lower(), name)
+    return _SPELLINGS.get(name) or _SPELLINGS.get(name.lower()) or (name.lower(), name)
 
 
 def is_token(text: str) -> bool:

@@ -14,7 +14,7 @@ from .errors import LocalProtocolError, RemoteProtocolError
 from .headers import CSeq, Field, Headers, NameAddr, Parameterised, Via, is_token, split_list
 from .uri import Uri
 
-__all__ = ["REASONS", "SINGLE_FIELDS", "Message", "Request", "Response"]
+__all__ = ["REASONS", "Message", "Request", "Response"]
 
 REASONS = {
     100: "Trying",
@@ -90,13 +90,6 @@ REASONS = {
     607: "Unwanted",
     608: "Rejected",
 }
-
-# Fields that a message has at most once (RFC 3261 section 7.3.1), by key.
-_SINGLE = """
-    call-id content-disposition content-length content-type cseq event expires from max-forwards min-expires min-se
-    rack refer-sub refer-to referred-by replaces rseq session-expires subscription-state to
-"""
-SINGLE_FIELDS = frozenset(_SINGLE.split())
 
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _HAS_TAG = re.compile(r";[ \t]*tag[ \t]*=", re.IGNORECASE)

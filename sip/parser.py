@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from .errors import RemoteProtocolError
-from .headers import SPELLINGS, Field, Headers, is_token, spelling
+from .headers import Field, Headers, is_token
 from .message import (
     CALL_ID,
     CONTACT,
@@ -25,7 +25,6 @@ from .message import (
     RECORD_ROUTE,
     REQUIRE,
     ROUTE,
-    SINGLE_FIELDS,
     SUPPORTED,
     TO,
     VIA,
@@ -220,35 +219,9 @@ class _Opening:
             del lines[limits.header_fields :]
         if len(text) > limits.line_bytes and max(map(len, (self._start, *lines))) > limits.line_bytes:
             self._note("Header field too long", 513)
-        self._read_fields(lines)
-
-    def _read_fields(self, lines: list[str]) -> None:
-        fields: list[tuple[str, str]] = []
-        index: dict[str, list[str]] = {}
-        for line in lines:
-            name, colon, value = line.partition(":")
-            known = SPELLINGS.get(name)
-            if known is None:
-                known = spelling(name.rstrip(" \t"))
-                if not is_token(known[0]):
-                    colon = ""
-            if not colon:
-                self._note("Malformed header field")
-                continue
-            key, name = known
-            value = value.strip(" \t")
-            fields.append((name, value))
-            if key not in index:
-                index[key] = [value]
-            else:
-                index[key].append(value)
-                if key in SINGLE_FIELDS:
-                    self._note(f"More than one {name}")
-        self._lengths = index.pop("content-length", ())
-        if self._lengths:
-            fields = [field for field in fields if field[0] != "Content-Length"]
-        self._keys = index.keys()
-        self._headers = Headers.received(fields, index)
+        self._headers, self._lengths, fault = Headers.received(lines)
+        if fault:
+            self._note(fault)
 
     def _note(self, reason: str, status: int = 400) -> None:
         if self._fault is None:
@@ -313,7 +286,7 @@ class _Opening:
         headers = message.headers
         for field in _MANDATORY:
             headers.read(field)
-        for key in self._keys:
+        for key in headers.names():
             if key in _OPTIONAL:
                 headers.read(_OPTIONAL[key])
         if isinstance(message, Request) and message.cseq.method != message.method:

@@ -438,7 +438,7 @@ def _audio(description: SessionDescription, media: Media, own: Media, capabiliti
     if payload_type is None:
         raise _unacceptable(305, capabilities)
     host = str(_address(description.host_of(media)))
-    rtcp_host, rtcp_port = host, media.port + 1
+    rtcp_host, rtcp_port = host, min(media.port + 1, 65535)
     for value in media.values("rtcp"):
         match = _RTCP.fullmatch(value)
         if match is not None and 0 < int(match[1]) < 65536:

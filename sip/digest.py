@@ -1,0 +1,348 @@
+"""Digest authentication (RFC 3261 section 22, RFC 7616, RFC 8760), as the one who proves and as the one who checks.
+
+Asked by a 401 or 407, a client takes the `topmost` challenge that it can meet and sends `Challenge.credentials`. A
+server has one `Realm`, whose `check` names the user of a request or raises the 401 that asks for proof.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+
+from .errors import LocalProtocolError, RemoteProtocolError
+from .headers import quoted, unquoted
+from .message import REASONS, Request
+
+__all__ = ["ALGORITHMS", "Challenge", "Credentials", "Realm", "topmost"]
+
+# Algorithm, in upper case -> name in hashlib.
+ALGORITHMS = {"MD5": "md5", "SHA-256": "sha256", "SHA-512-256": "sha512_256"}
+_SESSION = "-SESS"
+
+_SCHEME = re.compile(r"[ \t]*Digest[ \t]+", re.IGNORECASE)
+_PARAMETER = re.compile(
+    r"""[ \t]*([A-Za-z0-9*_.-]+)[ \t]*=[ \t]*(?:("[^"\\]*(?:\\.[^"\\]*)*")|([^\s",;]*))[ \t]*(?:,|$)""", re.DOTALL
+)
+_COUNT = re.compile(r"[0-9A-Fa-f]{8}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Credentials:
+    """What an Authorization or Proxy-Authorization header field says.
+
+    response     hexadecimal digest
+    algorithm    as it is written; "" means MD5
+    qop          "auth", "auth-int", or "" from an RFC 2069 client, which sends no cnonce and no count either
+    nonce_count  how often the client has used the nonce, this time included
+    """
+
+    username: str
+    realm: str
+    nonce: str
+    uri: str
+    response: str
+    algorithm: str = ""
+    qop: str = ""
+    cnonce: str = ""
+    nonce_count: int = 0
+    opaque: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Credentials:
+        """Raises RemoteProtocolError (400), also for a scheme other than Digest."""
+        said = _said(text)
+        count = said.get("nc", "00000000")
+        if not _COUNT.fullmatch(count):
+            raise RemoteProtocolError("Bad credentials: nc is not eight hexadecimal digits")
+        try:
+            return cls(
+                username=said["username"],
+                realm=said["realm"],
+                nonce=said["nonce"],
+                uri=said["uri"],
+                response=said["response"],
+                algorithm=said.get("algorithm", ""),
+                qop=said.get("qop", "").lower(),
+                cnonce=said.get("cnonce", ""),
+                nonce_count=int(count, 16),
+                opaque=said.get("opaque"),
+            )
+        except KeyError as error:
+            raise RemoteProtocolError(f"Bad credentials: no {error.args[0]}") from error
+
+    def __str__(self) -> str:
+        said = [
+            f"username={quoted(self.username)}",
+            f"realm={quoted(self.realm)}",
+            f"nonce={quoted(self.nonce)}",
+            f"uri={quoted(self.uri)}",
+            f"response={quoted(self.response)}",
+        ]
+        if self.algorithm:
+            said.append(f"algorithm={self.algorithm}")
+        if self.qop:
+            # RFC 7616 section 3.4: neither qop nor nc is quoted here.
+            said += [f"qop={self.qop}", f"nc={self.nonce_count:08x}", f"cnonce={quoted(self.cnonce)}"]
+        if self.opaque is not None:
+            said.append(f"opaque={quoted(self.opaque)}")
+        return "Digest " + ", ".join(said)
+
+    def expected_response(self, *, password: str, method: str, body: bytes) -> str:
+        """The `response` that one who knows `password` sends with all else here.
+
+        Raises RemoteProtocolError (400) for an algorithm or a qop that is not known.
+        """
+        algorithm = self.algorithm.upper() or "MD5"
+        digest = _digest(algorithm.removesuffix(_SESSION))
+        if digest is None or self.qop not in ("", "auth", "auth-int"):
+            raise RemoteProtocolError("Bad credentials: unknown algorithm or qop")
+        secret = digest(f"{self.username}:{self.realm}:{password}".encode())
+        if algorithm.endswith(_SESSION):
+            secret = digest(f"{secret}:{self.nonce}:{self.cnonce}".encode())
+        asked = f"{method}:{self.uri}"
+        if self.qop == "auth-int":
+            asked += ":" + digest(body)
+        freshness = f"{self.nonce}:{self.nonce_count:08x}:{self.cnonce}:{self.qop}" if self.qop else self.nonce
+        return digest(f"{secret}:{freshness}:{digest(asked.encode())}".encode())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Challenge:
+    """What a WWW-Authenticate or Proxy-Authenticate header field asks for.
+
+    algorithm  as it is written; "" means MD5
+    qop        what may be protected; empty from an RFC 2069 server
+    stale      the credentials were right, and only their nonce was too old
+    """
+
+    realm: str
+    nonce: str
+    algorithm: str = ""
+    qop: tuple[str, ...] = ()
+    opaque: str | None = None
+    stale: bool = False
+
+    @classmethod
+    def parse(cls, text: str) -> Challenge:
+        """Raises RemoteProtocolError (400), also for a scheme other than Digest."""
+        said = _said(text)
+        if "realm" not in said or "nonce" not in said:
+            raise RemoteProtocolError("Bad challenge: no realm or no nonce")
+        return cls(
+            realm=said["realm"],
+            nonce=said["nonce"],
+            algorithm=said.get("algorithm", ""),
+            qop=tuple(option.strip().lower() for option in said.get("qop", "").split(",") if option.strip()),
+            opaque=said.get("opaque"),
+            stale=said.get("stale", "").lower() == "true",
+        )
+
+    def __str__(self) -> str:
+        said = [f"realm={quoted(self.realm)}", f"nonce={quoted(self.nonce)}"]
+        if self.algorithm:
+            said.append(f"algorithm={self.algorithm}")
+        if self.qop:
+            said.append(f"qop={quoted(','.join(self.qop))}")
+        if self.opaque is not None:
+            said.append(f"opaque={quoted(self.opaque)}")
+        if self.stale:
+            said.append("stale=true")
+        return "Digest " + ", ".join(said)
+
+    @property
+    def supported(self) -> bool:
+        """Whether we can meet it."""
+        known = _digest(self.algorithm.upper().removesuffix(_SESSION) or "MD5") is not None
+        return known and (not self.qop or "auth" in self.qop or "auth-int" in self.qop)
+
+    def credentials(
+        self,
+        *,
+        username: str,
+        password: str,
+        method: str,
+        uri: str,
+        cnonce: str,
+        nonce_count: int = 1,
+        body: bytes = b"",
+    ) -> Credentials:
+        """The proof, for a request of `method` to the Request-URI `uri`.
+
+        cnonce       a fresh random string
+        nonce_count  1 the first time that this nonce is used, and 1 more each further time
+
+        Raises LocalProtocolError if the challenge is not `supported`.
+        """
+        if not self.supported:
+            raise LocalProtocolError(f"cannot meet the challenge {self}")
+        qop = "auth" if "auth" in self.qop else "auth-int" if self.qop else ""
+        unsigned = Credentials(
+            username=username,
+            realm=self.realm,
+            nonce=self.nonce,
+            uri=uri,
+            response="",
+            algorithm=self.algorithm,
+            qop=qop,
+            cnonce=cnonce if qop or self.algorithm.upper().endswith(_SESSION) else "",
+            nonce_count=nonce_count if qop else 0,
+            opaque=self.opaque,
+        )
+        response = unsigned.expected_response(password=password, method=method, body=body)
+        return replace(unsigned, response=response)
+
+
+def topmost(challenges: Iterable[str]) -> Challenge | None:
+    """The first that can be met of some WWW-Authenticate or Proxy-Authenticate texts (RFC 8760 section 2.4)."""
+    for text in challenges:
+        try:
+            challenge = Challenge.parse(text)
+        except RemoteProtocolError:
+            continue
+        if challenge.supported:
+            return challenge
+    return None
+
+
+class Realm:
+    """A protection space, as its server sees it.
+
+    Nonces are signed rather than stored; what is remembered is how often each was used, of at most `remembered` nonces.
+    A nonce out of that range, like one that is too old or a count that was seen before, costs its user one more round
+    (stale=true) and gives an eavesdropper nothing.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        secret: bytes,
+        algorithms: tuple[str, ...] = ("SHA-256", "MD5"),
+        nonce_lifetime_s: float = 300.0,
+        remembered: int = 10_000,
+    ) -> None:
+        """`secret` is at least 16 random bytes; `algorithms` come in the order of preference.
+
+        Raises LocalProtocolError for a shorter secret and for an unknown algorithm.
+        """
+        if len(secret) < 16:
+            raise LocalProtocolError("the secret of a realm needs 16 bytes")
+        unknown = [algorithm for algorithm in algorithms if _digest(algorithm) is None]
+        if unknown or not algorithms:
+            raise LocalProtocolError(f"unknown digest algorithms: {unknown}")
+        self.name = name
+        self._secret = secret
+        self._algorithms = algorithms
+        self._lifetime_ms = round(nonce_lifetime_s * 1000)
+        self._remembered = remembered
+        self._issued = 0
+        self._counts: dict[int, int] = {}
+        self._forgotten = 0
+
+    def challenges(self, now: float, *, stale: bool = False) -> tuple[Challenge, ...]:
+        """One for each algorithm, all with one new nonce. `now` is in seconds of any clock that goes on steadily."""
+        nonce = self._nonce(now)
+        return tuple(
+            Challenge(realm=self.name, nonce=nonce, algorithm=algorithm, qop=("auth",), stale=stale)
+            for algorithm in self._algorithms
+        )
+
+    def check(self, request: Request, password_of: Callable[[str], str | None], now: float) -> str:
+        """The name of the user who sent `request`; `password_of` gives None for a user that does not exist.
+
+        Raises RemoteProtocolError: 401 with challenges if there is no proof, and alike for a wrong password and for an
+        unknown user.
+        """
+        for text in request.headers.get_all("Authorization"):
+            try:
+                credentials = Credentials.parse(text)
+            except RemoteProtocolError:
+                continue
+            if credentials.realm == self.name:
+                return self._checked(credentials, request, password_of, now)
+        raise self._unauthorised(now)
+
+    def _checked(
+        self, credentials: Credentials, request: Request, password_of: Callable[[str], str | None], now: float
+    ) -> str:
+        if (credentials.algorithm.upper() or "MD5") not in self._algorithms or credentials.qop not in ("", "auth"):
+            raise self._unauthorised(now)
+        number = self._number(credentials.nonce, now)
+        password = password_of(credentials.username)
+        expected = credentials.expected_response(password=password or "", method=request.method, body=request.body)
+        proven = hmac.compare_digest(expected.encode(), credentials.response.lower().encode())
+        # The Request-URI is not compared with `uri`: proxies on the way change it (RFC 3261 section 22.4).
+        if not proven or password is None:
+            raise self._unauthorised(now)
+        # Without qop there is no count, so that such a nonce serves once.
+        if number is None or not self._counted(number, credentials.nonce_count or 1):
+            raise self._unauthorised(now, stale=True)
+        return credentials.username
+
+    def _nonce(self, now: float) -> str:
+        self._issued += 1
+        content = self._issued.to_bytes(8) + round(now * 1000).to_bytes(8)
+        return base64.urlsafe_b64encode(content + self._signature(content)).decode().rstrip("=")
+
+    def _number(self, nonce: str, now: float) -> int | None:
+        """Which of our nonces this is; None if it is none of ours or too old."""
+        try:
+            raw = base64.urlsafe_b64decode(nonce + "=" * (-len(nonce) % 4))
+        except (binascii.Error, ValueError):
+            return None
+        content, signature = raw[:16], raw[16:]
+        if not hmac.compare_digest(self._signature(content), signature):
+            return None
+        age_ms = round(now * 1000) - int.from_bytes(content[8:])
+        return int.from_bytes(content[:8]) if 0 <= age_ms <= self._lifetime_ms else None
+
+    def _signature(self, content: bytes) -> bytes:
+        return hmac.digest(self._secret, self.name.encode() + b"\0" + content, "sha256")[:16]
+
+    def _counted(self, number: int, count: int) -> bool:
+        """Whether this use of a nonce is a new one; if so, it is noted."""
+        if number <= self._forgotten or count <= self._counts.get(number, 0):
+            return False
+        self._counts[number] = count
+        if len(self._counts) > self._remembered:
+            first = next(iter(self._counts))
+            del self._counts[first]
+            self._forgotten = max(self._forgotten, first)
+        return True
+
+    def _unauthorised(self, now: float, *, stale: bool = False) -> RemoteProtocolError:
+        return RemoteProtocolError(
+            REASONS[401],
+            status=401,
+            headers=tuple(("WWW-Authenticate", str(challenge)) for challenge in self.challenges(now, stale=stale)),
+        )
+
+
+def _said(text: str) -> dict[str, str]:
+    """The parameters of a Digest challenge or credentials: lower-case name -> value, unquoted."""
+    match = _SCHEME.match(text)
+    if match is None:
+        raise RemoteProtocolError("Not Digest authentication")
+    said: dict[str, str] = {}
+    position = match.end()
+    while position < len(text):
+        match = _PARAMETER.match(text, position)
+        if match is None or match[1].lower() in said:
+            raise RemoteProtocolError("Bad Digest authentication")
+        name, quoted_value, bare = match.groups()
+        said[name.lower()] = bare if quoted_value is None else unquoted(quoted_value)
+        position = match.end()
+    return said
+
+
+def _digest(algorithm: str) -> Callable[[bytes], str] | None:
+    """The hexadecimal digest function of that name; None if it is not known here."""
+    name = ALGORITHMS.get(algorithm)
+    if name is None or name not in hashlib.algorithms_available:
+        return None
+    return lambda data: hashlib.new(name, data, usedforsecurity=False).hexdigest()
