@@ -16,8 +16,8 @@ from rtp.packet import LocalProtocolError
 __all__ = ["Resampler", "decode", "encode"]
 
 # The range of rates that any audio source has; beyond it a rate is a mistake, not a wish.
-_LOWEST_HZ = 1000
-_HIGHEST_HZ = 384000
+_LOWEST_HZ = 4000
+_HIGHEST_HZ = 192000
 
 cdef struct law:
     const uint8_t *compress      # 65,536 codes by the sample's bits

@@ -50,6 +50,7 @@ cdef enum:
     HEADER = 12                  # RFC 3550 section 5.1
     LARGEST_FRAME = 480          # 60 ms
     TRAILER = 144                # room for what a transform appends (libsrtp's SRTP_MAX_TRAILER_LEN)
+    RESERVE = 25                 # blocks of a ring that only the end of an utterance may fill, since it never waits
     WHEEL = 120                  # slots of 1 ms: the least common multiple of 10, 20, 30, 40 and 60
     BATCH = 16                   # datagrams in one system call
     DATAGRAM = 2048              # longer ones are no telephony
@@ -190,7 +191,7 @@ cdef struct line_t:
     int fd
     int rtcp_fd
     uint32_t ssrc
-    uint64_t blocks              # capacity of the ring
+    uint64_t blocks              # of the ring, RESERVE included
     uint64_t start_blocks        # how much of an utterance must be there before it is heard
     uint64_t low_blocks          # a waiting writer is woken at this filling
     uint8_t *codes               # the ring: `blocks` of BLOCK octets

@@ -3,6 +3,7 @@
 session.py says in words what it does. Errors are LocalProtocolError, for values that make no sense, and OSError.
 """
 
+from typing_extensions import Buffer
 from typing import Final, Literal
 
 Notice = tuple[
@@ -10,7 +11,7 @@ Notice = tuple[
     int,
     int,
     int,
-    tuple[str, int] | None,
+    tuple[str, int],
     bytes,
 ]
 
@@ -37,6 +38,7 @@ class Plane:
 
     def notices(self) -> list[Notice]:
         """What happened since the last call: (what, line id, number, monotonic time in ns, address, data).
+        What does not apply is 0 or empty.
 
         room, drained, audio   what `await_room`, `await_end` or `await_audio` asked for
         latched                media come from `address`
@@ -85,6 +87,10 @@ class Line:
 
     id: int
     @property
+    def uttering(self) -> bool:
+        """An utterance is open: something was written since the last `end` or `flush`."""
+
+    @property
     def idle(self) -> bool:
         """Everything written has been sent, and no utterance is open."""
 
@@ -124,11 +130,11 @@ class Line:
     def remove(self) -> None:
         """Let go of the line; the notice "removed" says when that is done. Idempotent."""
 
-    def write(self, codes: bytes, start: int, alaw: bool) -> int:
+    def write(self, codes: Buffer, start: int, alaw: bool) -> int:
         """Put G.711 codes from `start` on into the ring; returns how many there was room for."""
 
-    def end(self) -> None:
-        """The utterance is complete."""
+    def end(self, codes: Buffer = b"", alaw: bool = False) -> None:
+        """The utterance is complete with these codes, 1920 at most, for which there is always room."""
 
     def flush(self) -> int:
         """Drop what has not been sent and close the utterance; returns how many octets were dropped."""
@@ -139,8 +145,8 @@ class Line:
     def await_end(self) -> bool:
         """Ask for the notice "drained"; false when the line is idle already."""
 
-    def await_audio(self) -> None:
-        """Ask for the notice "audio" with the next frame."""
+    def await_audio(self) -> bool:
+        """Ask for the notice "audio" with the next frame; false when there is one already."""
 
     def hear(self) -> list[bytes]:
         """The peer's audio since the last call: frames of 20 ms, 8000 Hz, 16-bit."""

@@ -124,6 +124,8 @@ cdef extern from *:
         __atomic_compare_exchange_n(word, expected, value, 0, __ATOMIC_SEQ_CST, __ATOMIC_ACQUIRE)
     """
     uint64_t acquire(uint64_t *word) nogil
+    uint64_t settled_word "settled"(uint64_t *word) nogil
+    void settle_word "settle"(uint64_t *word, uint64_t value) nogil
     void release(uint64_t *word, uint64_t value) nogil
     void settle(int32_t *word, int32_t value) nogil
     int32_t settled(int32_t *word) nogil
@@ -864,7 +866,7 @@ cdef void release_frame(line_t *line) noexcept nogil:
     cdef int32_t first = playout.first
     if playout.head - acquire(&playout.tail) < BACKLOG:
         memcpy(playout.frames[playout.head % BACKLOG], playout.window[first], sizeof(playout.window[first]))
-        release(&playout.head, playout.head + 1)
+        settle_word(&playout.head, playout.head + 1)
         post_to_waiting(line, AUDIO, &line.wants_audio)
     else:
         line.counts[AUDIO_DROPPED] += 1
@@ -1238,7 +1240,7 @@ cdef class Plane:
             next = command.next
             if command.order == REMOVE:
                 id = command.line.id
-                out.append(("removed", id, 0, 0, None, b""))
+                out.append(("removed", id, 0, 0, ("", 0), b""))
                 del self.lines[id]
             free(command.playout)
             free(command)
@@ -1252,7 +1254,7 @@ cdef class Plane:
             ring_copy_out(worker.notices, at, &head, sizeof(head))
             data = PyBytes_FromStringAndSize(NULL, head.size)
             ring_copy_out(worker.notices, at + sizeof(head), PyBytes_AS_STRING(data), head.size)
-            source = None if head.source.any.sa_family == AF_UNSPEC else unpack_address(&head.source)
+            source = ("", 0) if head.source.any.sa_family == AF_UNSPEC else unpack_address(&head.source)
             out.append((NOTICE_NAMES[head.notice], head.line, head.number, head.time_ns, source, data))
             at += sizeof(head) + head.size
         release(&worker.notice_tail, end)
@@ -1310,8 +1312,7 @@ cdef class Line:
         self.id = id
 
     cdef make(self, worker_t *worker, int fd, int rtcp_fd, uint64_t capacity, uint64_t start):
-        # One block more than may be written is for the end of an utterance, which never waits for room.
-        cdef uint64_t blocks = capacity + 1
+        cdef uint64_t blocks = capacity + RESERVE
         self.it = <line_t *>calloc(1, sizeof(line_t) + blocks * (BLOCK + 1))
         if self.it == NULL:
             raise MemoryError
@@ -1403,13 +1404,16 @@ cdef class Line:
             self.closed = True
 
     def write(self, const uint8_t[::1] codes, Py_ssize_t start, bint alaw):
+        return self._append(codes, start, alaw, self.it.blocks - RESERVE)
+
+    cdef Py_ssize_t _append(self, const uint8_t[::1] codes, Py_ssize_t start, bint alaw, uint64_t capacity) noexcept:
         cdef line_t *it = self.it
         cdef Py_ssize_t size = codes.shape[0], at = start
         cdef uint64_t head = it.head, block
         cdef uint32_t part
         if alaw != it.writes_alaw:
             self._rewrite(alaw)
-        while at < size and head - (acquire(&it.tail) & POSITION) < it.blocks - 1:
+        while at < size and head - (acquire(&it.tail) & POSITION) < capacity:
             block = head % it.blocks
             part = min(BLOCK - it.filling, size - at)
             memcpy(it.codes + block * BLOCK + it.filling, &codes[at], part)
@@ -1432,11 +1436,14 @@ cdef class Line:
             codes[at] = table[codes[at]]
         self.it.writes_alaw = alaw
 
-    def end(self):
+    def end(self, const uint8_t[::1] codes=b"", bint alaw=False):
         cdef line_t *it = self.it
-        cdef uint64_t block = it.head % it.blocks
+        cdef uint64_t block
+        if codes.shape[0] and self._append(codes, 0, alaw, it.blocks - 1) < codes.shape[0]:
+            raise LocalProtocolError(f"{codes.shape[0]} octets are too many for the end of an utterance")
         if not it.uttering:
             return
+        block = it.head % it.blocks
         if it.filling:
             memset(it.codes + block * BLOCK + it.filling, silences[it.writes_alaw], BLOCK - it.filling)
             it.tags[block] = LAST | (ALAW if it.writes_alaw else 0)
@@ -1463,12 +1470,16 @@ cdef class Line:
         return dropped
 
     @property
+    def uttering(self):
+        return self.it.uttering
+
+    @property
     def idle(self):
-        return not self.it.uttering and self.it.head == (acquire(&self.it.tail) & POSITION)
+        return not self.it.uttering and self.it.head == (settled_word(&self.it.tail) & POSITION)
 
     def await_room(self):
         settle(&self.it.wants_room, 1)
-        if self.it.head - (acquire(&self.it.tail) & POSITION) > self.it.low_blocks:
+        if self.it.head - (settled_word(&self.it.tail) & POSITION) > self.it.low_blocks:
             return True
         settle(&self.it.wants_room, 0)
         return False
@@ -1482,6 +1493,10 @@ cdef class Line:
 
     def await_audio(self):
         settle(&self.it.wants_audio, 1)
+        if self.playout == NULL or settled_word(&self.playout.head) == self.playout.tail:
+            return True
+        settle(&self.it.wants_audio, 0)
+        return False
 
     def hear(self):
         cdef playout_t *playout = self.playout
@@ -1489,7 +1504,7 @@ cdef class Line:
         cdef uint64_t at
         if playout == NULL:
             return frames
-        for at in range(playout.tail, acquire(&playout.head)):
+        for at in range(playout.tail, settled_word(&playout.head)):
             frames.append((<uint8_t *>playout.frames[at % BACKLOG])[: 2 * LISTENED])
         release(&playout.tail, playout.tail + <uint64_t>len(frames))
         return frames
