@@ -332,18 +332,24 @@ class Via:
         return int(value) if value.isascii() and value.isdigit() and len(value) <= 5 else None
 
     def with_(self, name: str, value: str | None) -> Via:
-        parameters = self.parameters.with_(name, value)
+        return self._with(self.parameters.with_(name, value))
+
+    def _with(self, parameters: Parameters) -> Via:
         return Via(transport=self.transport, host=self.host, port=self.port, parameters=parameters)
 
     def received_from(self, host: str, port: int) -> Via:
         """This, as the server that got it from `host`:`port` notes it.
 
         RFC 3261 section 18.2.1: `received` where the sent-by is not the source. RFC 3581 section 4: with `rport`,
-        the port always, and `received` always.
+        the port always, and `received` always. A `received` of the sender's own making is not believed.
         """
         if "rport" in self.parameters:
             return self.with_("received", host).with_("rport", str(port))
-        return self if self.host == host else self.with_("received", host)
+        if self.host != host:
+            return self.with_("received", host)
+        if "received" in self.parameters:
+            return self._with(self.parameters.without("received"))
+        return self
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
