@@ -1,0 +1,331 @@
+"""One call: a table, a task and an end. What is said comes from script, speech and media."""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import itertools
+import time
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+import engines
+import rtp
+import sip
+from mediaserver import audio
+from mediaserver.config import Config, Then
+from mediaserver.fetch import Fetcher, FetchError, Forbidden
+from mediaserver.media import Media
+from mediaserver.metrics import Metrics
+from mediaserver.script import AudioFile, Remote, Script, Text, offer_in, text_of
+from mediaserver.script import read as read_script
+from mediaserver.speech import Speech
+
+__all__ = ["Call", "CallState", "Means", "Shutdown"]
+
+# A telephone drops what its jitter buffer still holds when a BYE arrives, so the last word gets time to be heard.
+TAIL_S = 0.3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Means:
+    """What every call works with. `clips` holds the decoded audio of the routes' files."""
+
+    config: Config
+    signalling: sip.Transport
+    endpoint: rtp.Endpoint
+    speech: Speech
+    fetcher: Fetcher
+    metrics: Metrics
+    clips: Mapping[Path, bytes]
+
+
+class CallState(enum.Enum):
+    OFFERED = "offered"
+    ANSWERED = "answered"
+    TALKING = "talking"
+    STAYING = "staying"
+    ENDING = "ending"
+    ENDED = "ended"
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """The script is known, its synthesis has begun, and the media are there."""
+
+    answer: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Declined:
+    """The INVITE cannot be served."""
+
+    status: int
+    reason: str
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Spoken:
+    """All is said and sent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stayed:
+    """The time to stay on the line after the words is over."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shutdown:
+    """The server stops."""
+
+
+Input = sip.Event | rtp.MediaTimeout | Prepared | Declined | Spoken | Stayed | Shutdown
+
+
+class Call:
+    """A call that came in, from its INVITE to its end."""
+
+    def __init__(self, offered: sip.Offered, means: Means) -> None:
+        self.id = offered.call
+        self.state = CallState.OFFERED
+        self._request = offered.request
+        self._source = offered.flow.remote[0]
+        self._means = means
+        settings = means.config
+        self._host = settings.rtp.advertise or settings.sip.advertise or offered.flow.local[0]
+        self._inbox: asyncio.Queue[Input] = asyncio.Queue()
+        self._media: Media | None = None
+        self._confirmed = asyncio.Event()
+        self._offered_at = time.monotonic()
+        self._answered_at: float | None = None
+        self._confirmed_at: float | None = None
+        self._first_speech_at: float | None = None
+        self._end: sip.Ended | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._log = structlog.get_logger("call").bind(call_id=self._request.call_id)
+
+    def deliver(self, event: Input) -> None:
+        """Hand in what happened; the call's task acts on it."""
+        self._inbox.put_nowait(event)
+
+    async def run(self) -> None:
+        """Live until the call has ended. Only cancellation leaves it as an exception."""
+        self._means.metrics.calls_active.inc()
+        self._log.info(
+            "call offered",
+            caller=self._request.from_.uri.user,
+            callee=self._request.uri.user,
+            source=self._source,
+        )
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                performing = tasks.create_task(self._perform())
+                while self.state is not CallState.ENDED:
+                    self._step(await self._inbox.get())
+                performing.cancel()
+        finally:
+            if self._timer is not None:
+                self._timer.cancel()
+            if self._media is not None:
+                self._media.close()
+            self._means.metrics.calls_active.dec()
+            self._record()
+
+    def _step(self, event: Input) -> None:
+        row = TABLE.get((self.state, type(event)))
+        if row is None:  # it came too late to matter, such as the end of a timer while the call is ending
+            return
+        before, (self.state, act) = self.state, row
+        if self.state is not before and self.state is not CallState.ENDED:
+            self._log.info(f"call {self.state.value}")
+        act(self, event)
+
+    # What the call says: one task from the INVITE until the last word is sent.
+
+    async def _perform(self) -> None:
+        try:
+            script = read_script(self._request, self._source, self._means.config)
+            content = await self._resolve(script.content)
+            self._media = Media(self._means.endpoint, host=self._host, deliver=self._hear)
+            # A delayed offer (RFC 3264 section 4): an INVITE without SDP gets ours in the 200.
+            offer = offer_in(self._request)
+            answer = self._media.offer() if offer is None else self._media.answer(offer)
+        except sip.RemoteProtocolError as error:
+            self.deliver(Declined(error.status, error.reason, error.headers))
+        except engines.UnknownVoice as error:
+            self.deliver(Declined(404, str(error)))
+        except engines.UnsuitableUtterance as error:
+            self.deliver(Declined(400, str(error)))
+        except Forbidden as error:
+            self.deliver(Declined(403, str(error)))
+        except (FetchError, audio.AudioError) as error:
+            # RFC 4240 section 3: what cannot be had is Not Found.
+            self.deliver(Declined(404, str(error)))
+        except rtp.PortsExhausted:
+            self.deliver(Declined(503, "No RTP port is free", (("Retry-After", "5"),)))
+        except Exception:
+            self._log.exception("call could not be prepared")
+            self.deliver(Declined(500, "Server Internal Error"))
+        else:
+            self._script = script
+            self.deliver(Prepared(answer))
+            await self._say(script, content, self._media.stream)
+            self.deliver(Spoken())
+
+    async def _resolve(self, content: Text | AudioFile | Remote) -> engines.Utterance | engines.Pcm:
+        """Fetch and decode what must be, check what will be synthesised: afterwards only the engine can fail."""
+        if isinstance(content, AudioFile):
+            return engines.Pcm(self._means.clips[content.path], audio.RATE_HZ)
+        if isinstance(content, Remote):
+            media_type, body = await self._means.fetcher.get(content.uri)
+            if media_type.startswith("audio/"):
+                max_s = self._means.config.fetch.max_audio_s
+                return engines.Pcm(await asyncio.to_thread(audio.decode, body, max_s=max_s), audio.RATE_HZ)
+            content = text_of(media_type, body, language=content.language)
+        utterance = engines.Utterance(
+            text=content.text, ssml=content.ssml, voice=content.voice, language=content.language, rate_hz=audio.RATE_HZ
+        )
+        self._means.speech.check(utterance)
+        return utterance
+
+    async def _say(self, script: Script, content: engines.Utterance | engines.Pcm, stream: rtp.Stream) -> None:
+        """Write the script's speech into the stream, which holds it back until the ACK, and wait until it is sent."""
+        try:
+            async with asyncio.timeout(None) as self._limit:
+                for turn in itertools.count() if script.repeat is None else range(script.repeat):
+                    if turn and script.delay_ms:
+                        await stream.write(bytes(script.delay_ms * audio.RATE_HZ // 1000 * 2), audio.RATE_HZ)
+                    said = False
+                    async with aclosing(self._chunks(content)) as chunks:
+                        async for chunk in chunks:
+                            said = True
+                            if self._first_speech_at is None:
+                                self._first_speech_at = time.monotonic()
+                            await stream.write(chunk.samples, chunk.rate_hz)
+                    stream.end()
+                    if not said:  # markup without words, say, makes no sound however often it is repeated
+                        break
+                await self._confirmed.wait()
+                await stream.drained()
+        except TimeoutError:
+            stream.flush()
+            stream.end()
+            self._log.info("speech reached its duration")
+        except engines.EngineError as error:
+            stream.end()
+            self._log.error("speech failed", error=str(error))
+            await self._confirmed.wait()
+            await stream.drained()
+
+    async def _chunks(self, content: engines.Utterance | engines.Pcm) -> AsyncGenerator[engines.Pcm, None]:
+        if isinstance(content, engines.Pcm):
+            yield content
+            return
+        async with aclosing(self._means.speech.synthesize(content)) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+    # What the call does: the actions of the table.
+
+    def _answer(self, event: Prepared) -> None:
+        self._means.signalling.answer(self.id, body=event.answer)
+        self._answered_at = time.monotonic()
+        self._means.metrics.call_setup.observe((self._answered_at - self._offered_at) * 1000)
+
+    def _reject(self, event: Declined) -> None:
+        self._log.info("call refused", status=event.status, reason=event.reason)
+        self._means.signalling.reject(self.id, status=event.status, reason=event.reason, headers=event.headers)
+
+    def _turn_away(self, event: Shutdown) -> None:
+        self._means.signalling.reject(self.id, status=503, headers=(("Retry-After", "10"),))
+
+    def _talk(self, event: sip.Confirmed) -> None:
+        assert self._media is not None, "a call is answered with its media"
+        if self._media.audio is None:
+            try:
+                self._media.accept(event.body)
+            except sip.RemoteProtocolError as error:
+                self._log.info("the ACK brings no usable answer", reason=error.reason)
+                self.deliver(Shutdown())
+                return
+        self._media.start()
+        self._confirmed_at = time.monotonic()
+        self._confirmed.set()
+        if self._script.duration_ms is not None:
+            self._limit.reschedule(asyncio.get_running_loop().time() + self._script.duration_ms / 1000)
+
+    def _stay(self, event: Spoken) -> None:
+        stay_s = self._script.stay_s if self._script.then is Then.STAY else TAIL_S
+        self._timer = asyncio.get_running_loop().call_later(stay_s, self.deliver, Stayed())
+
+    def _renegotiate(self, event: sip.Reoffered) -> None:
+        assert self._media is not None, "a call is answered with its media"
+        try:
+            offer = offer_in(event.request)
+            answer = self._media.offer() if offer is None else self._media.answer(offer)
+        except sip.RemoteProtocolError as error:
+            self._means.signalling.reject(self.id, status=error.status, reason=error.reason, headers=error.headers)
+        else:
+            self._means.signalling.answer(self.id, body=answer)
+
+    def _hang_up(self, event: Input) -> None:
+        if isinstance(event, rtp.MediaTimeout):
+            self._log.info("the caller's media stopped", silent_ms=event.silent_ms)
+        self._means.signalling.bye(self.id)
+
+    def _finish(self, event: sip.Ended) -> None:
+        self._end = event
+
+    def _hear(self, event: rtp.StreamEvent) -> None:
+        if isinstance(event, rtp.MediaTimeout):
+            self.deliver(event)
+        else:
+            self._log.info("media event", event_=event)
+
+    def _record(self) -> None:
+        """One line that sums the call up."""
+        cause = self._end.cause.value if self._end else "cancelled"
+        status = self._end.status if self._end else 0
+        self._means.metrics.calls.labels(cause, str(status)).inc()
+        facts: dict[str, object] = {"cause": cause, "status": status}
+        if self._confirmed_at is not None:
+            talked_s = time.monotonic() - self._confirmed_at
+            self._means.metrics.call_duration.observe(talked_s)
+            facts["seconds"] = round(talked_s, 2)
+            if self._first_speech_at is not None:
+                waited_ms = max(0.0, self._first_speech_at - self._confirmed_at) * 1000
+                self._means.metrics.call_first_speech.observe(waited_ms)
+                facts["first_speech_ms"] = round(waited_ms, 1)
+        if self._media is not None:
+            facts |= self._media.facts()
+        self._log.info("call ended", **facts)
+
+
+Action = Callable[[Call, Any], None]
+
+TABLE: Mapping[tuple[CallState, type[Input]], tuple[CallState, Action]] = {
+    (CallState.OFFERED, Prepared): (CallState.ANSWERED, Call._answer),
+    (CallState.OFFERED, Declined): (CallState.ENDING, Call._reject),
+    (CallState.OFFERED, Shutdown): (CallState.ENDING, Call._turn_away),
+    (CallState.OFFERED, sip.Ended): (CallState.ENDED, Call._finish),
+    (CallState.ANSWERED, sip.Confirmed): (CallState.TALKING, Call._talk),
+    (CallState.ANSWERED, Shutdown): (CallState.ENDING, Call._hang_up),
+    (CallState.ANSWERED, sip.Ended): (CallState.ENDED, Call._finish),
+    (CallState.TALKING, Spoken): (CallState.STAYING, Call._stay),
+    (CallState.TALKING, sip.Reoffered): (CallState.TALKING, Call._renegotiate),
+    (CallState.TALKING, rtp.MediaTimeout): (CallState.ENDING, Call._hang_up),
+    (CallState.TALKING, Shutdown): (CallState.ENDING, Call._hang_up),
+    (CallState.TALKING, sip.Ended): (CallState.ENDED, Call._finish),
+    (CallState.STAYING, Stayed): (CallState.ENDING, Call._hang_up),
+    (CallState.STAYING, sip.Reoffered): (CallState.STAYING, Call._renegotiate),
+    (CallState.STAYING, rtp.MediaTimeout): (CallState.ENDING, Call._hang_up),
+    (CallState.STAYING, Shutdown): (CallState.ENDING, Call._hang_up),
+    (CallState.STAYING, sip.Ended): (CallState.ENDED, Call._finish),
+    (CallState.ENDING, sip.Ended): (CallState.ENDED, Call._finish),
+}

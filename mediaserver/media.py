@@ -1,0 +1,103 @@
+"""One call's audio: its port pair, its stream, and the SDP that speaks of it (RFC 3264 offer/answer)."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+
+import rtp
+from sip import sdp
+
+__all__ = ["Media"]
+
+
+class Media:
+    """Owns an `rtp.Stream` and keeps it as the offers and answers want it.
+
+    host     the address that our SDP names
+    deliver  takes the stream's events
+    codecs   in the order of our preference, which counts in our own offers only
+
+    Raises rtp.PortsExhausted when no port pair is free.
+    """
+
+    def __init__(
+        self,
+        endpoint: rtp.Endpoint,
+        *,
+        host: str,
+        deliver: Callable[[rtp.StreamEvent], None] | None = None,
+        codecs: tuple[str, ...] = ("PCMU", "PCMA"),
+    ) -> None:
+        self.stream = endpoint.open(deliver)
+        self.audio: sdp.Audio | None = None
+        self._started = False
+        self._described: sdp.SessionDescription | None = None
+        self._capabilities = sdp.Capabilities(
+            host=host, port=self.stream.port, session_id=secrets.randbits(62), codecs=codecs
+        )
+
+    def answer(self, offer: bytes) -> bytes:
+        """Take up an offer, the first or a later one; gives the answer.
+
+        Raises sip.RemoteProtocolError (400 or 488), and changes nothing, when the offer cannot be taken up.
+        """
+        answer, audio = sdp.answer(sdp.SessionDescription.parse(offer), self._capabilities, self._described)
+        self._take_up(audio)
+        self._described = answer
+        return answer.serialise()
+
+    def offer(self) -> bytes:
+        """Our own offer, in an INVITE of ours or in the answer to one that brought none (delayed offer)."""
+        self._described = sdp.offer(self._capabilities, self._described)
+        return self._described.serialise()
+
+    def accept(self, answer: bytes) -> None:
+        """Take up the answer to `offer()`. Raises sip.RemoteProtocolError when it is not a usable one."""
+        assert self._described is not None, "an answer follows an offer"
+        self._take_up(sdp.settle(self._described, sdp.SessionDescription.parse(answer), self._capabilities))
+
+    def start(self) -> None:
+        """Begin to send: from now on a packet goes out every ptime, unless the peer holds."""
+        self._started = True
+        self._flow()
+
+    def facts(self) -> dict[str, int | float | str]:
+        """What a record of the call says about its audio."""
+        seen = self.stream.counters()
+        return {
+            "codec": self.audio.codec if self.audio else "",
+            "packets_sent": seen.packets_sent,
+            "speech_frames": seen.speech_frames,
+            "underruns": seen.underruns,
+            "packets_received": seen.packets_received,
+            "lost": seen.lost,
+            "jitter_ms": round(seen.jitter_ms, 1),
+        }
+
+    def close(self) -> None:
+        self.stream.close()
+
+    def _take_up(self, audio: sdp.Audio) -> None:
+        self.audio = audio
+        self.stream.connect(
+            host=audio.remote_host,
+            port=audio.remote_port,
+            codec="PCMA" if audio.codec == "PCMA" else "PCMU",
+            payload_type=audio.payload_type,
+            ptime_ms=audio.ptime_ms,
+            telephone_event=audio.telephone_event,
+            comfort_noise=audio.comfort_noise,
+            rtcp_port=audio.rtcp_port,
+            rtcp_mux=audio.rtcp_mux,
+        )
+        self._flow()
+
+    def _flow(self) -> None:
+        if not self._started or self.audio is None:
+            return
+        if self.audio.sends:
+            self.stream.resume()
+            self.stream.start()
+        else:
+            self.stream.hold()

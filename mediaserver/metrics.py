@@ -1,0 +1,166 @@
+"""Everything that Prometheus may ask, in one registry made with the server and gone with it.
+
+Counters that the SIP and RTP stacks keep themselves are read from them when a scrape asks, so they cost nothing in
+between: see `watch`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    GCCollector,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+    generate_latest,
+)
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+import rtp
+import sip
+
+__all__ = ["Metrics", "rtp_families", "sip_families"]
+
+# One range has to suit a cached prompt (1 ms) and a cold GPU (seconds).
+LATENCY_BUCKETS_MS = (1, 2, 5, 10, 20, 30, 50, 75, 100, 150, 200, 300, 500, 1000, 2000, 5000, 10_000)
+RATIO_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.85, 1.0, 1.5, 2.0, 5.0)
+DURATION_BUCKETS_S = (1, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
+
+
+class Metrics:
+    """The registry and the instruments in it; each attribute is one instrument."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        for collector in (ProcessCollector, PlatformCollector, GCCollector):
+            collector(registry=self.registry)
+        self.tts_requests = Counter(
+            "tts_requests", "Speech requests over HTTP", ["endpoint", "status"], registry=self.registry
+        )
+        self.tts_request_latency = Histogram(
+            "tts_request_latency_ms",
+            "From request to last byte, ms",
+            ["endpoint"],
+            buckets=LATENCY_BUCKETS_MS,
+            registry=self.registry,
+        )
+        self.tts_inference_latency = Histogram(
+            "tts_inference_latency_ms",
+            "Time the engine took for one utterance, ms",
+            buckets=LATENCY_BUCKETS_MS,
+            registry=self.registry,
+        )
+        self.tts_rtf = Histogram(
+            "tts_rtf", "Engine time over audio time", buckets=RATIO_BUCKETS, registry=self.registry
+        )
+        self.tts_gpu_memory = Gauge("tts_gpu_memory_gb", "GPU memory in use by the engine, GB", registry=self.registry)
+        self.tts_active = Gauge("tts_active_requests", "Utterances being made now", registry=self.registry)
+        self.tts_failures = Counter("tts_failures", "Utterances the engine failed at", registry=self.registry)
+        self.calls = Counter(
+            "sip_calls_ended", "Calls ended, by why and final status", ["cause", "status"], registry=self.registry
+        )
+        self.calls_active = Gauge("sip_calls_active", "Calls between INVITE and end", registry=self.registry)
+        self.call_setup = Histogram(
+            "sip_call_setup_ms", "From INVITE to our 200, ms", buckets=LATENCY_BUCKETS_MS, registry=self.registry
+        )
+        self.call_first_speech = Histogram(
+            "sip_call_first_speech_ms",
+            "From ACK to the first sample of speech being ready to send, ms",
+            buckets=LATENCY_BUCKETS_MS,
+            registry=self.registry,
+        )
+        self.call_duration = Histogram(
+            "sip_call_duration_seconds", "From answer to end, s", buckets=DURATION_BUCKETS_S, registry=self.registry
+        )
+
+    def watch(self, collect: Callable[[], Iterable[Metric]]) -> None:
+        """Ask `collect` for metric families at every scrape."""
+        self.registry.register(_Watched(collect))
+
+    def exposition(self) -> tuple[bytes, str]:
+        """The text of a scrape and its content type."""
+        return generate_latest(self.registry), CONTENT_TYPE_LATEST
+
+
+class _Watched(Collector):
+    def __init__(self, collect: Callable[[], Iterable[Metric]]) -> None:
+        self._collect = collect
+
+    def collect(self) -> Iterable[Metric]:
+        return self._collect()
+
+    def describe(self) -> Iterable[Metric]:
+        return ()
+
+
+def rtp_families(counters: rtp.EndpointCounters) -> list[Metric]:
+    """What the RTP plane has done, as metric families."""
+    frames = CounterMetricFamily("rtp_frames", "Packets sent, by what was in them", labels=["kind"])
+    frames.add_metric(["speech"], counters.speech_frames)
+    frames.add_metric(["silence"], counters.silence_frames)
+    frames.add_metric(["underrun"], counters.underrun_frames)
+    frames.add_metric(["event"], counters.event_frames)
+    unsent = CounterMetricFamily("rtp_unsent", "Packets that the system would not send", labels=["reason"])
+    unsent.add_metric(["buffer full"], counters.send_blocked)
+    unsent.add_metric(["refused by the peer's host"], counters.send_refused)
+    unsent.add_metric(["other"], counters.send_failed)
+    odd = CounterMetricFamily("rtp_received_odd", "Packets received that were not as they should be", labels=["how"])
+    odd.add_metric(["reordered"], counters.reordered)
+    odd.add_metric(["duplicate"], counters.duplicates)
+    odd.add_metric(["invalid"], counters.invalid)
+    odd.add_metric(["stranger"], counters.strangers)
+    total = 0
+    buckets = []
+    for bound_us, count in zip((*counters.lateness_us, None), counters.lateness_counts, strict=True):
+        total += count
+        buckets.append(("+Inf" if bound_us is None else str(bound_us / 1e6), total))
+    lateness = HistogramMetricFamily("rtp_lateness_seconds", "How late packets left, against their deadline")
+    lateness.add_metric([], buckets=buckets, sum_value=counters.lateness_sum_s)
+    return [
+        frames,
+        unsent,
+        odd,
+        lateness,
+        GaugeMetricFamily("rtp_streams", "Streams that are open", counters.streams),
+        GaugeMetricFamily("rtp_ports_free", "Port pairs that a call could take", counters.ports_free),
+        GaugeMetricFamily("rtp_realtime", "1 if the plane runs under SCHED_FIFO", int(counters.realtime)),
+        CounterMetricFamily("rtp_packets_sent", "Packets sent", counters.packets_sent),
+        CounterMetricFamily("rtp_octets_sent", "Octets of payload sent", counters.octets_sent),
+        CounterMetricFamily("rtp_underruns", "Times that speech came too late for its packet", counters.underruns),
+        CounterMetricFamily("rtp_skipped_frames", "Deadlines passed over after a stall", counters.skipped_frames),
+        CounterMetricFamily("rtp_late_ticks", "Ticks that began 1 ms late or more", counters.late_ticks),
+        CounterMetricFamily("rtp_packets_received", "Packets received", counters.packets_received),
+        CounterMetricFamily("rtp_packets_lost", "Packets of peers that never came", max(0, counters.lost)),
+    ]
+
+
+def sip_families(counters: sip.Counters) -> list[Metric]:
+    """What the SIP agent has done, as metric families."""
+    requests = CounterMetricFamily("sip_requests", "Requests, without repetitions", labels=["direction", "method"])
+    responses = CounterMetricFamily("sip_responses", "Responses, without repetitions", labels=["direction", "class"])
+    again = CounterMetricFamily("sip_retransmissions", "Messages sent or received again", labels=["direction"])
+    for method, count in counters.requests_received.items():
+        requests.add_metric(["received", method], count)
+    for method, count in counters.requests_sent.items():
+        requests.add_metric(["sent", method], count)
+    for status_class, count in counters.responses_received.items():
+        responses.add_metric(["received", status_class], count)
+    for status_class, count in counters.responses_sent.items():
+        responses.add_metric(["sent", status_class], count)
+    again.add_metric(["received"], counters.retransmissions_received)
+    again.add_metric(["sent"], counters.retransmissions_sent)
+    return [
+        requests,
+        responses,
+        again,
+        CounterMetricFamily("sip_malformed", "Datagrams that were no SIP message", counters.malformed),
+        CounterMetricFamily("sip_turned_away", "INVITEs refused because the server is full", counters.turned_away),
+        GaugeMetricFamily("sip_transactions", "Transactions that are alive", counters.transactions),
+        GaugeMetricFamily("sip_dialogs", "Dialogs that are alive", counters.dialogs),
+    ]

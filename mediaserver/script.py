@@ -1,0 +1,197 @@
+"""What a call says, read from its INVITE and the routes: pure, before anything is fetched or synthesised.
+
+In this order:
+
+1. RFC 4240 announcement: user "annc" with `play=`; it ends the call when all is said.
+2. a text/plain or application/ssml+xml part beside the SDP in a multipart/mixed body
+3. the headers X-Speak, X-Speaker and X-Language
+4. the first matching [[route]] of the configuration
+
+What 2 and 3 bring replaces the words of the matching route; what happens afterwards stays the route's to say.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from urllib.parse import unquote, unquote_to_bytes
+from xml.sax.saxutils import escape
+
+import sip
+from mediaserver.config import DEFAULT_ROUTE, Config, Route, Then
+from sip.body import parts_of
+
+__all__ = ["BODY_TYPES", "AudioFile", "Remote", "Script", "Text", "offer_in", "read", "text_of"]
+
+ANNOUNCEMENT_USER = "annc"
+TEXT_TYPES = {"text/plain": False, "application/ssml+xml": True}
+SDP_TYPE = "application/sdp"
+BODY_TYPES = (SDP_TYPE, *TEXT_TYPES)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Text:
+    """Words to be synthesised; `ssml` tells a document from plain text."""
+
+    text: str
+    ssml: bool = False
+    voice: str = "default"
+    language: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AudioFile:
+    """A file that the configuration names."""
+
+    path: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Remote:
+    """Text or audio at an http(s) URI, fetched if the configuration allows its host."""
+
+    uri: str
+    voice: str = "default"
+    language: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Script:
+    """What to say and what then.
+
+    repeat       how often, None for ever; delay_ms: silence between two repetitions
+    duration_ms  end of all speech, counted from its start; None: no limit
+    stay_s       how long to stay on the line after the words when `then` is STAY
+    """
+
+    content: Text | AudioFile | Remote
+    repeat: int | None = 1
+    delay_ms: int = 0
+    duration_ms: int | None = None
+    then: Then = Then.HANGUP
+    stay_s: float = 0
+
+
+def read(request: sip.Request, source: str, config: Config) -> Script:
+    """The script of the call that `request`, an INVITE from the address `source`, would open.
+
+    Raises sip.RemoteProtocolError with the status that the INVITE deserves when it asks for something unclear.
+    """
+    if request.uri.user == ANNOUNCEMENT_USER:
+        return _announcement(request.uri.parameters)
+    route = config.route_for(
+        user=request.uri.user or "", caller=request.from_.uri.user or "", source=source.partition("%")[0]
+    )
+    script = _routed(route, request)
+    text = _body_text(request) or _header_text(request)
+    if text is None:
+        return script
+    if route is DEFAULT_ROUTE:
+        return Script(content=text)
+    if text.voice == "default":
+        text = replace(text, voice=route.voice)
+    return replace(script, content=text, repeat=1)
+
+
+def offer_in(request: sip.Request) -> bytes | None:
+    """The SDP that an INVITE brings, alone or in a multipart; None if it brings none."""
+    return next((part.body for part in parts_of(request, BODY_TYPES) if part.content_type == SDP_TYPE), None)
+
+
+def _announcement(parameters: Mapping[str, str | None]) -> Script:
+    """RFC 4240 section 3: play is mandatory; repeat counts, delay and duration are in milliseconds."""
+    uri = parameters.get("play")
+    if not uri:
+        raise sip.RemoteProtocolError("Mandatory play parameter missing", status=400)
+    language = (parameters.get("locale") or "").replace("_", "-")
+    repeat = parameters.get("repeat", "1")
+    return Script(
+        content=_content(unquote(uri), language=language),
+        repeat=None if repeat in ("forever", "-1") else _number("repeat", repeat, at_least=1),
+        delay_ms=_number("delay", parameters.get("delay", "0")),
+        duration_ms=_number("duration", parameters["duration"], at_least=1) if "duration" in parameters else None,
+    )
+
+
+def _number(name: str, value: str | None, at_least: int = 0) -> int:
+    if value and value.isascii() and value.isdigit() and len(value) < 10 and int(value) >= at_least:
+        return int(value)
+    raise sip.RemoteProtocolError(f"{name} is not a number of at least {at_least}", status=400)
+
+
+def _content(uri: str, *, language: str = "") -> Text | Remote:
+    """The content that a `play` URI names: data: holds the words themselves, http(s): is to be fetched."""
+    scheme = uri.partition(":")[0].lower()
+    if scheme == "data":
+        media_type, data = _data_uri(uri)
+        return text_of(media_type, data, language=language)
+    if scheme in ("http", "https"):
+        return Remote(uri=uri, language=language)
+    raise sip.RemoteProtocolError(f"Cannot play a {scheme[:16]!r} URI, only data:, http: and https:", status=404)
+
+
+def _data_uri(uri: str) -> tuple[str, bytes]:
+    """Media type and bytes of a data: URI (RFC 2397)."""
+    meta, comma, data = uri[len("data:") :].partition(",")
+    if not comma:
+        raise sip.RemoteProtocolError("The data: URI has no comma", status=400)
+    media_type, *parameters = (part.strip().lower() for part in meta.split(";"))
+    octets = unquote_to_bytes(data)
+    if "base64" in parameters:
+        try:
+            octets = base64.b64decode(octets, validate=True)
+        except binascii.Error:
+            raise sip.RemoteProtocolError("The data: URI is not base64", status=400) from None
+    return media_type or "text/plain", octets
+
+
+def text_of(media_type: str, data: bytes, *, language: str = "") -> Text:
+    """The words of a resource of one of the two text types, which are UTF-8 here."""
+    if media_type not in TEXT_TYPES:
+        raise sip.RemoteProtocolError(
+            f"Cannot speak {media_type[:40]}", status=415, headers=(("Accept", ", ".join(TEXT_TYPES)),)
+        )
+    try:
+        return Text(text=data.decode("utf-8"), ssml=TEXT_TYPES[media_type], language=language)
+    except UnicodeDecodeError:
+        raise sip.RemoteProtocolError("The text is not UTF-8", status=400) from None
+
+
+def _body_text(request: sip.Request) -> Text | None:
+    for part in parts_of(request, BODY_TYPES):
+        if part.content_type in TEXT_TYPES:
+            return Text(
+                text=part.text,
+                ssml=TEXT_TYPES[part.content_type],
+                voice=request.headers.get("X-Speaker") or "default",
+                language=request.headers.get("X-Language") or part.headers.get("Content-Language") or "",
+            )
+    return None
+
+
+def _header_text(request: sip.Request) -> Text | None:
+    text = request.headers.get("X-Speak")
+    if text is None:
+        return None
+    return Text(
+        text=text,
+        voice=request.headers.get("X-Speaker") or "default",
+        language=request.headers.get("X-Language") or "",
+    )
+
+
+def _routed(route: Route, request: sip.Request) -> Script:
+    names = {"from": request.from_.uri.user or "unknown", "to": request.uri.user or "unknown"}
+    content: Text | AudioFile
+    if route.play is not None:
+        content = AudioFile(path=route.play)
+    elif route.ssml is not None:
+        # What a caller calls itself must not become markup.
+        ssml = route.ssml.format_map({name: escape(value) for name, value in names.items()})
+        content = Text(text=ssml, ssml=True, voice=route.voice, language=route.language)
+    else:
+        content = Text(text=(route.say or "").format_map(names), voice=route.voice, language=route.language)
+    return Script(content=content, repeat=route.repeat, then=route.then, stay_s=route.stay_s)

@@ -1,0 +1,184 @@
+"""The composition root: makes every part from the configuration, joins them, and ends them in the reverse order."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import structlog
+
+import engines
+import http_api
+import rtp
+import sip
+from mediaserver import audio, config
+from mediaserver.call import Means
+from mediaserver.control import Control
+from mediaserver.fetch import Fetcher
+from mediaserver.metrics import Metrics, rtp_families, sip_families
+from mediaserver.script import BODY_TYPES
+from mediaserver.speech import Speech
+from mediaserver.switchboard import Switchboard
+from rtp import g711
+
+__all__ = ["Server", "StartError", "open_engine", "problems", "running", "serve"]
+
+log = structlog.get_logger("server")
+
+
+class StartError(Exception):
+    """The server cannot start; the message says why, and what to do."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Server:
+    """A running server: where it listens, and its parts."""
+
+    settings: config.Config
+    sip_address: config.Address
+    http_address: config.Address
+    engine: engines.Engine
+    endpoint: rtp.Endpoint
+    switchboard: Switchboard
+
+    def banner(self) -> str:
+        """Where it listens and what to try, for the terminal."""
+        ports = self.settings.rtp.ports
+        here = "127.0.0.1" if self.sip_address.host == "0.0.0.0" else self.sip_address.host
+        uri = f"sip:hello@{config.Address(host=here, port=self.sip_address.port)}"
+        web = f"http://{self.http_address}"
+        command = ".venv/bin/mediaserver" if Path(".venv/bin/mediaserver").exists() else "mediaserver"
+        engine = f"{self.engine.name} {self.engine.version}, {len(self.engine.voices())} voices"
+        return f"""\
+Media server {version("mediaserver")} is up: {engine}
+  SIP   udp {self.sip_address}    RTP  udp {ports.start}-{ports.stop - 1}    HTTP  {web}
+Try, in another terminal:
+  {command} call "{uri}" --text "Hello from the media server." --record hello.wav
+  curl {web}/v1/synthesize -H 'Content-Type: application/json' -d '{{"text": "Hello"}}' -o hello-http.wav
+Stop with Ctrl-C."""
+
+
+def open_engine(settings: config.Engine) -> AbstractAsyncContextManager[engines.Engine]:
+    """The engine that the configuration names, not yet started."""
+    return engines.open_engine(
+        settings.name,
+        voice=settings.voice,
+        workers=settings.workers or min(2, os.cpu_count() or 1),
+        max_text_chars=settings.max_text_chars,
+    )
+
+
+def problems(settings: config.Config) -> list[str]:
+    """What the configuration names and this machine lacks; a sentence each."""
+    found = []
+    for number, route in enumerate(settings.route):
+        if route.play is not None:
+            try:
+                _clip(route.play)
+            except audio.AudioError as error:
+                found.append(f"route.{number}.play: {route.play}: {error}")
+    return found
+
+
+def _clip(path: Path) -> bytes:
+    return audio.decode(path, max_s=3600)
+
+
+async def serve(settings: config.Config, *, banner: Callable[[str], None]) -> None:
+    """Run until SIGTERM or SIGINT, then end the calls and return. Raises StartError."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with running(settings) as server:
+        banner(server.banner())
+        await stop.wait()
+        log.info("stopping", calls=len(server.switchboard))
+
+
+@asynccontextmanager
+async def running(settings: config.Config) -> AsyncIterator[Server]:
+    """A server, from its first listening to its last good-bye. Raises StartError."""
+    if settings.redis.url is not None:
+        log.warning("redis.url is set, but nothing is kept in Redis yet")
+    async with AsyncExitStack() as stack:
+        try:
+            clips = {
+                route.play: await asyncio.to_thread(_clip, route.play)
+                for route in settings.route
+                if route.play is not None
+            }
+            engine = await stack.enter_async_context(open_engine(settings.engine))
+            endpoint = await stack.enter_async_context(
+                rtp.Endpoint(
+                    host=settings.sip.listen.host,
+                    ports=settings.rtp.ports,
+                    start_ms=settings.rtp.start_ms,
+                    ring_ms=settings.rtp.ring_ms,
+                    threads=settings.rtp.threads,
+                    media_timeout_s=settings.rtp.silence_timeout_s,
+                )
+            )
+            metrics = Metrics()
+            speech = Speech(engine, metrics, max_text_chars=settings.engine.max_text_chars)
+            fetcher = await stack.enter_async_context(Fetcher(settings.fetch))
+            advertised = settings.sip.advertise
+            agent = sip.Agent(
+                random=random.SystemRandom(),
+                advertise=(advertised, settings.sip.listen.port) if advertised else None,
+                accept=(*BODY_TYPES, "multipart/mixed", "multipart/alternative"),
+                product=f"mediaserver/{version('mediaserver')}",
+            )
+            transport = await stack.enter_async_context(
+                sip.Transport.open(
+                    agent,
+                    [(settings.sip.listen.host, settings.sip.listen.port)],
+                    deliver=lambda event: switchboard.deliver(event),
+                )
+            )
+            # No event is delivered before the event loop has its next turn, and so none before this line.
+            means = Means(
+                config=settings,
+                signalling=transport,
+                endpoint=endpoint,
+                speech=speech,
+                fetcher=fetcher,
+                metrics=metrics,
+                clips=clips,
+            )
+            switchboard = await stack.enter_async_context(Switchboard(means))
+            metrics.watch(lambda: rtp_families(endpoint.counters()))
+            metrics.watch(lambda: sip_families(agent.counters()))
+            app = http_api.make_app(
+                Control(speech, metrics, calls=switchboard.__len__, accepting=lambda: switchboard.accepting),
+                version=version("mediaserver"),
+                encode={"mulaw": g711.mulaw_encode, "alaw": g711.alaw_encode},
+                limits=http_api.ApiLimits(
+                    max_text_chars=settings.http.max_text_chars,
+                    max_body_bytes=settings.http.max_body_bytes,
+                    max_concurrent=settings.http.max_concurrent,
+                ),
+            )
+            web = await stack.enter_async_context(
+                http_api.serve(app, settings.http.listen.host, settings.http.listen.port)
+            )
+        except (audio.AudioError, engines.EngineError, OSError) as error:
+            raise StartError(str(error)) from error
+        sip_host, sip_port = transport.addresses[0]
+        http_host, http_port = web.addresses[0]
+        log.info("listening", sip=transport.addresses[0], http=web.addresses[0], realtime=endpoint.counters().realtime)
+        yield Server(
+            settings=settings,
+            sip_address=config.Address(host=sip_host, port=sip_port),
+            http_address=config.Address(host=http_host, port=http_port),
+            engine=engine,
+            endpoint=endpoint,
+            switchboard=switchboard,
+        )
