@@ -232,6 +232,6 @@ def _event(code: int, *, start: int, frame: int, total: int, volume: int) -> Ite
             over = elapsed >= limit
             repeats += over
             event = Event(code=code, end=over and final, volume=volume, duration=duration)
-            # RFC 4733 section 2.3.3: only the first packet of the first segment has the marker.
+            # RFC 4733 section 2.2.2: only the first packet of the first segment has the marker.
             yield EventFrame(marker=elapsed == frame, offset=start + base, payload=serialise(event))
         base = limit

@@ -3,13 +3,14 @@
     R = Ro - Is - Id - Ie,eff          (the advantage factor A is 0)
 
 Loss and its burstiness give Ie,eff, delay gives Id, both as in G.107; everything else (loudness, sidetone, room noise,
-an echo of 65 dB talker loudness rating) stands at the defaults of G.107 table 2, with which Ro - Is is 93.35 and a
+an echo of 65 dB talker loudness rating) stands at the defaults of G.107 clause 7.7, with which Ro - Is is 93.36 and a
 call without loss or delay rates R = 93.2, MOS 4.41.
 
 What the estimate does not know: the sound at either end, transcoding on the way, clipping, real echo. Loss is the
 network's; packets that arrive too late to be played are lost as well, and only the listener's side can count those.
-G.107 validates loss for 1 <= BurstR <= 2 (G.113 appendix I), and up to about 20 %; beyond it the ranking is right and
-the number rough. It is a planning model: it compares calls, and does not replace a listening test.
+The model was fitted to loss at random or in mild bursts, of a few percent; beyond that the ranking is right and the
+number rough. Below 1 ms of delay its echo masking makes a ripple of 0.1. It is a planning model: it compares calls,
+and does not replace a listening test.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ import math
 
 __all__ = ["BPL", "BPL_WITH_CONCEALMENT", "burst_ratio", "mos", "mouth_to_ear_ms", "rating"]
 
-# Robustness of G.711 against packet loss, and its equipment impairment without any (ITU-T G.113 table I.4 and I.1).
+# Robustness of G.711 against packet loss, and its equipment impairment without any (ITU-T G.113 appendix I).
 BPL = 4.3
 BPL_WITH_CONCEALMENT = 25.1  # with G.711 appendix I, as telephones have it
 IE = 0.0
 
-RO = 94.7688  # basic signal-to-noise ratio, G.107 equations 7-2 to 7-7 at the defaults
-IS = 1.4136  # simultaneous impairments, G.107 equations 7-8 to 7-17 at the defaults
+RO = 94.7688  # basic signal-to-noise ratio, G.107 clause 7.2 at the defaults
+IS = 1.4136  # simultaneous impairments, G.107 clause 7.3 at the defaults
 TELR_DB = 65.0  # talker echo loudness rating
 WEPL_DB = 110.0  # weighted echo path loss
 PERCEPTIBLE_MS = 100.0  # mT, least delay that impairs a conversation
@@ -54,7 +55,7 @@ def mos(rating: float) -> float:
 
 
 def burst_ratio(*, expected: int, lost: int, gaps: int) -> float:
-    """How much longer gaps are than they would be if the same loss fell at random (G.107 clause 7.4, BurstR).
+    """How much longer gaps are than they would be if the same loss fell at random (G.107 clause 7.5, BurstR).
 
     expected  packets that should have come
     lost      those that did not
@@ -77,13 +78,13 @@ def mouth_to_ear_ms(*, round_trip_ms: float, jitter_ms: float, ptime_ms: float) 
 
 
 def _loss_impairment(loss: float, burst_ratio: float, bpl: float) -> float:
-    """Ie,eff, G.107 equation 7-29."""
+    """Ie,eff, G.107 clause 7.5."""
     percent = 100 * min(max(loss, 0.0), 1.0)
     return IE + (95 - IE) * percent / (percent / max(burst_ratio, 1.0) + bpl)
 
 
 def _delay_impairment(delay_ms: float) -> float:
-    """Id = Idte + Idle + Idd, G.107 equations 7-18 to 7-28, for T = Ta = Tr / 2."""
+    """Id = Idte + Idle + Idd, G.107 clause 7.4, for T = Ta = Tr / 2."""
     level = 80 + 2.5 * (_echo_level_db(delay_ms) - 14)
     talker_echo = (RO - level) / 2 + math.hypot((RO - level) / 2, 10) - 1
     talker_echo *= -math.expm1(-delay_ms)
@@ -99,6 +100,6 @@ def _delay_impairment(delay_ms: float) -> float:
 
 
 def _echo_level_db(delay_ms: float) -> float:
-    """TERV, G.107 equation 7-22."""
+    """TERV, G.107 clause 7.4."""
     masked = 40 * math.log10((1 + delay_ms / 10) / (1 + delay_ms / 150))
     return TELR_DB - masked + 6 * math.exp(-0.3 * delay_ms**2)

@@ -847,7 +847,7 @@ class RtcpSchedule:
     def _report_blocks(self, heard: Heard | None, now_ns: int) -> tuple[rtcp.Report, ...]:
         before = self._heard_before
         if heard is None or heard == before:
-            return ()  # RFC 3550 section 6.4: on sources heard since the last report
+            return ()  # RFC 3550 section 6.4.1: on sources heard since the last report
         self._heard_before = heard
         same = before is not None and before.ssrc == heard.ssrc and before.expected <= heard.expected
         expected, received = (before.expected, before.received) if before is not None and same else (0, 0)
