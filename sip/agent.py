@@ -296,7 +296,8 @@ class Agent:
             *self._offer_fields(headers, content_type),
         )
         request = Request(method="INVITE", uri=target, headers=Headers(fields), body=body)
-        call.invite = self._send_request(request, flow, key, now)
+        patience_s = ring_timeout_s + self._timers.patience
+        call.invite = self._send_request(request, flow, key, now, final_within_s=patience_s)
         self._calls_placed += 1
         return key
 
@@ -386,14 +387,12 @@ class Agent:
                 self._terminate(call, now)
             elif do is Do.SEND_CANCEL:
                 if call.invite is not None:
+                    call.invite.hurry(now)
                     self._send_request(cancel_for(call.invite.request), call.invite.flow, call.key, now)
             elif do is Do.SEND_BYE:
                 assert call.dialog is not None, call.state
                 headers = (*self._client_fields, *call.farewell)
                 self._request_within(call.dialog, "BYE", call.key, now, headers=headers)
-            elif do is Do.ABANDON:
-                if call.invite is not None:
-                    call.invite.abandon(now)
             elif do is Do.TELL_ENDED:
                 assert call.cause is not None, call.state
                 self._live -= 1
@@ -508,8 +507,9 @@ class Agent:
         elif self._in_order(call, request, reply):
             transaction = self._transactions.serve(request, reply, call.key, now)
             self._respond(transaction, request, 200, now)
-            self._acknowledged(call, now)
             self._step(call, CallInput.PEER_BYE, now, reason=request.headers.get("Reason") or "")
+            # Who hangs up has done with our 2xx too.
+            self._acknowledged(call, now)
 
     def _serve_cancel(self, request: Request, source: Flow, reply: Flow, now: float) -> None:
         invite = self._transactions.cancelled_by(request)
@@ -651,9 +651,11 @@ class Agent:
 
     # What we send.
 
-    def _send_request(self, request: Request, flow: Flow, user: str, now: float) -> ClientTransaction:
+    def _send_request(
+        self, request: Request, flow: Flow, user: str, now: float, *, final_within_s: float | None = None
+    ) -> ClientTransaction:
         self._requests_sent[request.method] += 1
-        return self._transactions.request(request, flow, user, now)
+        return self._transactions.request(request, flow, user, now, final_within_s=final_within_s)
 
     def _request_within(
         self,

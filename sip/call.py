@@ -172,7 +172,6 @@ class Deadline(enum.Enum):
     RESEND = "send the 2xx again, after T1, then doubling up to T2 (RFC 3261 section 13.3.1.4)"
     NO_ACK = "64*T1 after the 2xx (RFC 3261 section 13.3.1.4)"
     NO_ANSWER = "the host has the peer's phone ring so long and no longer"
-    NO_FINAL = "64*T1 after the CANCEL (RFC 3261 section 9.1)"
 
 
 class Do(enum.Enum):
@@ -191,7 +190,6 @@ class Do(enum.Enum):
     SEND_491 = enum.auto()
     SEND_500 = enum.auto()
     SEND_AGAIN = enum.auto()
-    ABANDON = enum.auto()
 
 
 _S, _I, _D = CallState, CallInput, Deadline
@@ -235,7 +233,7 @@ CALL_ROWS: Mapping[tuple[CallState, CallInput | Deadline], tuple[CallState, tupl
     (_S.RINGING, _I.PEER_PROGRESS): (_S.RINGING, (Do.TELL_PROGRESSED,)),
     (_S.RINGING, _I.CANCEL): (_S.CANCELLED, (Do.SEND_CANCEL,)),
     (_S.RINGING, _D.NO_ANSWER): (_S.CANCELLED, (Do.SEND_CANCEL,)),
-    (_S.RINGING, _I.PEER_BYE): (_S.ENDED, (Do.ABANDON, Do.TELL_ENDED)),
+    (_S.RINGING, _I.PEER_BYE): (_S.ENDED, (Do.TELL_ENDED,)),
     **{
         (calling, happening): row
         for calling in (_S.CALLING, _S.RINGING)
@@ -247,8 +245,7 @@ CALL_ROWS: Mapping[tuple[CallState, CallInput | Deadline], tuple[CallState, tupl
     },
     (_S.GIVING_UP, _I.PEER_PROGRESS): (_S.CANCELLED, (Do.SEND_CANCEL,)),
     (_S.CANCELLED, _I.PEER_PROGRESS): (_S.CANCELLED, ()),
-    (_S.CANCELLED, _I.PEER_BYE): (_S.ENDED, (Do.ABANDON, Do.TELL_ENDED)),
-    (_S.CANCELLED, _D.NO_FINAL): (_S.ENDED, (Do.ABANDON, Do.TELL_ENDED)),
+    (_S.CANCELLED, _I.PEER_BYE): (_S.ENDED, (Do.TELL_ENDED,)),
     **{
         (leaving, happening): row
         for leaving in (_S.GIVING_UP, _S.CANCELLED)
@@ -290,7 +287,6 @@ CALL_DEADLINES: Mapping[CallState, frozenset[Deadline]] = {
     _S.LEAVING: frozenset({_D.RESEND, _D.NO_ACK}),
     _S.CALLING: frozenset({_D.NO_ANSWER}),
     _S.RINGING: frozenset({_D.NO_ANSWER}),
-    _S.CANCELLED: frozenset({_D.NO_FINAL}),
 }
 # States that only lead to the end. What brings a call there is the cause of its end; what happens after is not.
 _DOOMED = frozenset({_S.LEAVING, _S.GIVING_UP, _S.CANCELLED, _S.ENDING, _S.ENDED})

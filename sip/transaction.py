@@ -115,6 +115,7 @@ class Input(enum.Enum):
 class Timer(enum.Enum):
     A = "A"
     B = "B"
+    C = "C"
     D = "D"
     E = "E"
     F = "F"
@@ -147,7 +148,7 @@ class Tempo(enum.Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Beat:
-    """How a timer runs; `span` and `ceiling` name an attribute of `Timers`."""
+    """How a timer runs; `span` and `ceiling` name an attribute of `Timers`, that of timer C one of the transaction."""
 
     tempo: Tempo
     span: str
@@ -158,6 +159,8 @@ class Beat:
 TIMERS: Mapping[Timer, Beat] = {
     Timer.A: Beat(tempo=Tempo.REPEAT, span="t1"),
     Timer.B: Beat(tempo=Tempo.LIMIT, span="patience"),
+    # Of proxies in the standard (RFC 3261 section 16.6): no client transaction waits for ever for a final response.
+    Timer.C: Beat(tempo=Tempo.LIMIT, span="final_within_s"),
     # "At least 32 s", which is 64*T1 with the T1 of the standard, and scales with it where that is set otherwise.
     Timer.D: Beat(tempo=Tempo.LINGER, span="patience"),
     Timer.E: Beat(tempo=Tempo.REPEAT, span="t1", ceiling="t2"),
@@ -197,6 +200,7 @@ INVITE_CLIENT = Machine(
         (State.CALLING, Input.PROVISIONAL): (State.PROCEEDING, (Action.FORGET, Action.PASS)),
         (State.CALLING, Input.SUCCESS): (State.ACCEPTED, (Action.FORGET, Action.PASS)),
         (State.CALLING, Input.FAILURE): (State.COMPLETED, (Action.ACK, Action.PASS)),
+        (State.PROCEEDING, Timer.C): (State.TERMINATED, (Action.TIMEOUT,)),
         (State.PROCEEDING, Input.PROVISIONAL): (State.PROCEEDING, (Action.PASS,)),
         (State.PROCEEDING, Input.SUCCESS): (State.ACCEPTED, (Action.PASS,)),
         (State.PROCEEDING, Input.FAILURE): (State.COMPLETED, (Action.ACK, Action.PASS)),
@@ -208,6 +212,7 @@ INVITE_CLIENT = Machine(
     },
     timers={
         State.CALLING: frozenset({Timer.A, Timer.B}),
+        State.PROCEEDING: frozenset({Timer.C}),
         State.ACCEPTED: frozenset({Timer.M}),
         State.COMPLETED: frozenset({Timer.D}),
     },
@@ -407,18 +412,21 @@ class Transaction(Timed[Timer]):
         """Start the timers of the state just entered, and stop all others."""
         deadlines = {}
         for timer in self.machine.timers.get(self.state, ()):
-            beat = TIMERS[timer]
+            tempo = TIMERS[timer].tempo
             if timer in self._deadlines:
                 deadlines[timer] = self._deadlines[timer]
-            elif not self.flow.reliable:
-                deadlines[timer] = now + getattr(self._layer.timers, beat.span)
-                if beat.tempo is Tempo.REPEAT:
-                    self._interval = getattr(self._layer.timers, beat.span)
-            elif beat.tempo is Tempo.LIMIT:
-                deadlines[timer] = now + getattr(self._layer.timers, beat.span)
-            elif beat.tempo is Tempo.LINGER:
+            elif tempo is Tempo.LIMIT or not self.flow.reliable:
+                span = self._span(timer)
+                deadlines[timer] = now + span
+                if tempo is Tempo.REPEAT:
+                    self._interval = span
+            elif tempo is Tempo.LINGER:
                 deadlines[timer] = now
         self.deadlines = deadlines
+
+    def _span(self, timer: Timer) -> float:
+        span: float = getattr(self._layer.timers, TIMERS[timer].span)
+        return span
 
     def _repeat(self, timer: Timer, now: float) -> None:
         ceiling = TIMERS[timer].ceiling
@@ -477,19 +485,30 @@ class ServerTransaction(Transaction):
 class ClientTransaction(Transaction):
     """A request of ours.
 
-    request  as it was sent
-    user     whose it is: a key of the transaction user's
-    acks     what the transaction user answered to each 2xx, by To tag (RFC 3261 section 13.2.2.4)
+    request         as it was sent
+    user            whose it is: a key of the transaction user's
+    acks            what the transaction user answered to each 2xx, by To tag (RFC 3261 section 13.2.2.4)
+    final_within_s  timer C: how long after the first provisional response to an INVITE the final one may take
     """
 
-    __slots__ = ("acks", "request", "user")
+    __slots__ = ("acks", "final_within_s", "request", "user")
 
-    def __init__(self, layer: Transactions, request: Request, key: Key, flow: Flow, user: str, now: float) -> None:
+    def __init__(
+        self,
+        layer: Transactions,
+        request: Request,
+        key: Key,
+        flow: Flow,
+        user: str,
+        now: float,
+        final_within_s: float,
+    ) -> None:
         machine = INVITE_CLIENT if request.method == "INVITE" else NON_INVITE_CLIENT
         super().__init__(layer, machine, key, flow, now)
         self.request = request
         self.user = user
         self.acks: dict[str, tuple[bytes, Flow]] = {}
+        self.final_within_s = final_within_s
         self._sent = request.serialise()
         layer.send(self._sent, flow)
 
@@ -501,11 +520,13 @@ class ClientTransaction(Transaction):
         ack = ack_for(self.request, response).serialise() if acknowledged else b""
         return Action.PASS in self._step(kind, now, ack)
 
-    def abandon(self, now: float) -> None:
-        """Wait no longer (RFC 3261 section 9.1: 64*T1 after the CANCEL). What still comes finds no transaction."""
-        self.state = State.TERMINATED
-        self._arm(now)
-        self._layer.remove(self)
+    def hurry(self, now: float) -> None:
+        """Wait 64*T1 more for the final response and no longer, now that CANCEL is sent (RFC 3261 section 9.1)."""
+        if Timer.C in self._deadlines:
+            self.deadlines = {Timer.C: now + self._layer.timers.patience}
+
+    def _span(self, timer: Timer) -> float:
+        return self.final_within_s if timer is Timer.C else super()._span(timer)
 
 
 class Transactions:
@@ -554,10 +575,13 @@ class Transactions:
         """The transaction that `response` answers (RFC 3261 section 17.1.3)."""
         return self._clients.get((response.via.branch, response.cseq.method))
 
-    def request(self, request: Request, flow: Flow, user: str, now: float) -> ClientTransaction:
-        """Send `request`, whose branch is unique, and wait for its responses."""
+    def request(
+        self, request: Request, flow: Flow, user: str, now: float, *, final_within_s: float | None = None
+    ) -> ClientTransaction:
+        """Send `request`, whose branch is unique, and wait for its responses. `final_within_s` is 64*T1 by default."""
         key = (request.via.branch, request.method)
-        transaction = self._clients[key] = ClientTransaction(self, request, key, flow, user, now)
+        limit = self.timers.patience if final_within_s is None else final_within_s
+        transaction = self._clients[key] = ClientTransaction(self, request, key, flow, user, now, limit)
         return transaction
 
     def send(self, message: bytes, flow: Flow) -> None:

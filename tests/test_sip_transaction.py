@@ -9,7 +9,9 @@ from sip.message import Request, Response
 from sip.parser import parse_datagram
 from sip.transaction import (
     INVITE_CLIENT,
+    INVITE_SERVER,
     MACHINES,
+    NON_INVITE_SERVER,
     TIMERS,
     ClientTransaction,
     Flow,
@@ -113,15 +115,15 @@ def test_every_timer_has_a_row_in_every_state_that_it_runs_in(machine: Machine) 
 
 @pytest.mark.parametrize("machine", MACHINES, ids=lambda machine: machine.name)
 def test_no_state_waits_for_ever_but_for_the_user(machine: Machine) -> None:
-    """Only a server that the user has not answered, and a ringing client, may stay where they are without a timer."""
-    patient = {State.TRYING, State.PROCEEDING}
-    for state in {state for state, _ in machine.rows} - patient:
+    waits_for_user = {(INVITE_SERVER, State.PROCEEDING), (NON_INVITE_SERVER, State.TRYING)}
+    waits_for_user |= {(NON_INVITE_SERVER, State.PROCEEDING)}
+    for state in {state for state, _ in machine.rows if (machine, state) not in waits_for_user}:
         assert machine.timers[state], state
 
 
 def test_every_timer_of_the_standard_is_in_one_machine() -> None:
     used = [timer for machine in MACHINES for timer in {t for timers in machine.timers.values() for t in timers}]
-    assert sorted(timer.value for timer in used) == sorted(timer.value for timer in TIMERS) == list("ABDEFGHIJKLM")
+    assert sorted(timer.value for timer in used) == sorted(timer.value for timer in TIMERS) == list("ABCDEFGHIJKLM")
 
 
 # --- INVITE client (RFC 3261 section 17.1.1)
@@ -141,7 +143,7 @@ def test_a_provisional_response_stops_the_retransmission_of_an_invite_for_good()
     client = bench.client(request("INVITE"))
     bench.run(0.6)
     assert client.receive(client.request.response(180, to_tag="t"), 0.6)
-    bench.run(3600)
+    bench.run(32.5)
     assert bench.times == [0.0, 0.5]
     assert client.state is State.PROCEEDING
 
@@ -423,14 +425,24 @@ def test_a_response_is_matched_by_branch_and_cseq_method() -> None:
     assert bench.layer.client(request("INVITE", branch="z9hG4bK-2").response(200)) is None
 
 
-def test_an_abandoned_client_forgets_everything() -> None:
+def test_an_invite_that_rings_for_ever_is_given_up_by_timer_c() -> None:
     bench = Bench()
-    client = bench.client(request("INVITE"))
-    client.abandon(1.0)
-    bench.run(100)
+    client = bench.layer.request(request("INVITE"), UDP, "user", 0.0, final_within_s=200.0)
+    client.receive(client.request.response(180, to_tag="t"), 1.0)
+    client.receive(client.request.response(180, to_tag="t"), 61.0)
+    bench.run(300)
+    assert bench.gave_up == [(201.0, client)]
     assert bench.layer.client(client.request.response(200, to_tag="t")) is None
-    assert bench.times == [0.0]
-    assert len(bench.layer) == 0
+
+
+def test_after_a_cancel_the_final_response_has_64_t1() -> None:
+    """RFC 3261 section 9.1."""
+    bench = Bench()
+    client = bench.layer.request(request("INVITE"), UDP, "user", 0.0, final_within_s=200.0)
+    client.receive(client.request.response(180, to_tag="t"), 1.0)
+    client.hurry(5.0)
+    bench.run(300)
+    assert bench.gave_up == [(37.0, client)]
 
 
 # --- The requests that belong to an INVITE
@@ -480,4 +492,4 @@ def test_wake_at_is_the_earliest_live_deadline() -> None:
     first.receive(first.request.response(100), 0.3)
     assert bench.schedule.wake_at() == 0.75
     assert first.machine is INVITE_CLIENT
-    assert first.wake is None
+    assert first.wake == 32.3
