@@ -1,0 +1,41 @@
+"""Speech engines: text in, PCM out as it is made.
+
+    async with open_engine("espeak") as engine:
+        async for pcm in engine.synthesize(Utterance(text="Hello.")):
+            ...
+
+espeak-ng (GPL-3.0) is loaded in worker processes only, never by a process that merely imports this package.
+"""
+
+from __future__ import annotations
+
+from engines.engine import (
+    Engine,
+    EngineBusy,
+    EngineError,
+    EngineFailure,
+    EngineState,
+    Health,
+    Pcm,
+    UnknownVoice,
+    UnsuitableUtterance,
+    Utterance,
+    Voice,
+)
+from engines.opening import ENGINES, open_engine
+
+__all__ = [
+    "ENGINES",
+    "Engine",
+    "EngineBusy",
+    "EngineError",
+    "EngineFailure",
+    "EngineState",
+    "Health",
+    "Pcm",
+    "UnknownVoice",
+    "UnsuitableUtterance",
+    "Utterance",
+    "Voice",
+    "open_engine",
+]

@@ -1,0 +1,62 @@
+"""Engines by name, from plain values as they stand in a configuration."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
+from typing import Final
+
+from engines.engine import Engine
+
+__all__ = ["ENGINES", "open_engine"]
+
+_OPTIONS: Final[Mapping[str, frozenset[str]]] = {
+    "espeak": frozenset({"words_per_minute", "pitch", "pitch_range"}),
+    "tone": frozenset({"delay_ms", "gap_ms", "gap_at_ms", "crash_at_ms", "crashes", "word", "concurrency"}),
+}
+
+_VOICES: Final = {"espeak": "en-us", "tone": "tone-440"}
+
+ENGINES: Final = tuple(_OPTIONS)
+"""The names that `open_engine` knows."""
+
+
+def open_engine(
+    name: str,
+    *,
+    workers: int | None = None,
+    default_voice: str = "",
+    options: Mapping[str, int | str] | None = None,
+    queue: int = 1024,
+    stall_s: float = 5.0,
+) -> AbstractAsyncContextManager[Engine]:
+    """An engine, to be entered with `async with`, which starts its workers, and ends them at exit.
+
+    name           "espeak" (speech), "tone" (a sine tone for tests, not speech)
+    workers        processes; None makes it one per processor, two at most
+    default_voice  the voice behind "default"; "" leaves it to the engine
+    options        espeak: espeak.Settings; tone: tone.Faults
+    queue          pieces of speech that may wait before new utterances are refused with EngineBusy
+    stall_s        a worker that has work and makes nothing for so long is replaced
+
+    Raises ValueError for an unknown name or option. Entering raises EngineFailure when no worker starts, and
+    UnknownVoice for an unknown default voice.
+    """
+    if name not in _OPTIONS:
+        raise ValueError(f"there is no engine {name!r}; there are: {', '.join(ENGINES)}")
+    unknown = set(options or {}) - _OPTIONS[name]
+    if unknown:
+        known = ", ".join(sorted(_OPTIONS[name]))
+        raise ValueError(f"engine {name!r} has no option {', '.join(sorted(unknown))}; it has: {known}")
+    # Only here, because a worker imports this package too: asyncio would make each of its copies dearer.
+    from engines.pool import open_pool
+    from engines.schedule import Limits
+
+    return open_pool(
+        name,
+        dict(options or {}),
+        workers=min(2, os.cpu_count() or 1) if workers is None else workers,
+        default_voice=default_voice or _VOICES[name],
+        limits=Limits(queue=queue, stall_s=stall_s),
+    )

@@ -1,0 +1,67 @@
+"""An utterance, checked and cut into the requests that a worker understands."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from engines import sentences, ssml
+from engines.engine import UnsuitableUtterance, Utterance
+from engines.voices import Catalogue
+from engines.wire import Hello, Speak
+
+__all__ = ["MOST_CHARACTERS", "MOST_SSML_CHARACTERS", "RATES_HZ", "check", "pieces"]
+
+MOST_CHARACTERS: Final = 100_000
+"""A longer text is refused; it would take two hours to say."""
+
+MOST_SSML_CHARACTERS: Final = 20_000
+"""A longer document is refused, because it is spoken in one piece."""
+
+RATES_HZ: Final = (8000, 16000, 24000)
+_SLOWEST, _FASTEST = 0.5, 2.0
+
+
+def check(utterance: Utterance, hello: Hello, catalogue: Catalogue) -> None:
+    """Raise UnsuitableUtterance, saying what to change, when the engine cannot speak this."""
+    if utterance.rate_hz not in RATES_HZ:
+        raise UnsuitableUtterance(f"rate_hz is {utterance.rate_hz}; it is to be 8000, 16000 or 24000")
+    if not _SLOWEST <= utterance.speed <= _FASTEST:
+        raise UnsuitableUtterance(f"speed is {utterance.speed:g}; it is to be from {_SLOWEST} to {_FASTEST}")
+    if utterance.ssml and not hello.ssml:
+        raise UnsuitableUtterance(f"{hello.version} does not understand SSML; send plain text")
+    most = MOST_SSML_CHARACTERS if utterance.ssml else MOST_CHARACTERS
+    if len(utterance.text) > most:
+        kind = "an SSML document" if utterance.ssml else "a text"
+        raise UnsuitableUtterance(f"{kind} may have {most} characters, this one has {len(utterance.text)}; cut it up")
+    catalogue.resolve(utterance.voice, utterance.language)
+    if utterance.ssml:
+        ssml.rewrite(utterance.text)
+    elif not sentences.speakable(utterance.text):
+        raise UnsuitableUtterance("the text contains nothing to say: no letter, digit or symbol")
+
+
+def pieces(utterance: Utterance, hello: Hello, catalogue: Catalogue) -> Iterator[Speak]:
+    """The requests, in order, for an utterance that passed `check`; their ids are yet to be given."""
+    voice = catalogue.resolve(utterance.voice, utterance.language)
+
+    def request(text: str, *, last: bool) -> Speak:
+        return Speak(
+            id=0,
+            text=text,
+            ssml=utterance.ssml,
+            voice=voice,
+            speed=utterance.speed,
+            rate_hz=utterance.rate_hz,
+            last=last,
+        )
+
+    if utterance.ssml:
+        yield request(ssml.rewrite(utterance.text), last=True)
+        return
+    texts = sentences.split(utterance.text, enough=hello.piece_characters)
+    held = next(texts)
+    for text in texts:
+        yield request(held, last=False)
+        held = text
+    yield request(held, last=True)

@@ -1,0 +1,381 @@
+"""The host's side of the process boundary: worker processes, and the engine that they make together.
+
+schedule.py decides what happens; this file owns the processes, the sockets, the clock and the waiting.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from engines import pieces as cutting
+from engines.engine import EngineFailure, EngineState, Health, Pcm, Utterance, Voice
+from engines.schedule import Advanced, Limits, Piece, Schedule, Stuck
+from engines.voices import Catalogue
+from engines.wire import PACKET_SIZE, Failed, Hello, Message, Speak, WireError, decode, encode
+
+__all__ = ["WorkerPool", "open_pool"]
+
+START_TIMEOUT_S: Final = 30.0
+"""A worker that has not said Hello by then is killed. (A GPU engine loads gigabytes.)"""
+
+SETTLED_S: Final = 5.0
+"""A worker that lived so long did not die of its start."""
+
+FAILED_STARTS: Final = 3
+"""So many deaths in a row, on every seat, and the engine counts as failed."""
+
+LONGEST_BACKOFF_S: Final = 10.0
+WATCH_S: Final = 0.25
+
+PREFETCH_S: Final = 2.0
+"""When less of a piece than this is left to deliver, the next one is asked for."""
+
+_PACKETS_AT_ONCE: Final = 32
+
+
+class _Worker:
+    """A worker process and our end of its socket."""
+
+    def __init__(self, engine: str, options: Mapping[str, int | str]) -> None:
+        """Raises OSError when no process can be started."""
+        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            try:
+                # Its own session: Ctrl-C in the terminal is for the host alone.
+                self._process = subprocess.Popen(
+                    _command(engine, options, theirs.fileno()),
+                    env=_environment(),
+                    pass_fds=[theirs.fileno()],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    start_new_session=True,
+                )
+            except OSError:
+                self._socket.close()
+                raise
+        self._socket.setblocking(False)
+        self.pid = self._process.pid
+        self.exit_fd = os.pidfd_open(self.pid)
+        self.hello: asyncio.Future[Hello] = asyncio.get_running_loop().create_future()
+        self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def send(self, message: Message) -> None:
+        try:
+            self._socket.send(encode(message))
+        except OSError as error:
+            self.end(f"takes no messages ({error.strerror})")
+
+    def receive_into(self, buffer: memoryview) -> int | None:
+        """The length of the next packet; 0 at the end; None when there is none now."""
+        try:
+            return self._socket.recv_into(buffer)
+        except BlockingIOError:
+            return None
+        except OSError:
+            return 0
+
+    def end(self, reason: str) -> None:
+        """Whatever happened first is the reason."""
+        if not self.ended.done():
+            self.ended.set_result(reason)
+
+    def exit_status(self) -> str:
+        status = self._process.wait()
+        return f"exited with status {status}" if status >= 0 else f"was killed by signal {-status}"
+
+    async def close(self) -> None:
+        """Kill and bury it."""
+        self._socket.close()
+        self._process.kill()
+        loop = asyncio.get_running_loop()
+        exited = asyncio.Event()
+        loop.add_reader(self.exit_fd, exited.set)
+        try:
+            await exited.wait()
+        finally:
+            loop.remove_reader(self.exit_fd)
+            self._process.wait()
+            os.close(self.exit_fd)
+
+
+class _Crew:
+    """The workers, kept alive, and the schedule that they work through."""
+
+    def __init__(self, engine: str, options: Mapping[str, int | str], *, seats: int, limits: Limits) -> None:
+        self._engine = engine
+        self._options = options
+        self._loop = asyncio.get_running_loop()
+        self._schedule = Schedule(limits)
+        self._numbers = itertools.count(1)
+        self._workers: dict[int, _Worker] = {}  # those that said Hello
+        self._failures = [0] * seats  # deaths in a row
+        self._detail = ""
+        self._waiting: dict[Piece, asyncio.Event] = {}
+        self._buffer = memoryview(bytearray(PACKET_SIZE))
+        self.hello: asyncio.Future[Hello] = self._loop.create_future()
+        self.restarts = 0
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        return tuple(worker.pid for worker in self._workers.values())
+
+    def health(self, *, active: int) -> Health:
+        absent = EngineState.FAILED if self._failed else EngineState.STARTING
+        state = EngineState.READY if self._workers else absent
+        return Health(
+            state=state, detail=self._detail, workers=len(self._workers), restarts=self.restarts, active=active
+        )
+
+    @property
+    def _failed(self) -> bool:
+        return not self._workers and min(self._failures) >= FAILED_STARTS
+
+    async def keep(self, seat: int) -> None:
+        """Keep one worker alive, for ever."""
+        while True:
+            began = self._loop.time()
+            self._detail = await self._life_of_a_worker()
+            self.restarts += 1
+            settled = self._loop.time() - began >= SETTLED_S
+            self._failures[seat] = 0 if settled else self._failures[seat] + 1
+            if self._failed:
+                self._schedule.fail_all(f"the engine {self._engine} is down: {self._detail}")
+                self._settle()
+                if not self.hello.done():
+                    self.hello.set_exception(EngineFailure(f"{self._engine} does not start: {self._detail}"))
+            if self._failures[seat] > 1:
+                await asyncio.sleep(min(0.1 * 2 ** self._failures[seat], LONGEST_BACKOFF_S))
+
+    async def watch(self) -> None:
+        """Look after the workers that say nothing."""
+        while True:
+            await asyncio.sleep(WATCH_S)
+            self._schedule.handle_timer(self._loop.time())
+            self._settle()
+
+    async def _life_of_a_worker(self) -> str:
+        """From its start to its end; return what it died of."""
+        try:
+            worker = _Worker(self._engine, self._options)
+        except OSError as error:
+            return f"a worker process cannot be started: {error}"
+        number = next(self._numbers)
+        self._loop.add_reader(worker.fileno(), self._on_packets, number, worker)
+        self._loop.add_reader(worker.exit_fd, self._on_exit, number, worker)
+        try:
+            async with asyncio.timeout(START_TIMEOUT_S):
+                await _first(worker.hello, worker.ended)
+            reason = await worker.ended
+        except TimeoutError:
+            reason = f"did not start within {START_TIMEOUT_S:g} s"
+        finally:
+            self._loop.remove_reader(worker.fileno())
+            self._loop.remove_reader(worker.exit_fd)
+            self._workers.pop(number, None)
+            worker.hello.cancel()
+            await worker.close()
+        self._schedule.worker_lost(number, reason, self._loop.time())
+        self._settle()
+        return f"worker {worker.pid} {reason}"
+
+    def _on_exit(self, number: int, worker: _Worker) -> None:
+        self._on_packets(number, worker)  # its last words
+        self._loop.remove_reader(worker.exit_fd)
+        worker.end(worker.exit_status())
+
+    def _on_packets(self, number: int, worker: _Worker) -> None:
+        for _ in range(_PACKETS_AT_ONCE):
+            length = worker.receive_into(self._buffer)
+            if length is None:
+                break
+            if length == 0:
+                self._loop.remove_reader(worker.fileno())
+                self._loop.call_later(WATCH_S, worker.end, "closed its socket")  # unless its exit tells more
+                break
+            try:
+                self._on_message(number, worker, decode(bytes(self._buffer[:length])))
+            except WireError as error:
+                worker.end(f"said something that is {error}")
+                break
+        self._settle()
+
+    def _on_message(self, number: int, worker: _Worker, message: Message) -> None:
+        if isinstance(message, Failed) and not message.id:
+            worker.end(f"did not start: {message.message}")
+        elif isinstance(message, Hello) and not worker.hello.done():
+            worker.hello.set_result(message)
+            self._workers[number] = worker
+            self._schedule.worker_ready(number, message, self._loop.time())
+            if not self.hello.done():
+                self.hello.set_result(message)
+        else:
+            self._schedule.receive(number, message, self._loop.time())
+
+    def admit(self) -> None:
+        """Raise EngineFailure when there is nobody to speak, EngineBusy when too many wait."""
+        if self._failed:
+            raise EngineFailure(f"the engine {self._engine} is down: {self._detail}")
+        self._schedule.admit()
+
+    def ask(self, request: Speak, *, in_s: float) -> Piece:
+        """Have a piece spoken that will be heard in so many seconds."""
+        piece = self._schedule.ask(request, deadline=self._loop.time() + in_s)
+        self._waiting[piece] = asyncio.Event()
+        self._settle()
+        return piece
+
+    async def chunk(self, piece: Piece) -> bytes | None:
+        """The next chunk of a piece; None after the last. Raises EngineFailure."""
+        while True:
+            samples = self._schedule.take(piece, self._loop.time())
+            self._settle()
+            if samples is not None:
+                return samples
+            if piece.failure:
+                raise EngineFailure(piece.failure)
+            if piece.ended:
+                return None
+            self._waiting[piece].clear()
+            await self._waiting[piece].wait()
+
+    def drop(self, piece: Piece) -> None:
+        """Have the piece spoken no further."""
+        del self._waiting[piece]
+        self._schedule.drop(piece, self._loop.time())
+        self._settle()
+
+    def close(self) -> None:
+        self._schedule.fail_all(f"the engine {self._engine} was closed")
+        self._settle()
+        self.hello.cancel()
+
+    def _settle(self) -> None:
+        """Carry out what the schedule decided."""
+        for number, message in self._schedule.data_to_send():
+            if number in self._workers:
+                self._workers[number].send(message)
+        while event := self._schedule.next_event():
+            match event:
+                case Advanced(piece) if piece in self._waiting:
+                    self._waiting[piece].set()
+                case Stuck(number, detail) if number in self._workers:
+                    self._workers[number].end(detail)
+
+
+class WorkerPool:
+    """An `Engine` whose work is done by worker processes. Made by `open_pool`."""
+
+    def __init__(self, name: str, crew: _Crew, hello: Hello, catalogue: Catalogue) -> None:
+        self._name = name
+        self._crew = crew
+        self._hello = hello
+        self._catalogue = catalogue
+        self._active = 0
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    @property
+    def version(self) -> str:
+        return self._hello.version
+
+    @property
+    def worker_pids(self) -> tuple[int, ...]:
+        """Process ids of the workers that are ready."""
+        return self._crew.pids
+
+    def voices(self) -> Sequence[Voice]:
+        return self._catalogue.voices
+
+    def health(self) -> Health:
+        return self._crew.health(active=self._active)
+
+    def check(self, utterance: Utterance) -> None:
+        cutting.check(utterance, self._hello, self._catalogue)
+
+    async def synthesize(self, utterance: Utterance) -> AsyncGenerator[Pcm, None]:
+        self.check(utterance)
+        self._crew.admit()
+        requests = cutting.pieces(utterance, self._hello, self._catalogue)
+        self._active += 1
+        current: Piece | None = self._ask(requests, in_s=0.0)
+        following: Piece | None = None
+        try:
+            while current is not None:
+                while (samples := await self._crew.chunk(current)) is not None:
+                    if following is None and current.ended and current.ahead_s < PREFETCH_S:
+                        following = self._ask(requests, in_s=current.ahead_s)
+                    yield Pcm(samples, utterance.rate_hz)
+                self._crew.drop(current)
+                current, following = following or self._ask(requests, in_s=0.0), None
+        finally:
+            self._active -= 1
+            for piece in (current, following):
+                if piece is not None:
+                    self._crew.drop(piece)
+
+    def _ask(self, requests: Iterator[Speak], *, in_s: float) -> Piece | None:
+        request = next(requests, None)
+        return None if request is None else self._crew.ask(request, in_s=in_s)
+
+
+@contextlib.asynccontextmanager
+async def open_pool(
+    engine: str,
+    options: Mapping[str, int | str],
+    *,
+    workers: int,
+    default_voice: str = "",
+    limits: Limits | None = None,
+) -> AsyncIterator[WorkerPool]:
+    """Start `workers` processes for an engine that worker.py knows, and end them at exit.
+
+    Raises EngineFailure when none of them starts, UnknownVoice when there is no such default voice.
+    """
+    crew = _Crew(engine, options, seats=workers, limits=limits or Limits())
+    tasks = [asyncio.create_task(crew.keep(seat)) for seat in range(workers)]
+    tasks.append(asyncio.create_task(crew.watch()))
+    try:
+        hello = await crew.hello
+        voices = tuple(Voice(id=id, name=name, language=language) for id, name, language in hello.voices)
+        catalogue = Catalogue(voices, variants=hello.variants, languages=hello.languages, default=default_voice)
+        yield WorkerPool(engine, crew, hello, catalogue)
+    finally:
+        crew.close()
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        for task in tasks:
+            if not task.cancelled():
+                task.result()
+
+
+async def _first(*futures: asyncio.Future[Any]) -> None:
+    await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED)
+
+
+def _command(engine: str, options: Mapping[str, int | str], descriptor: int) -> list[str]:
+    # -P: the working directory is not searched for modules.
+    arguments = [engine, json.dumps(options), str(os.getpid()), str(descriptor)]
+    return [sys.executable, "-P", "-m", "engines.worker", *arguments]
+
+
+def _environment() -> dict[str, str]:
+    """The host's, with this package on the path, and without threads for linear algebra: a worker forks."""
+    here = str(Path(__file__).resolve().parent.parent)
+    path = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH", "")]))
+    return {**os.environ, "PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}

@@ -1,0 +1,188 @@
+"""What a host and its worker say to each other: one message in one packet of a SOCK_SEQPACKET socket pair.
+
+    packet = kind (1 byte) | request id (4 bytes, big endian; 0 where a message concerns no request) | body
+    body   = samples (PCM), or JSON in UTF-8 (every other kind that has one)
+
+The socket keeps packets whole, so several processes may write to it without a lock, and one that dies leaves no half
+message behind. A conversation:
+
+    host    worker
+         <- Hello                 once, when the worker can speak
+    Speak ->                      at most `Hello.concurrency` requests are open at a time
+         <- Chunk ...             samples as they are made
+         <- Done | Failed         ends the request
+    Cancel ->                     for an open request ...
+         <- Stopped               ... ends it too (or Done or Failed, when they crossed)
+    Ping -> <- Pong               at any time; a worker that does not answer is stuck
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+__all__ = [
+    "PACKET_SIZE",
+    "Cancel",
+    "Chunk",
+    "Done",
+    "Failed",
+    "Hello",
+    "Message",
+    "Ping",
+    "Pong",
+    "Speak",
+    "Stopped",
+    "WireError",
+    "decode",
+    "encode",
+]
+
+PACKET_SIZE: Final = 128 * 1024
+"""No packet is longer, in bytes; a receiver needs a buffer of this size."""
+
+_HEADER = struct.Struct("!BI")
+
+
+class WireError(Exception):
+    """The other side does not speak this protocol."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hello:
+    """The worker can speak.
+
+    version           of the engine, such as "espeak-ng 1.52.0"
+    concurrency       how many requests it takes at a time
+    ssml              whether it understands SSML
+    piece_characters  sentences are joined until a piece has so many characters
+    voices            [id, name, BCP 47 language] of each
+    variants          timbres that go with every voice, such as "f3"
+    languages         BCP 47 tag to the id of the voice that speaks it best
+    """
+
+    version: str
+    concurrency: int
+    ssml: bool
+    piece_characters: int
+    voices: tuple[tuple[str, str, str], ...]
+    variants: tuple[str, ...] = ()
+    languages: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Speak:
+    """Speak one piece of an utterance.
+
+    text        plain text, or an SSML document when `ssml` is true
+    voice       an id that the worker announced, with "+variant" or without
+    speed       relative to the voice's own
+    rate_hz     of the samples that are to come back
+    last        no piece follows, so no pause is wanted at the end
+    attempt     0, or how many times this piece was begun before
+    skip_bytes  samples at the start that were delivered already and are not to be sent again
+    """
+
+    id: int
+    text: str
+    ssml: bool
+    voice: str
+    speed: float
+    rate_hz: int
+    last: bool
+    attempt: int = 0
+    skip_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chunk:
+    """Signed 16-bit mono samples in native byte order."""
+
+    id: int
+    samples: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Done:
+    """Everything was said."""
+
+    id: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stopped:
+    """The request was cancelled; no chunk follows."""
+
+    id: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failed:
+    """The request broke. With id 0 the worker itself cannot start."""
+
+    id: int
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cancel:
+    """Stop speaking."""
+
+    id: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ping:
+    """Are you there?"""
+
+    id: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pong:
+    """Yes."""
+
+    id: int = 0
+
+
+Message = Hello | Speak | Chunk | Done | Stopped | Failed | Cancel | Ping | Pong
+
+_KINDS: dict[type[Message], int] = {
+    Hello: 1, Speak: 2, Chunk: 3, Done: 4, Stopped: 5, Failed: 6, Cancel: 7, Ping: 8, Pong: 9
+}  # fmt: skip
+_TYPES: dict[int, type[Message]] = {kind: message for message, kind in _KINDS.items()}
+
+
+def encode(message: Message) -> bytes:
+    """One packet. Raises WireError when it would be too long to travel."""
+    if isinstance(message, Chunk):
+        return _HEADER.pack(_KINDS[Chunk], message.id) + message.samples
+    fields = dataclasses.asdict(message)
+    identity = fields.pop("id", 0)
+    body = json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode() if fields else b""
+    packet = _HEADER.pack(_KINDS[type(message)], identity) + body
+    if len(packet) > PACKET_SIZE:
+        raise WireError(f"a message of {len(packet)} bytes does not fit into a packet of {PACKET_SIZE}")
+    return packet
+
+
+def decode(packet: bytes) -> Message:
+    """The message in a packet. Raises WireError."""
+    try:
+        kind, identity = _HEADER.unpack_from(packet)
+        body = packet[_HEADER.size :]
+        if kind == _KINDS[Chunk]:
+            return Chunk(id=identity, samples=body)
+        fields = json.loads(body) if body else {}
+        if kind == _KINDS[Hello]:
+            fields["voices"] = tuple(tuple(voice) for voice in fields["voices"])
+            fields["variants"] = tuple(fields["variants"])
+        else:
+            fields["id"] = identity
+        return _TYPES[kind](**fields)
+    except (struct.error, ValueError, KeyError, TypeError) as error:
+        raise WireError(f"not a message: {packet[:40]!r}") from error
