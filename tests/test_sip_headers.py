@@ -33,9 +33,22 @@ def test_names_compare_without_case_and_keep_their_usual_spelling() -> None:
 
 
 COMPACT = {
-    **{"v": "Via", "V": "Via", "f": "From", "t": "To", "m": "Contact", "i": "Call-ID", "c": "Content-Type"},
-    **{"l": "Content-Length", "e": "Content-Encoding", "k": "Supported", "s": "Subject", "r": "Refer-To"},
-    **{"b": "Referred-By", "x": "Session-Expires", "o": "Event", "u": "Allow-Events"},
+    "v": "Via",
+    "V": "Via",
+    "f": "From",
+    "t": "To",
+    "m": "Contact",
+    "i": "Call-ID",
+    "c": "Content-Type",
+    "l": "Content-Length",
+    "e": "Content-Encoding",
+    "k": "Supported",
+    "s": "Subject",
+    "r": "Refer-To",
+    "b": "Referred-By",
+    "x": "Session-Expires",
+    "o": "Event",
+    "u": "Allow-Events",
 }
 
 
