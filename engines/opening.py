@@ -34,7 +34,7 @@ def open_engine(
     """An engine, to be entered with `async with`, which starts its workers, and ends them at exit.
 
     name           "espeak" (speech), "tone" (a sine tone for tests, not speech)
-    workers        processes; None makes it one per processor, two at most
+    workers        processes; None makes it one per processor, two at most; 0 lets a tone sound without any
     default_voice  the voice behind "default"; "" leaves it to the engine
     options        espeak: espeak.Settings; tone: tone.Faults
     queue          pieces of speech that may wait before new utterances are refused with EngineBusy
@@ -50,6 +50,12 @@ def open_engine(
         known = ", ".join(sorted(_OPTIONS[name]))
         raise ValueError(f"engine {name!r} has no option {', '.join(sorted(unknown))}; it has: {known}")
     # Only here, because a worker imports this package too: asyncio would make each of its copies dearer.
+    if workers == 0:
+        if name != "tone":
+            raise ValueError(f"engine {name!r} needs at least one worker")
+        from engines.in_process import open_in_process
+
+        return open_in_process(dict(options or {}), default_voice=default_voice or _VOICES[name])
     from engines.pool import open_pool
     from engines.schedule import Limits
 

@@ -126,7 +126,7 @@ class _Crew:
         self._waiting: dict[Piece, asyncio.Event] = {}
         self._buffer = memoryview(bytearray(PACKET_SIZE))
         self.hello: asyncio.Future[Hello] = self._loop.create_future()
-        self.restarts = 0
+        self._restarts = 0
 
     @property
     def pids(self) -> tuple[int, ...]:
@@ -136,7 +136,11 @@ class _Crew:
         absent = EngineState.FAILED if self._failed else EngineState.STARTING
         state = EngineState.READY if self._workers else absent
         return Health(
-            state=state, detail=self._detail, workers=len(self._workers), restarts=self.restarts, active=active
+            state=state,
+            detail=self._detail if len(self._workers) < len(self._failures) else "",
+            workers=len(self._workers),
+            restarts=self._restarts,
+            active=active,
         )
 
     @property
@@ -148,7 +152,7 @@ class _Crew:
         while True:
             began = self._loop.time()
             self._detail = await self._life_of_a_worker()
-            self.restarts += 1
+            self._restarts += 1
             settled = self._loop.time() - began >= SETTLED_S
             self._failures[seat] = 0 if settled else self._failures[seat] + 1
             if self._failed:
@@ -157,7 +161,7 @@ class _Crew:
                 if not self.hello.done():
                     self.hello.set_exception(EngineFailure(f"{self._engine} does not start: {self._detail}"))
             if self._failures[seat] > 1:
-                await asyncio.sleep(min(0.1 * 2 ** self._failures[seat], LONGEST_BACKOFF_S))
+                await asyncio.sleep(min(0.1 * 2 ** min(self._failures[seat], 10), LONGEST_BACKOFF_S))
 
     async def watch(self) -> None:
         """Look after the workers that say nothing."""
@@ -232,7 +236,7 @@ class _Crew:
 
     def ask(self, request: Speak, *, in_s: float) -> Piece:
         """Have a piece spoken that will be heard in so many seconds."""
-        piece = self._schedule.ask(request, deadline=self._loop.time() + in_s)
+        piece = self._schedule.ask(request, self._loop.time(), in_s=in_s)
         self._waiting[piece] = asyncio.Event()
         self._settle()
         return piece

@@ -177,15 +177,13 @@ class Schedule:
         if self._waiting >= self._limits.queue:
             slots = sum(worker.slots for worker in self._workers.values()) or 1
             wait_s = self._waiting * self._piece_s / slots
-            raise EngineBusy(
-                f"{self._waiting} pieces of speech are waiting to be made", retry_after_s=max(1.0, wait_s)
-            )
+            raise EngineBusy(f"{self._waiting} pieces of speech are waiting to be made", retry_after_s=max(1.0, wait_s))
 
-    def ask(self, request: Speak, *, deadline: float) -> Piece:
-        """Queue a piece; its id is given here. It should begin to be heard at `deadline`."""
-        piece = Piece(request=request, deadline=deadline)
+    def ask(self, request: Speak, now: float, *, in_s: float = 0.0) -> Piece:
+        """Queue a piece that will begin to be heard in `in_s` seconds; its id is given here."""
+        piece = Piece(request=request, deadline=now + in_s)
         self._enqueue(piece)
-        self._assign(deadline)
+        self._assign(now)
         return piece
 
     def take(self, piece: Piece, now: float) -> bytes | None:

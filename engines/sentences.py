@@ -59,14 +59,10 @@ _END = re.compile(
 
 # "J.", "U.S.", "e.g.", "p.m.": a full stop after single letters ends no sentence, nor after an ordinal ("3. Oktober").
 _INITIALS_OR_ORDINAL = re.compile(r"(?:\w\.)*\w|\d\d")
-_ABBREVIATIONS = frozenset(
-    {
-        "adm", "approx", "apt", "art", "assoc", "ave", "bros", "bzw", "ca", "capt", "cf", "co", "col", "corp",
-        "dept", "dipl", "dr", "ed", "est", "etc", "ext", "fig", "fr", "gen", "gov", "hon", "hr", "inc", "ing",
-        "jr", "lt", "ltd", "maj", "max", "mgr", "min", "mlle", "mme", "mr", "mrs", "ms", "mt", "no", "nos",
-        "nr", "op", "pp", "prof", "rep", "rev", "sen", "sgt", "sr", "sra", "srta", "st", "str", "tel", "univ",
-        "usw", "vgl", "vol", "vs", "zb"
-    }
+_ABBREVIATION = re.compile(
+    r"adm|approx|apt|art|assoc|ave|bros|bzw|ca|capt|cf|co|col|corp|dept|dipl|dr|ed|est|etc|ext"
+    r"|fig|fr|gen|gov|hon|hr|inc|ing|jr|lt|ltd|maj|max|mgr|min|mlle|mme|mr|mrs|ms|mt|no|nos"
+    r"|nr|op|pp|prof|rep|rev|sen|sgt|sr|sra|srta|st|str|tel|univ|usw|vgl|vol|vs|zb"
 )
 _LAST_WORD = re.compile(r"[\w.]*$")
 
@@ -158,7 +154,7 @@ def _abbreviates(text: str, stop: int, following: int) -> bool:
         return False
     before = _LAST_WORD.search(text[max(0, stop - 12) : stop])
     word = before[0].lower() if before else ""
-    return word in _ABBREVIATIONS or _INITIALS_OR_ORDINAL.fullmatch(word) is not None
+    return bool(_ABBREVIATION.fullmatch(word) or _INITIALS_OR_ORDINAL.fullmatch(word))
 
 
 def _between_characters(text: str, most: int) -> int:

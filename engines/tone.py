@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from engines.wire import Hello, Speak
 
-__all__ = ["Faults", "Tone", "samples"]
+__all__ = ["Crash", "Faults", "Tone", "samples"]
 
 CHARACTER_MS = 60
 PAUSE_MS = 150
@@ -26,6 +26,10 @@ BLOCK_MS = 60
 AMPLITUDE = 8000
 
 _VOICES = {"tone-440": 440.0, "tone-880": 880.0, "tone-1000": 1000.0}
+
+
+class Crash(Exception):
+    """The engine was told to die here."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +63,7 @@ def samples(text: str, *, voice: str = "tone-440", speed: float = 1.0, rate_hz: 
 
 
 class Tone:
-    """The test engine in its worker."""
+    """The test engine itself: in a worker process, or in the host's (in_process.py)."""
 
     def __init__(self, faults: Faults) -> None:
         self._faults = faults
@@ -78,14 +82,23 @@ class Tone:
         return rate_hz
 
     def speak(self, piece: Speak, emit: Callable[[bytes], None]) -> None:
+        try:
+            for wait_s, block in self.script(piece):
+                time.sleep(wait_s)
+                emit(block)
+        except Crash:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def script(self, piece: Speak) -> Iterator[tuple[float, bytes]]:
+        """(seconds to wait, samples) in order. Raises Crash where the engine is to die."""
         faults = self._faults if self._faults.word in piece.text else Faults()
-        time.sleep(faults.delay_ms / 1000)
         tone = samples(piece.text, voice=piece.voice, speed=piece.speed, rate_hz=piece.rate_hz)
         block = BLOCK_MS * piece.rate_hz // 1000
         for start in range(0, len(tone), block):
             made_ms = start * 1000 // piece.rate_hz
             if 0 <= faults.crash_at_ms <= made_ms and piece.attempt < faults.crashes:
-                os.kill(os.getpid(), signal.SIGKILL)
+                raise Crash
+            wait_ms = faults.delay_ms if start == 0 else 0
             if made_ms <= faults.gap_at_ms < made_ms + BLOCK_MS:
-                time.sleep(faults.gap_ms / 1000)
-            emit(tone[start : start + block].tobytes())
+                wait_ms += faults.gap_ms
+            yield wait_ms / 1000, tone[start : start + block].tobytes()

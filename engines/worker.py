@@ -53,9 +53,9 @@ from engines.wire import (
 __all__ = ["main"]
 
 FIRST_CHUNK_MS: Final = 120
-CHUNK_MS: Final = 400
-"""The first chunk of a piece is short, so that it arrives early; the later ones are long, because each has its cost.
-Of the first one the resampler keeps up to 85 ms back until more comes."""
+LONGEST_CHUNK_MS: Final = 960
+"""The first chunk of a piece is short, so that it arrives early; each later one is twice as long as the one before,
+because each has its cost. Of the first one the resampler keeps up to 85 ms back until more comes."""
 
 _FAILURE_REPORTED: Final = 3
 _PR_SET_PDEATHSIG: Final = 1
@@ -89,12 +89,12 @@ class _Outlet:
             else soxr.ResampleStream(source_rate_hz, piece.rate_hz, 1, dtype="float32", quality="HQ")
         )
         self._held = bytearray()
-        self._wanted_bytes = FIRST_CHUNK_MS * source_rate_hz * 2 // 1000
+        self._wanted_ms = FIRST_CHUNK_MS
 
     def write(self, samples: bytes) -> None:
         self._held += samples
-        if len(self._held) >= self._wanted_bytes:
-            self._wanted_bytes = CHUNK_MS * self._source_rate_hz * 2 // 1000
+        if len(self._held) * 1000 >= self._wanted_ms * self._source_rate_hz * 2:
+            self._wanted_ms = min(2 * self._wanted_ms, LONGEST_CHUNK_MS)
             self._send(last=False)
 
     def finish(self) -> None:
@@ -161,10 +161,18 @@ class _Worker:
 
     def _fork(self, piece: Speak) -> None:
         worker = os.getpid()
-        pid = os.fork()
+        try:
+            pid = os.fork()
+        except OSError as error:
+            self._send(Failed(id=piece.id, message=f"the worker cannot be copied: {error}"))
+            return
         if pid == 0:
-            _die_with(worker)
-            os._exit(self._speak(piece))
+            status = 1
+            try:
+                _die_with(worker)
+                status = self._speak(piece)
+            finally:
+                os._exit(status)
         descriptor = os.pidfd_open(pid)
         self._copies[descriptor] = (pid, piece.id)
         self._poll.register(descriptor, select.POLLIN)
