@@ -11,22 +11,7 @@ srtp_protect and srtp_unprotect: `length` goes in and comes out, 0 is success.
 
 from libc.stdint cimport int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
-
-cdef extern from "<netinet/in.h>" nogil:
-    cdef struct in_addr:
-        uint32_t s_addr
-    cdef struct in6_addr:
-        uint8_t s6_addr[16]
-    cdef struct sockaddr:
-        uint16_t sa_family
-    cdef struct sockaddr_in:
-        uint16_t sin_family
-        uint16_t sin_port
-        in_addr sin_addr
-    cdef struct sockaddr_in6:
-        uint16_t sin6_family
-        uint16_t sin6_port
-        in6_addr sin6_addr
+from rtp._posix cimport sockaddr, sockaddr_in, sockaddr_in6
 
 
 cdef extern from *:
@@ -148,7 +133,7 @@ cdef struct peer_t:              # what `connect` says
     bint alaw
     int16_t telephone_event      # payload types, -1 for none
     int16_t comfort_noise
-    int32_t ptime_ms
+    int16_t ptime_ms
     bint latch
     bint rtcp_mux
     int64_t timeout_ms           # of media, 0 for never
@@ -185,55 +170,64 @@ cdef struct slot_t:
 
 
 cdef struct line_t:
+    # What a frame's way through the plane touches stands together: the cache lines of a stream are cold after 20 ms.
+    # The plane's: the grid.
+    line_t *before               # in the slot of the wheel
+    line_t *after
+    int64_t due_ms               # of the next frame, on the worker's clock
+    worker_t *worker             # set once
+    int64_t heard_ms             # when the peer was last heard
+    uint8_t running              # the grid was started
+    uint8_t held
+    uint8_t connected            # the socket, to the target
+    uint8_t timed_out
+    uint8_t silence
+    uint8_t payload_type
+    uint8_t alaw
+    uint8_t talk                 # talk_t
+    uint8_t sent                 # frame_t of the slot before
+    int16_t ptime_ms
+    int16_t frame                # octets
+    uint16_t sequence
+    # Both sides'.
+    int32_t wants_room           # set by the producer, taken by the plane
+    int32_t wants_end
+    int32_t wants_audio
+    uint64_t head                # blocks published; written by the producer
+    uint64_t ended               # one past the last block that ends an utterance; written by the producer
+    uint64_t tail                # generation << 48 | blocks consumed; either side moves it by compare and swap
+    uint64_t generation          # the plane's: of the tail that `talk` belongs to
     # Set once.
-    worker_t *worker
-    uint32_t id
-    int fd
-    int rtcp_fd
-    uint32_t ssrc
     uint64_t blocks              # of the ring, RESERVE included
     uint64_t start_blocks        # how much of an utterance must be there before it is heard
     uint64_t low_blocks          # a waiting writer is woken at this filling
     uint8_t *codes               # the ring: `blocks` of BLOCK octets
     uint8_t *tags                # and what each block is: ALAW, LAST, EMPTY
+    int fd
+    uint32_t ssrc
     transform_t protect          # NULL: off
-    transform_t unprotect
-    void *context
+    # The plane's: where packets go.
+    uint32_t offset              # of the media clock: timestamp = offset + 8 * due_ms
+    address_t target             # as signalled, or as latched
+    command_t *dialling          # the DIAL commands being carried out
+    playout_t *playout           # NULL: nobody listens
+    int64_t timeout_ms           # of media, 0 for never
+    int64_t counts[COUNTS]
+    uint32_t dial_origin
 
     # The producer's.
     uint32_t filling             # octets already in the block at `head`
     bint uttering                # something was written since the last end()
     bint writes_alaw             # the law that it encodes with
 
-    # Both sides'.
-    uint64_t head                # blocks published; written by the producer
-    uint64_t ended               # one past the last block that ends an utterance; written by the producer
-    uint64_t tail                # generation << 48 | blocks consumed; either side moves it by compare and swap
-    int32_t wants_room           # set by the producer, taken by the plane
-    int32_t wants_end
-    int32_t wants_audio
-    int32_t removed              # the plane has let go of it
-
-    # The plane's: what is sent.
-    line_t *before               # in the slot of the wheel
-    line_t *after
-    bint running                 # the grid was started
-    bint held
-    int64_t due_ms               # of the next frame, on the worker's clock
-    uint32_t offset              # of the media clock: timestamp = offset + 8 * due_ms
-    uint16_t sequence
-    talk_t talk
-    uint64_t generation          # of the tail that `talk` belongs to
-    frame_t sent                 # in the slot before
-    uint32_t dial_origin
-    command_t *dialling          # the DIAL commands being carried out
-    peer_t peer
-    uint8_t silence
-    int32_t frame                # octets
-    address_t target             # where packets go: as signalled, or as latched
-    bint connected               # the socket, to the target
+    # Set once.
+    uint32_t id
+    int rtcp_fd
+    transform_t unprotect
+    void *context
 
     # The plane's: what is received.
+    peer_t peer
     latch_t latch
     int64_t opened_ms            # when `connect` opened the latch
     bint sourced                 # there is a source's address
@@ -251,13 +245,8 @@ cdef struct line_t:
     bint timed
     uint32_t transit             # timestamp units
     uint32_t jitter              # timestamp units, 16 times
-    int64_t heard_ms             # when the peer was last heard
-    bint timed_out
     int64_t notice_second
     int32_t notices
-    playout_t *playout           # NULL: nobody listens
-
-    int64_t counts[COUNTS]
 
 
 cdef struct worker_t:

@@ -27,114 +27,26 @@ from libc.string cimport memcmp, memcpy, memset
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 from posix.unistd cimport close, read, write
 
+from rtp._posix cimport (
+    AF_INET, AF_INET6, AF_UNSPEC, CMSG_DATA, CMSG_FIRSTHDR, EFD_CLOEXEC, EFD_NONBLOCK, EPOLL_CLOEXEC, EPOLL_CTL_ADD,
+    EPOLL_CTL_DEL, EPOLL_CTL_MOD, EPOLLET, EPOLLIN, MSG_DONTWAIT, MSG_TRUNC, SCHED_FIFO, SCM_TIMESTAMPNS, SIG_SETMASK,
+    SO_TIMESTAMPNS, SOL_SOCKET, TIMER_ABSTIME, acquire, aligned_alloc, clock_nanosleep, cmsghdr, connect_socket,
+    epoll_create1, epoll_ctl, epoll_event, epoll_wait, eventfd, htons, increase, inet_ntop, inet_pton, iovec, mmsghdr,
+    ntohs, prefetch, pthread_create, pthread_join, pthread_setname_np, pthread_setschedparam, pthread_sigmask, pthread_t,
+    recvmmsg, release, replace, sched_param, send, sendto, setsockopt, settle, settle_word, settled, settled_word,
+    sigfillset, sigset_t, sockaddr, sockaddr_in, sockaddr_in6, take,
+)
+
 from rtp import g711
 from rtp.packet import LocalProtocolError
 
 __all__ = ["Line", "Plane"]
 
 
-cdef extern from "<pthread.h>" nogil:
-    ctypedef struct pthread_t:
-        pass
-    cdef struct sched_param:
-        int sched_priority
-    int pthread_create(pthread_t *thread, const void *attributes, void *(*body)(void *) noexcept nogil, void *argument)
-    int pthread_join(pthread_t thread, void **result)
-    int pthread_setschedparam(pthread_t thread, int policy, const sched_param *parameter)
-    int SCHED_FIFO
-
-
-cdef extern from "<time.h>" nogil:
-    int clock_nanosleep(int clock, int flags, const timespec *until, timespec *left)
-    int TIMER_ABSTIME
-
-
-cdef extern from "<arpa/inet.h>" nogil:
-    uint16_t htons(uint16_t value)
-    uint16_t ntohs(uint16_t value)
-    int inet_pton(int family, const char *text, void *address)
-    const char *inet_ntop(int family, const void *address, char *text, unsigned size)
-
-
-cdef extern from "<sys/uio.h>" nogil:
-    cdef struct iovec:
-        void *iov_base
-        size_t iov_len
-
-
-cdef extern from "<sys/socket.h>" nogil:
-    int AF_UNSPEC, AF_INET, AF_INET6
-    int MSG_DONTWAIT, MSG_TRUNC
-    int SOL_SOCKET, SO_TIMESTAMPNS, SCM_TIMESTAMPNS
-    cdef struct msghdr:
-        void *msg_name
-        unsigned msg_namelen
-        iovec *msg_iov
-        size_t msg_iovlen
-        void *msg_control
-        size_t msg_controllen
-        int msg_flags
-    cdef struct mmsghdr:
-        msghdr msg_hdr
-        unsigned msg_len
-    cdef struct cmsghdr:
-        int cmsg_level
-        int cmsg_type
-    cmsghdr *CMSG_FIRSTHDR(msghdr *message)
-    cmsghdr *CMSG_NXTHDR(msghdr *message, cmsghdr *header)
-    void *CMSG_DATA(cmsghdr *header)
-    int connect_socket "connect"(int fd, const sockaddr *address, unsigned size)
-    ssize_t send(int fd, const void *data, size_t size, int flags)
-    ssize_t sendto(int fd, const void *data, size_t size, int flags, const sockaddr *address, unsigned address_size)
-    int recvmmsg(int fd, mmsghdr *messages, unsigned count, int flags, timespec *timeout)
-    int setsockopt(int fd, int level, int name, const void *value, unsigned size)
-
-
-cdef extern from "<sys/eventfd.h>" nogil:
-    int eventfd(unsigned value, int flags)
-    int EFD_NONBLOCK, EFD_CLOEXEC
-
-
-cdef extern from "<sys/epoll.h>" nogil:
-    ctypedef union epoll_data_t:
-        void *ptr
-    cdef struct epoll_event:
-        uint32_t events
-        epoll_data_t data
-    int epoll_create1(int flags)
-    int epoll_ctl(int epoll, int operation, int fd, epoll_event *event)
-    int epoll_wait(int epoll, epoll_event *events, int room, int timeout_ms)
-    int EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_MOD, EPOLL_CTL_DEL
-    uint32_t EPOLLIN, EPOLLET
-
-
 cdef extern from *:
-    # Acquire and release order what one side writes before it publishes and the other reads after it looks. A flag that
-    # says "I wait" and the state that it waits for are written by different sides, so both need the total order.
-    """
-    #define acquire(word) __atomic_load_n(word, __ATOMIC_ACQUIRE)
-    #define release(word, value) __atomic_store_n(word, value, __ATOMIC_RELEASE)
-    #define settle(word, value) __atomic_store_n(word, value, __ATOMIC_SEQ_CST)
-    #define settled(word) __atomic_load_n(word, __ATOMIC_SEQ_CST)
-    #define take(word, value) __atomic_exchange_n(word, value, __ATOMIC_SEQ_CST)
-    #define increase(word, value) __atomic_add_fetch(word, value, __ATOMIC_SEQ_CST)
-
-    /* Puts `value` where `*expected` is; otherwise says in `*expected` what is there. */
-    #define replace(word, expected, value) \
-        __atomic_compare_exchange_n(word, expected, value, 0, __ATOMIC_SEQ_CST, __ATOMIC_ACQUIRE)
-    """
-    uint64_t acquire(uint64_t *word) nogil
-    uint64_t settled_word "settled"(uint64_t *word) nogil
-    void settle_word "settle"(uint64_t *word, uint64_t value) nogil
-    void release(uint64_t *word, uint64_t value) nogil
-    void settle(int32_t *word, int32_t value) nogil
-    int32_t settled(int32_t *word) nogil
-    int32_t take(int32_t *word, int32_t value) nogil
-    int32_t increase(int32_t *word, int32_t value) nogil
-    command_t *take_commands "take"(command_t **word, command_t *value) nogil
-    command_t *newest_command "settled"(command_t **word) nogil
-    bint replace(uint64_t *word, uint64_t *expected, uint64_t value) nogil
-    bint replace_command "replace"(command_t **word, command_t **expected, command_t *value) nogil
+    command_t *take_commands "shared_take"(command_t **word, command_t *value) nogil
+    command_t *newest_command "shared_settled"(command_t **word) nogil
+    bint replace_command "shared_replace"(command_t **word, command_t **expected, command_t *value) nogil
 
 
 cdef enum:
@@ -146,6 +58,7 @@ cdef enum:
     STATIC_PCMU = 0              # RFC 3551 table 4
     STATIC_PCMA = 8
     COMFORT_NOISE = 13           # RFC 3389
+    HOT = 512                    # octets of a line that a frame's way through the plane touches
     # Rules.
     SLOTS_AT_ONCE = 2
     PROBATION = 3                # consecutive packets until a source is believed
@@ -248,10 +161,10 @@ cdef inline void sleep_until(int64_t then_ns) noexcept nogil:
 
 cdef void burden(worker_t *worker, line_t *line, int change) noexcept nogil:
     """Add a line's frames to the load of its phase's slots, or take them off."""
-    cdef int64_t at = line.due_ms % line.peer.ptime_ms
+    cdef int64_t at = line.due_ms % line.ptime_ms
     while at < WHEEL:
         worker.load[at] += change
-        at += line.peer.ptime_ms
+        at += line.ptime_ms
 
 
 cdef int64_t least_burdened(worker_t *worker, int64_t from_ms, int32_t ptime_ms) noexcept nogil:
@@ -446,9 +359,9 @@ cdef inline void take_block(line_t *line, uint64_t block, uint8_t *out) noexcept
     """Copy a block, into the law that is spoken now if it was written in the other one."""
     cdef const uint8_t *codes = line.codes + block * BLOCK
     cdef bint alaw = (line.tags[block] & ALAW) != 0
-    cdef const uint8_t *table = from_other[line.peer.alaw]
+    cdef const uint8_t *table = from_other[line.alaw]
     cdef int at
-    if alaw == line.peer.alaw:
+    if alaw == line.alaw:
         memcpy(out, codes, BLOCK)
     else:
         for at in range(BLOCK):
@@ -517,7 +430,7 @@ cdef bint dial(line_t *line) noexcept nogil:
         marker = line.sent == NOTHING
         memset(payload, line.silence, line.frame)
         tally(line, SILENCE)
-        dispatch(line, line.peer.payload_type, media_clock(line), marker, line.frame)
+        dispatch(line, line.payload_type, media_clock(line), marker, line.frame)
     dialling.sent += 1
     if dialling.sent == dialling.tones:
         line.dialling = dialling.next
@@ -526,14 +439,15 @@ cdef bint dial(line_t *line) noexcept nogil:
 
 
 cdef void speak(line_t *line) noexcept nogil:
-    cdef frame_t frame, before = line.sent
+    cdef frame_t frame
+    cdef uint8_t before = line.sent
     if dial(line):
         return
     frame = next_frame(line, line.worker.packet + HEADER)
     tally(line, frame)
     # RFC 3551 section 4.1: a talkspurt begins with a marker.
     dispatch(
-        line, line.peer.payload_type, media_clock(line), before == NOTHING or (frame == SPEECH and before != SPEECH), line.frame
+        line, line.payload_type, media_clock(line), before == NOTHING or (frame == SPEECH and before != SPEECH), line.frame
     )
 
 
@@ -549,21 +463,21 @@ cdef void observe_lateness(worker_t *worker, int64_t late_ns) noexcept nogil:
 cdef void serve(line_t *line, int64_t now_ms, int64_t now_ns) noexcept nogil:
     """Do what is due on a line at `now_ms`; `now_ns` is the same instant, or a little later."""
     cdef worker_t *worker = line.worker
-    cdef int64_t slots = 1 + (now_ms - line.due_ms) // line.peer.ptime_ms
+    cdef int64_t slots = 1 + (now_ms - line.due_ms) // line.ptime_ms
     cdef uint64_t filling
     if line.held:
         line.sent = NOTHING
-        line.due_ms += slots * line.peer.ptime_ms
+        line.due_ms += slots * line.ptime_ms
     else:
         observe_lateness(worker, now_ns - worker.epoch_ns - line.due_ms * NS_PER_MS)
         if slots > SLOTS_AT_ONCE:
             line.counts[SKIPPED_FRAMES] += slots - SLOTS_AT_ONCE
-            line.due_ms += (slots - SLOTS_AT_ONCE) * line.peer.ptime_ms
+            line.due_ms += (slots - SLOTS_AT_ONCE) * line.ptime_ms
             line.sent = NOTHING
             slots = SLOTS_AT_ONCE
         while slots:
             speak(line)
-            line.due_ms += line.peer.ptime_ms
+            line.due_ms += line.ptime_ms
             slots -= 1
         if settled(&line.wants_room):
             filling = acquire(&line.head) - (acquire(&line.tail) & POSITION)
@@ -571,10 +485,27 @@ cdef void serve(line_t *line, int64_t now_ms, int64_t now_ns) noexcept nogil:
                 post_to_waiting(line, ROOM, &line.wants_room)
         if settled(&line.wants_end) and acquire(&line.head) == (acquire(&line.tail) & POSITION):
             post_to_waiting(line, DRAINED, &line.wants_end)
-        if line.peer.timeout_ms and not line.timed_out and now_ms - line.heard_ms >= line.peer.timeout_ms:
+        if line.timeout_ms and not line.timed_out and now_ms - line.heard_ms >= line.timeout_ms:
             line.timed_out = post(line, TIMED_OUT, now_ms - line.heard_ms, now_ns, NULL, NULL, 0)
     if line.playout != NULL:
         fill_quiet(line, now_ms)
+
+
+cdef inline void fetch_ahead(const line_t *line) noexcept nogil:
+    """Have the memory that serving a line touches on its way while the line before it is in the kernel."""
+    cdef const uint8_t *memory = <const uint8_t *>line
+    cdef int at
+    for at in range(0, HOT, 64):
+        prefetch(memory + at)
+
+
+cdef inline void fetch_frame_ahead(const line_t *line) noexcept nogil:
+    cdef uint64_t block = (line.tail & POSITION) % line.blocks
+    cdef const uint8_t *codes = line.codes + block * BLOCK
+    cdef int at
+    for at in range(0, line.frame + 64, 64):
+        prefetch(codes + at)
+    prefetch(line.tags + block)
 
 
 cdef void serve_all(worker_t *worker, int64_t now_ns) noexcept nogil:
@@ -592,6 +523,10 @@ cdef void serve_all(worker_t *worker, int64_t now_ns) noexcept nogil:
         worker.wheel[at_ms % WHEEL].first = worker.wheel[at_ms % WHEEL].last = NULL
         while line != NULL:
             after = line.after
+            if after != NULL:
+                fetch_frame_ahead(after)
+                if after.after != NULL:
+                    fetch_ahead(after.after)
             if line.due_ms <= now_ms:  # otherwise it was served a moment ago and hung here by the wheel's going round
                 serve(line, now_ms, clock_ns() if worker.threaded else now_ns)
             hang(worker, line)
@@ -832,9 +767,9 @@ cdef void drain(worker_t *worker, line_t *line, bint rtcp, int64_t now_ns) noexc
             stamp = <timespec *>CMSG_DATA(control)
             arrival_ns = stamp.tv_sec * 1_000_000_000 + stamp.tv_nsec
         receive(line, worker.received[at], messages[at].msg_len, &sources[at], arrival_ns, now_ms, now_ns)
-    if count < 0 and errno != EAGAIN:
-        line.counts[RECEIVE_ERRORS] += 1
     if count == BATCH or (count < 0 and errno != EAGAIN):
+        if count < 0:
+            line.counts[SEND_REFUSED if errno == ECONNREFUSED else RECEIVE_ERRORS] += 1
         # There may be more, and the edge has been seen: ask for another one.
         event.events = EPOLLIN | EPOLLET
         event.data.ptr = <void *>(<intptr_t>line | rtcp)
@@ -940,10 +875,12 @@ cdef void aim(line_t *line, const peer_t *peer, int64_t now_ms) noexcept nogil:
     if line.running:
         burden(worker, line, -1)
     line.peer = peer[0]
+    line.ptime_ms = peer.ptime_ms
     if line.running:
         burden(worker, line, 1)
-    line.silence = silences[peer.alaw]
+    line.payload_type, line.alaw, line.silence = peer.payload_type, peer.alaw, silences[peer.alaw]
     line.frame = 8 * peer.ptime_ms
+    line.timeout_ms = peer.timeout_ms
     line.latch = OPEN
     line.opened_ms = now_ms
     line.probation.packets = 0
@@ -991,7 +928,7 @@ cdef bint obey(worker_t *worker, command_t *command, int64_t now_ms) noexcept no
     if command.order == CONNECT:
         aim(line, &command.peer, now_ms)
     elif command.order == START:
-        line.due_ms = least_burdened(worker, max(now_ms, worker.next_ms), line.peer.ptime_ms)
+        line.due_ms = least_burdened(worker, max(now_ms, worker.next_ms), line.ptime_ms)
         line.offset = line.offset - <uint32_t>(8 * line.due_ms)
         line.running = True
         line.heard_ms = now_ms
@@ -1141,8 +1078,7 @@ cdef class Plane:
         parameter.sched_priority = priority
         self.realtime = realtime and threads > 0
         for at in range(threads):
-            if pthread_create(&self.threads[at], NULL, work, self.workers[at]) != 0:
-                self.close()
+            if not self._begin(&self.threads[at], self.workers[at]):
                 raise OSError("no thread left for the media plane")
             self.thread_count += 1
             if self.realtime:
@@ -1158,6 +1094,18 @@ cdef class Plane:
         free(self.threads)
         if self.notify >= 0:
             close(self.notify)
+
+    cdef bint _begin(self, pthread_t *thread, worker_t *worker) noexcept:
+        """Begin a thread in which no signal of the process is handled."""
+        cdef sigset_t all, before
+        cdef bint begun
+        sigfillset(&all)
+        pthread_sigmask(SIG_SETMASK, &all, &before)
+        begun = pthread_create(thread, NULL, work, worker) == 0
+        pthread_sigmask(SIG_SETMASK, &before, NULL)
+        if begun:
+            pthread_setname_np(thread[0], b"rtp-plane")
+        return begun
 
     cdef void _join(self) noexcept:
         cdef uint64_t one = 1
@@ -1313,9 +1261,11 @@ cdef class Line:
 
     cdef make(self, worker_t *worker, int fd, int rtcp_fd, uint64_t capacity, uint64_t start):
         cdef uint64_t blocks = capacity + RESERVE
-        self.it = <line_t *>calloc(1, sizeof(line_t) + blocks * (BLOCK + 1))
+        cdef size_t size = (sizeof(line_t) + blocks * (BLOCK + 1) + 63) & ~<size_t>63  # whole cache lines
+        self.it = <line_t *>aligned_alloc(64, size)
         if self.it == NULL:
             raise MemoryError
+        memset(self.it, 0, size)
         self.it.worker, self.it.id, self.it.fd, self.it.rtcp_fd = worker, self.id, fd, rtcp_fd
         self.it.blocks, self.it.start_blocks, self.it.low_blocks = blocks, start, 2 * capacity // 5
         self.it.codes = <uint8_t *>self.it + sizeof(line_t)

@@ -90,12 +90,12 @@ class Counts:
     skipped_frames    slots that passed without a packet because the plane itself was late
     played_ms         how much of what was written has been sent
     send_blocked      packets that a full socket buffer refused
-    send_refused      ICMP errors that came back
+    send_refused      ICMP errors that came back (the kernel tells once the peer's address is latched)
     send_failed       packets that could not be sent for any other reason
     packets_received  of the peer, accepted; octets_received are of their payload
     lost              of the peer's packets, by their sequence; negative when repeats outnumber losses
     reordered, duplicates, invalid, strangers, sources     as in session.Received
-    receive_errors    of the sockets, ICMP errors among them
+    receive_errors    of the sockets, ICMP errors apart
     notices_dropped   telephone events and RTCP that came in too fast
     audio_dropped     frames of the peer's audio that nobody took in time
     """
