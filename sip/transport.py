@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import ipaddress
 import socket
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -43,7 +42,7 @@ def _verb(verb: Callable[Concatenate[Agent, float, P], R]) -> Callable[Concatena
         self.flush()
         return result
 
-    functools.update_wrapper(perform, verb)
+    perform.__name__, perform.__qualname__, perform.__doc__ = verb.__name__, f"Transport.{verb.__name__}", verb.__doc__
     return perform
 
 

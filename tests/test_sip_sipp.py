@@ -1,0 +1,225 @@
+"""sipp, a peer that we did not write, against our agent on real sockets, in both directions: tests/sipp/*.xml."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import shutil
+import socket
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from sip import (
+    Agent,
+    Answered,
+    Cause,
+    Ended,
+    Event,
+    NameAddr,
+    Offered,
+    Progressed,
+    Reoffered,
+    Timers,
+    Transport,
+    Uri,
+)
+
+SIPP = shutil.which("sipp")
+SCENARIOS = Path(__file__).parent / "sipp"
+SDP = b"v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\nm=audio 40000 RTP/AVP 0\r\n"
+
+pytestmark = pytest.mark.skipif(SIPP is None, reason="sipp is not installed (Debian package sip-tester)")
+
+
+class Desk:
+    """A host that does with a call what the user part of the called URI says."""
+
+    def __init__(self) -> None:
+        self.transport: Transport
+        self.events: list[Event] = []
+        self.changed = asyncio.Event()
+
+    def __call__(self, event: Event) -> None:
+        self.events.append(event)
+        self.changed.set()
+        if isinstance(event, Offered):
+            self._serve(event.call, event.request.uri.user)
+        elif isinstance(event, Reoffered):
+            if "X-Refuse" in event.request.headers:
+                self.transport.reject(event.call, status=488)
+            else:
+                self.transport.answer(event.call, body=SDP)
+
+    def _serve(self, call: str, wish: str) -> None:
+        if wish == "busy":
+            self.transport.reject(call, status=486)
+            return
+        if wish != "mute":
+            self.transport.ring(call)
+        if wish == "slow":
+            asyncio.get_running_loop().call_later(0.2, lambda: self.transport.answer(call, body=SDP))
+        elif wish != "ring":
+            self.transport.answer(call, body=SDP)
+
+    def kinds(self) -> list[str]:
+        return [type(event).__name__ for event in self.events]
+
+    async def ended(self, count: int) -> list[Ended]:
+        async with asyncio.timeout(20):
+            while len(over := [event for event in self.events if isinstance(event, Ended)]) < count:
+                self.changed.clear()
+                await self.changed.wait()
+        return over
+
+
+@contextlib.asynccontextmanager
+async def desk(timers: Timers | None = None) -> AsyncIterator[Desk]:
+    host = Desk()
+    agent = Agent(random=random.SystemRandom(), timers=timers)
+    async with Transport.open(agent, [("127.0.0.1", 0)], deliver=host) as host.transport:
+        yield host
+
+
+@dataclass(frozen=True, slots=True)
+class Sipp:
+    process: asyncio.subprocess.Process
+
+    async def finished(self) -> None:
+        output, _ = await asyncio.wait_for(self.process.communicate(), 40)
+        assert self.process.returncode == 0, output.decode(errors="replace")[-6000:]
+
+
+async def sipp(scenario: str, *arguments: str, cwd: Path) -> Sipp:
+    """Start sipp with one of our scenarios; every call has to succeed."""
+    assert SIPP is not None
+    command = [SIPP, "-sf", str(SCENARIOS / f"{scenario}.xml"), "-i", "127.0.0.1", "-nostdin"]
+    command += ["-timeout", "30s", "-timeout_error", "-trace_err", "-error_file", "errors", *arguments]
+    process = await asyncio.create_subprocess_exec(
+        *command, cwd=cwd, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+    )
+    return Sipp(process)
+
+
+async def call_us(desk: Desk, scenario: str, service: str, cwd: Path, *arguments: str) -> None:
+    host, port = desk.transport.addresses[0]
+    run = await sipp(scenario, f"{host}:{port}", "-s", service, "-m", "1", *arguments, cwd=cwd)
+    await run.finished()
+
+
+def assert_nothing_live(desk: Desk) -> None:
+    counters = desk.transport.agent.counters()
+    assert (counters.calls, counters.dialogs) == (0, 0)
+    assert counters.malformed == 0
+
+
+async def test_fifty_calls_at_ten_a_second(tmp_path: Path) -> None:
+    async with desk() as host:
+        await call_us(host, "uac_call", "any", tmp_path, "-m", "50", "-r", "10")
+        over = await host.ended(50)
+        assert {event.cause for event in over} == {Cause.REMOTE_BYE}
+        counters = host.transport.agent.counters()
+        assert (counters.calls_received, counters.requests_received["BYE"]) == (50, 50)
+        assert_nothing_live(host)
+
+
+ONE_CALL = {
+    "uac_delayed_offer": ("any", ["Offered", "Confirmed", "Ended"], Cause.REMOTE_BYE),
+    "uac_cancel": ("ring", ["Offered", "Ended"], Cause.REMOTE_CANCEL),
+    "uac_refused": ("busy", ["Offered", "Ended"], Cause.LOCAL_REJECT),
+    "uac_retransmit": ("slow", ["Offered", "Confirmed", "Ended"], Cause.REMOTE_BYE),
+    "uac_no_ack": ("mute", ["Offered", "Ended"], Cause.NO_ACK),
+    "uac_reoffer": (
+        "any",
+        ["Offered", "Confirmed", "Reoffered", "Confirmed", "Reoffered", "Ended"],
+        Cause.REMOTE_BYE,
+    ),
+}
+
+
+@pytest.mark.parametrize("scenario", ONE_CALL)
+async def test_sipp_calls_us(scenario: str, tmp_path: Path) -> None:
+    service, kinds, cause = ONE_CALL[scenario]
+    timers = Timers(t1=0.02, t2=0.16, t4=0.2) if scenario == "uac_no_ack" else None
+    async with desk(timers) as host:
+        await call_us(host, scenario, service, tmp_path)
+        (over,) = await host.ended(1)
+        assert over.cause is cause
+        assert host.kinds() == kinds
+        assert_nothing_live(host)
+
+
+@pytest.mark.parametrize("scenario", ["uac_unknown_method", "uac_stray_bye", "uac_options", "uac_required_extension"])
+async def test_sipp_is_answered_without_a_call(scenario: str, tmp_path: Path) -> None:
+    async with desk() as host:
+        await call_us(host, scenario, "any", tmp_path)
+        assert host.events == []
+        assert host.transport.agent.counters().transactions == 0
+
+
+@contextlib.asynccontextmanager
+async def sipp_serves(scenario: str, count: int, cwd: Path) -> AsyncIterator[tuple[str, int]]:
+    """sipp waits for `count` calls, and all of them must succeed."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = probe.getsockname()
+    run = await sipp(scenario, "-p", str(address[1]), "-m", str(count), cwd=cwd)
+    yield address
+    await run.finished()
+
+
+def place(host: Desk, address: tuple[str, int]) -> str:
+    return host.transport.invite(
+        Uri(user="sipp", host=address[0], port=address[1]),
+        host.transport.flow_to(*address),
+        from_=NameAddr(uri=Uri(user="us", host="127.0.0.1")),
+        body=SDP,
+    )
+
+
+async def test_we_call_sipp_and_hang_up(tmp_path: Path) -> None:
+    async with desk() as host, sipp_serves("uas_answer", 20, tmp_path) as address:
+        calls = {place(host, address) for _ in range(20)}
+        async with asyncio.timeout(20):
+            while len([event for event in host.events if isinstance(event, Answered)]) < 20:
+                host.changed.clear()
+                await host.changed.wait()
+        for call in calls:
+            host.transport.bye(call)
+        over = await host.ended(20)
+        assert {event.call for event in over} == calls
+        assert {event.cause for event in over} == {Cause.LOCAL_BYE}
+        assert host.kinds().count("Progressed") == 20
+
+
+async def test_we_call_sipp_and_it_hangs_up(tmp_path: Path) -> None:
+    async with desk() as host, sipp_serves("uas_hang_up", 1, tmp_path) as address:
+        call = place(host, address)
+        (over,) = await host.ended(1)
+        assert over == Ended(call=call, cause=Cause.REMOTE_BYE, status=None, reason="")
+        assert host.kinds() == ["Answered", "Ended"]
+        assert_nothing_live(host)
+
+
+async def test_we_call_sipp_and_it_is_busy(tmp_path: Path) -> None:
+    async with desk() as host, sipp_serves("uas_busy", 1, tmp_path) as address:
+        call = place(host, address)
+        (over,) = await host.ended(1)
+        assert over == Ended(call=call, cause=Cause.REMOTE_REJECT, status=486, reason="Busy Here")
+        assert_nothing_live(host)
+
+
+async def test_we_call_sipp_and_give_up(tmp_path: Path) -> None:
+    async with desk() as host, sipp_serves("uas_cancelled", 1, tmp_path) as address:
+        call = place(host, address)
+        async with asyncio.timeout(10):
+            while not any(isinstance(event, Progressed) for event in host.events):
+                host.changed.clear()
+                await host.changed.wait()
+        host.transport.cancel(call)
+        (over,) = await host.ended(1)
+        assert over == Ended(call=call, cause=Cause.LOCAL_CANCEL, status=487, reason="Request Terminated")
+        assert_nothing_live(host)
