@@ -14,6 +14,7 @@ import ipaddress
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from .errors import LocalProtocolError, RemoteProtocolError
 from .uri import bracketed
@@ -516,7 +517,7 @@ def _media(lines: list[tuple[str, str]]) -> Iterator[Media]:
     starts = [n for n, (kind, _) in enumerate(lines) if kind == "m"]
     if len(starts) > _MEDIA_LIMIT:
         raise _malformed(f"more than {_MEDIA_LIMIT} streams")
-    for start, end in zip(starts, [*starts[1:], len(lines)], strict=True):
+    for start, end in pairwise((*starts, len(lines))):
         match = _MEDIA.fullmatch(lines[start][1])
         if match is None:
             raise _malformed("m= line")
