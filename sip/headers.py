@@ -511,6 +511,9 @@ def _serialised(parameters: Parameters) -> str:
 
 
 def _checked_name(name: str) -> str:
+    known = _SPELLINGS.get(name)
+    if known is not None:
+        return known[1]
     if not is_token(name):
         raise LocalProtocolError(f"not a header name: {name!r}")
     return spelling(name)[1]
