@@ -20,8 +20,7 @@ class InProcessTone:
     def __init__(self, faults: Faults, default_voice: str) -> None:
         self._tone = Tone(faults)
         self._hello = self._tone.hello()
-        voices = tuple(Voice(id=id, name=name, language=language) for id, name, language in self._hello.voices)
-        self._catalogue = Catalogue(voices, default=default_voice)
+        self._catalogue = Catalogue(self._hello, default=default_voice)
         self._active = 0
 
     @property

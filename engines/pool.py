@@ -355,9 +355,7 @@ async def open_pool(
     tasks.append(asyncio.create_task(crew.watch()))
     try:
         hello = await crew.hello
-        voices = tuple(Voice(id=id, name=name, language=language) for id, name, language in hello.voices)
-        catalogue = Catalogue(voices, variants=hello.variants, languages=hello.languages, default=default_voice)
-        yield WorkerPool(engine, crew, hello, catalogue)
+        yield WorkerPool(engine, crew, hello, Catalogue(hello, default=default_voice))
     finally:
         crew.close()
         for task in tasks:

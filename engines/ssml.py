@@ -1,7 +1,7 @@
 """SSML made safe: a document is parsed, checked and written anew, and only what was written anew reaches an engine.
 
 espeak-ng reads SSML with a scanner that differs from an XML parser in dangerous and in merely annoying ways: it opens
-the files that <audio> names, keeps nested voices in an array of 20, ends a comment or a quoted attribute at the first
+the files that <audio> names, keeps nested voices in an unchecked array of 20, ends a comment or a quoted attribute at the first
 ">", skips CDATA, reads "1.5s" as 1 ms. What `rewrite` returns is in the part of the language on which both agree.
 
 Sources: W3C SSML 1.1; espeak-ng 1.52, src/libespeak-ng/ssml.c and readclause.c.
@@ -46,6 +46,7 @@ _SILENT: Final = frozenset({"metadata", "meta", "lexicon", "lookup", "desc"})
 """Elements whose text is not for speaking."""
 
 _VALUE: Final = re.compile(r"[^<>\"&\\=\[\]]{0,100}")
+_BLANKS: Final = re.compile(r" {2,}")
 _TIME: Final = re.compile(r"\s*\+?(\d{1,7}(?:\.\d*)?|\.\d+)(ms|s)\s*")
 
 
@@ -65,7 +66,7 @@ def rewrite(document: str) -> str:
         ) from error
     if not scribe.speaks:
         raise UnsuitableUtterance("the SSML document contains nothing to say")
-    return "".join(scribe.written)
+    return _BLANKS.sub(" ", "".join(scribe.written))
 
 
 class _Scribe:
@@ -93,18 +94,18 @@ class _Scribe:
             raise UnsuitableUtterance(f"the SSML document's root element is <{name}>; it is to be <speak>")
         if len(self._open) == DEEPEST:
             raise UnsuitableUtterance(f"the SSML is nested deeper than {DEEPEST} elements")
-        if self._unspoken or name in _SILENT:
-            self._unspoken += 1
-        elif name == "sub" and "alias" in attributes:
-            self._text(attributes["alias"])
-            self._unspoken += 1
-        elif name in _ATTRIBUTES:
+        if name in _ATTRIBUTES and not self._unspoken:
             self.written.append(f"<{name}{''.join(self._attribute(name, *pair) for pair in attributes.items())}>")
             self._open.append(f"</{name}>")
             return
         # The tag goes, but what stood apart stays apart.
         self.written.append(" ")
         self._open.append(" ")
+        if name == "sub" and "alias" in attributes:
+            self._text(attributes["alias"])
+            self._unspoken += 1
+        elif self._unspoken or name in _SILENT:
+            self._unspoken += 1
 
     def _end(self, _name: str) -> None:
         self.written.append(self._open.pop())

@@ -3,33 +3,23 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 
 from engines.engine import DEFAULT_VOICE, UnknownVoice, UnsuitableUtterance, Voice
+from engines.wire import Hello
 
 __all__ = ["Catalogue"]
 
 
 class Catalogue:
-    """The voices of one engine.
+    """The voices of one engine. Ids compare without regard to case."""
 
-    voices    every voice; ids compare without regard to case
-    variants  timbres that any voice can be spoken with: "en-us+f3" is voice "en-us" in variant "f3"
-    languages BCP 47 tag to the id of the voice that speaks it best
-    default   the id that stands behind "default"; "" makes it the first voice
-    """
-
-    def __init__(
-        self,
-        voices: Sequence[Voice],
-        *,
-        variants: Iterable[str] = (),
-        languages: Mapping[str, str] | None = None,
-        default: str = "",
-    ) -> None:
+    def __init__(self, hello: Hello, *, default: str = "") -> None:
+        """`default` is the id that stands behind "default"; "" makes it the first voice. Raises UnknownVoice."""
+        voices = [Voice(id=id, name=name, language=language) for id, name, language in hello.voices]
         self._voices = {voice.id.lower(): voice for voice in voices}
-        self._variants = {variant.lower(): variant for variant in variants}
-        self._languages = {tag.lower(): voice for tag, voice in (languages or {}).items()}
+        self._variants = {variant.lower(): variant for variant in hello.variants}
+        self._languages = {tag.lower(): voice for tag, voice in hello.languages.items()}
         self._default = self._find(default or voices[0].id)
 
     @property
@@ -39,7 +29,9 @@ class Catalogue:
         return (first, *(voice for voice in self._voices.values() if voice is not first))
 
     def resolve(self, voice: str, language: str = "") -> str:
-        """The id to speak with. A language that `voice` does not speak changes the voice and keeps its variant.
+        """The id to speak with: a voice's, or "en-us+f3" for voice "en-us" in variant "f3".
+
+        A language that `voice` does not speak changes the voice and keeps its variant.
 
         Raises UnknownVoice, naming near ones, and UnsuitableUtterance for a language that no voice speaks.
         """

@@ -30,7 +30,7 @@ from collections.abc import Callable
 from typing import Final, NoReturn, Protocol
 
 import numpy as np
-import soxr  # type: ignore[import-untyped]
+import soxr
 
 from engines import espeak, tone
 from engines.wire import (

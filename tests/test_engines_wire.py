@@ -1,0 +1,99 @@
+"""Packets between host and worker."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engines.wire import (
+    PACKET_SIZE,
+    Cancel,
+    Chunk,
+    Done,
+    Failed,
+    Hello,
+    Message,
+    Ping,
+    Pong,
+    Speak,
+    Stopped,
+    WireError,
+    decode,
+    encode,
+)
+from tests.engines_support import piece
+
+_IDS = st.integers(0, 2**32 - 1)
+_TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=300)
+_MESSAGES = st.one_of(
+    st.builds(
+        Hello,
+        version=_TEXTS,
+        concurrency=st.integers(1, 64),
+        ssml=st.booleans(),
+        piece_characters=st.integers(1, 250),
+        voices=st.lists(st.tuples(_TEXTS, _TEXTS, _TEXTS), max_size=4).map(tuple),
+        variants=st.lists(_TEXTS, max_size=4).map(tuple),
+        languages=st.dictionaries(_TEXTS, _TEXTS, max_size=4),
+    ),
+    st.builds(
+        Speak,
+        id=_IDS,
+        text=_TEXTS,
+        ssml=st.booleans(),
+        voice=_TEXTS,
+        speed=st.floats(0.5, 2.0),
+        rate_hz=st.sampled_from([8000, 16000, 24000]),
+        last=st.booleans(),
+        attempt=st.integers(0, 2),
+        skip_bytes=st.integers(0, 2**40),
+    ),
+    st.builds(Chunk, id=_IDS, samples=st.binary(max_size=4000)),
+    st.builds(Done, id=_IDS),
+    st.builds(Stopped, id=_IDS),
+    st.builds(Failed, id=_IDS, message=_TEXTS),
+    st.builds(Cancel, id=_IDS),
+    st.builds(Ping),
+    st.builds(Pong),
+)
+
+
+@given(_MESSAGES)
+def test_decode_undoes_encode(message: Message) -> None:
+    assert decode(encode(message)) == message
+
+
+def test_a_chunk_is_its_header_and_its_samples() -> None:
+    assert encode(Chunk(id=258, samples=b"\x01\x02")) == b"\x03\x00\x00\x01\x02\x01\x02"
+
+
+@pytest.mark.parametrize(
+    "packet", [b"", b"\x02", b"\xff\0\0\0\1", b"\x02\0\0\0\1{}", b"\x01\0\0\0\0[]", b"\x06\0\0\0\1\xff", b"\x04\0\0\0\1{"]
+)
+def test_what_is_no_message_is_an_error(packet: bytes) -> None:
+    with pytest.raises(WireError, match="not a message"):
+        decode(packet)
+
+
+@given(st.binary(max_size=100))
+def test_no_packet_whatever_raises_anything_else(packet: bytes) -> None:
+    try:
+        decode(packet)
+    except WireError as refused:
+        assert str(refused)
+
+
+def test_a_message_too_long_for_a_packet_is_refused() -> None:
+    with pytest.raises(WireError, match="does not fit"):
+        encode(piece("x" * PACKET_SIZE))
+
+
+def test_the_longest_packet_travels_whole() -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        packet = encode(Chunk(id=1, samples=bytes(PACKET_SIZE - 5)))
+        assert ours.send(packet) == PACKET_SIZE
+        assert theirs.recv(PACKET_SIZE) == packet
