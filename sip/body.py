@@ -18,7 +18,7 @@ __all__ = ["Part", "compose", "parts_of"]
 _PARTS_LIMIT = 32
 _DEPTH_LIMIT = 3
 _BOUNDARY = re.compile(r"[0-9A-Za-z'()+_,./:=? -]{0,69}[0-9A-Za-z'()+_,./:=?-]")
-_FOLD = re.compile(rb"[ \t]*\r\n[ \t]+")
+_FOLD = re.compile(rb"\r\n[ \t]+")
 _CHARSETS = {
     "": "utf-8",
     "utf-8": "utf-8",

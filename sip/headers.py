@@ -49,7 +49,7 @@ _PARAMETER = re.compile(
 _LIST_PIECE = re.compile(rf'[^",<]+|{_QUOTED}|<[^>]*>|,', re.DOTALL)
 _ESCAPED = re.compile(r"\\(.)", re.DOTALL)
 _TO_ESCAPE = re.compile(r'(["\\])')
-_NAME_ADDR = re.compile(rf'[ \t]*(?:({_QUOTED})[ \t]*|([^"<>,;]*))<([^<>]*)>', re.DOTALL)
+_NAME_ADDR = re.compile(rf'[ \t]*+(?:({_QUOTED})[ \t]*+|([^"<>,;]*+))<([^<>]*+)>', re.DOTALL)
 _ADDR_SPEC = re.compile(r'[ \t]*([^ \t"<>,;?]+)')
 _VIA = re.compile(
     rf"[ \t]*SIP[ \t]*/[ \t]*2\.0[ \t]*/[ \t]*([{_TOKEN_CHARACTERS}]+)"

@@ -38,7 +38,7 @@ __all__ = ["DEFAULT_LIMITS", "UNREADABLE", "KeepAlive", "Limits", "MalformedMess
 _STATUS_LINE = re.compile(r"SIP/([0-9]+\.[0-9]+) ([1-6][0-9]{2})(?: ([^\x00-\x08\x0a-\x1f\x7f]*))?", re.IGNORECASE)
 _VERSION = re.compile(r"SIP/[0-9]+\.[0-9]+", re.IGNORECASE)
 _STRAY = re.compile(r"\r(?!\n)|(?<!\r)\n")
-_FOLD = re.compile(r"[ \t]*\r\n[ \t]+")
+_FOLD = re.compile(r"\r\n[ \t]+")
 _MANDATORY: tuple[Field[Any], ...] = (VIA, FROM, TO, CALL_ID, CSEQ)
 _OPTIONAL: dict[str, Field[Any]] = {
     field.name: field
@@ -250,8 +250,6 @@ class _Opening:
             if self._start[:4].upper() == "SIP/":
                 return self._checked(self._response(body))
             return self._checked(self._request(body))
-        except MalformedMessage:
-            raise
         except RemoteProtocolError as error:
             raise self.malformed(error.reason, status=error.status) from error
 

@@ -245,7 +245,7 @@ PARTS = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=80)
 @given(parts=PARTS)
 def test_any_parts_survive_composition(parts: list[Part]) -> None:
     content_type, body = compose(parts)

@@ -325,7 +325,7 @@ def test_an_impossible_realm_is_our_fault() -> None:
 TEXT = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\r\n"), max_size=12)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=80)
 @given(
     credentials=st.builds(
         Credentials,

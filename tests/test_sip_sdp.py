@@ -494,7 +494,7 @@ DESCRIPTION = st.builds(
 )
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=60)
 @given(description=DESCRIPTION)
 def test_parse_is_the_inverse_of_serialise(description: SessionDescription) -> None:
     expected = replace(

@@ -207,7 +207,7 @@ HOSTS = st.one_of(
 )
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=120)
 @given(
     uri=st.builds(
         Uri,
@@ -224,7 +224,7 @@ def test_whatever_is_written_reads_back_the_same(uri: Uri) -> None:
     assert Uri.parse(str(uri)) == uri
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=120)
 @given(text=st.text(max_size=60) | st.from_regex(r"sips?:[a-z%@;?&=:\[\]0-9. ]{0,40}", fullmatch=True))
 def test_no_text_raises_anything_but_a_refusal(text: str) -> None:
     try:
