@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
 from xml.etree import ElementTree
 
 import pytest
@@ -76,9 +78,8 @@ def test_a_document_is_written_anew(document: str, rewritten: str) -> None:
     ],
 )
 def test_a_document_is_refused(document: str, complaint: str) -> None:
-    with pytest.raises(UnsuitableUtterance, match="(?s).+") as refused:
+    with pytest.raises(UnsuitableUtterance, match=re.escape(complaint)):
         rewrite(document)
-    assert complaint in str(refused.value)
 
 
 _TREES = st.recursive(
@@ -102,7 +103,5 @@ def test_what_is_written_anew_is_well_formed_and_stays_as_it_is(tree: str) -> No
 @given(st.text())
 def test_no_text_whatever_raises_anything_else(text: str) -> None:
     for document in (text, f"<speak>{text}</speak>", f"<speak a='{text}'>x</speak>", f"<speak><{text}>x</speak>"):
-        try:
-            rewrite(document)
-        except UnsuitableUtterance as refused:
-            assert str(refused)
+        with contextlib.suppress(UnsuitableUtterance):
+            assert rewrite(document).startswith("<speak")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 
 import pytest
@@ -71,7 +72,8 @@ def test_a_chunk_is_its_header_and_its_samples() -> None:
 
 
 @pytest.mark.parametrize(
-    "packet", [b"", b"\x02", b"\xff\0\0\0\1", b"\x02\0\0\0\1{}", b"\x01\0\0\0\0[]", b"\x06\0\0\0\1\xff", b"\x04\0\0\0\1{"]
+    "packet",
+    [b"", b"\x02", b"\xff\0\0\0\1", b"\x02\0\0\0\1{}", b"\x01\0\0\0\0[]", b"\x06\0\0\0\1\xff", b"\x04\0\0\0\1{"],
 )
 def test_what_is_no_message_is_an_error(packet: bytes) -> None:
     with pytest.raises(WireError, match="not a message"):
@@ -80,10 +82,8 @@ def test_what_is_no_message_is_an_error(packet: bytes) -> None:
 
 @given(st.binary(max_size=100))
 def test_no_packet_whatever_raises_anything_else(packet: bytes) -> None:
-    try:
-        decode(packet)
-    except WireError as refused:
-        assert str(refused)
+    with contextlib.suppress(WireError):
+        assert isinstance(decode(packet), Message)
 
 
 def test_a_message_too_long_for_a_packet_is_refused() -> None:
