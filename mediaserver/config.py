@@ -158,10 +158,10 @@ class Rtp(Section):
 
 
 class Engine(Section):
-    """`workers` is the number of worker processes, 0 for one per core up to two."""
+    """`voice` is what "default" means, "" leaves that to the engine; `workers` are processes, 0 for one per core."""
 
     name: Literal["espeak", "tone"] = "espeak"
-    voice: str = "en-us"
+    voice: str = ""
     workers: int = Field(default=0, ge=0, le=64)
     max_text_chars: int = Field(default=5000, ge=1, le=100_000, description="longest text that a call may bring")
     chatterbox_cfg_scale: float | None = Field(default=None, ge=0, le=2)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import random
 import signal
 from collections.abc import AsyncIterator, Callable
@@ -67,12 +66,7 @@ Stop with Ctrl-C."""
 
 def open_engine(settings: config.Engine) -> AbstractAsyncContextManager[engines.Engine]:
     """The engine that the configuration names, not yet started."""
-    return engines.open_engine(
-        settings.name,
-        voice=settings.voice,
-        workers=settings.workers or min(2, os.cpu_count() or 1),
-        max_text_chars=settings.max_text_chars,
-    )
+    return engines.open_engine(settings.name, default_voice=settings.voice, workers=settings.workers or None)
 
 
 def problems(settings: config.Config) -> list[str]:

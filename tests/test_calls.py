@@ -100,7 +100,8 @@ async def test_an_announcement_repeats_with_its_delay_and_hangs_up() -> None:
         uri = annc("data:text/plain,Hello.", repeat=2, delay=500)
         outcome = await announced(running, uri)
         assert outcome.ended_by == "the peer hung up"
-        assert likeness(outcome.heard, speech + bytes(8000) + speech) > 0.97
+        last_frame_filled = speech + bytes(-len(speech) % 320)
+        assert likeness(outcome.heard, last_frame_filled + bytes(8000) + speech) > 0.98
 
 
 async def test_an_announcement_ends_at_its_duration() -> None:
@@ -147,7 +148,6 @@ async def test_an_announcement_is_fetched_from_a_listed_host_only(tmp_path: Path
     ("uri", "status"),
     [
         ("", 400),
-        (";play=", 400),
         (annc("data:text/plain"), 400),
         (annc("data:text/plain,"), 400),
         (annc("data:text/plain,%20%20"), 400),

@@ -1,0 +1,176 @@
+"""How many calls the whole server carries: scripts/bench calls [--help]
+
+sipp places the calls, each with a media port of its own; bench/rtp_wire.c receives their RTP with kernel arrival times.
+Measured while all calls are up: failed calls, lateness against the ideal grid of 20 ms, loss, underruns (by the server's
+own count, from /metrics), CPU and memory of the server and its workers. Caller and receiver share the machine's cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import platform
+import re
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+
+from bench.rtp import build
+from mediaserver import audio
+
+HERE = Path(__file__).parent
+SIP_PORT, HTTP_PORT, CALLER_PORT = 5070, 8070, 5099
+# Five minutes of speech a call at least, different for each.
+SENTENCES = " ".join(
+    f"This is sentence number {n}, spoken for {{from}}, and it goes on for a little while longer." for n in range(1, 60)
+)
+METRICS = ("rtp_underruns_total", "rtp_skipped_frames_total", "rtp_packets_sent_total", "rtp_packets_received_total")
+
+
+def configuration(folder: Path, options: argparse.Namespace) -> Path:
+    """A server that speaks for as long as the calls last: live speech, or a prompt from memory."""
+    if options.speech == "prompt":
+        prompt = folder / "prompt.wav"
+        noise = np.random.default_rng(1).normal(0, 3000, 30 * audio.RATE_HZ).astype(np.int16)
+        audio.write_wav(prompt, noise.tobytes(), rate_hz=audio.RATE_HZ)
+        words = f'play = "{prompt}"\nrepeat = 1000'
+    else:
+        words = f'say = "{SENTENCES}"\nrepeat = 100'
+    path = folder / "server.toml"
+    path.write_text(
+        f"""
+[sip]
+listen = "127.0.0.1:{SIP_PORT}"
+max_calls = 20000
+[http]
+listen = "127.0.0.1:{HTTP_PORT}"
+[rtp]
+ports = "{options.ports}"
+[engine]
+max_text_chars = 20000
+[log]
+level = "warning"
+[[route]]
+{words}
+""",
+        encoding="utf-8",
+    )
+    return path
+
+
+def metrics() -> dict[str, float]:
+    with urllib.request.urlopen(f"http://127.0.0.1:{HTTP_PORT}/metrics", timeout=10) as answer:
+        text = answer.read().decode()
+    return {name: float(re.search(rf"^{name} (\S+)", text, re.MULTILINE)[1]) for name in METRICS}  # type: ignore[index]
+
+
+def family(pid: int) -> list[int]:
+    """A process and its descendants."""
+    found = [pid]
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        for child in (task / "children").read_text().split():
+            found += family(int(child))
+    return found
+
+
+def usage(pids: list[int]) -> tuple[float, float]:
+    """CPU seconds and resident MiB of some processes."""
+    cpu = resident = 0.0
+    for pid in pids:
+        for task in Path(f"/proc/{pid}/task").glob("*"):
+            cpu += int((task / "schedstat").read_text().split()[0]) / 1e9
+        resident += int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
+    return cpu, resident
+
+
+def measure(options: argparse.Namespace, folder: Path) -> dict[str, object]:
+    receiver = subprocess.Popen(
+        [build(str(folder)), "receive", str(options.calls), str(int(options.two_way))],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        bufsize=1,
+    )
+    assert receiver.stdin is not None
+    assert receiver.stdout is not None
+    (folder / "ports.csv").write_text("SEQUENTIAL\n" + "".join(f"{p};\n" for p in receiver.stdout.readline().split()))
+    server = subprocess.Popen(
+        [sys.executable, "-m", "mediaserver", "serve", "--config", str(configuration(folder, options))],
+        stdout=subprocess.DEVNULL,
+    )
+    ramp_s = options.calls / options.rate
+    try:
+        for _ in range(200):
+            try:
+                metrics()
+                break
+            except OSError:
+                time.sleep(0.1)
+        _, idle_mib = usage(family(server.pid))
+        caller = subprocess.Popen(
+            ["sipp", f"127.0.0.1:{SIP_PORT}", "-sf", str(HERE / "uac.xml"), "-inf", str(folder / "ports.csv")]
+            + ["-i", "127.0.0.1", "-p", str(CALLER_PORT), "-m", str(options.calls), "-l", str(options.calls)]
+            + ["-r", str(options.rate), "-d", str(int((ramp_s + options.seconds + 6) * 1000)), "-nostdin"]
+            + ["-trace_stat", "-stf", str(folder / "stat.csv"), "-fd", "1", "-max_socket", "20000"],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        time.sleep(ramp_s + 3)
+        pids = family(server.pid)
+        earlier, (cpu_s, _) = metrics(), usage(pids)
+        receiver.stdin.write("go\n")
+        started = time.monotonic()
+        time.sleep(options.seconds)
+        receiver.stdin.write("stop\n")
+        took_s = time.monotonic() - started
+        later, (cpu_after_s, resident_mib) = metrics(), usage(family(server.pid))
+        found: dict[str, object] = json.loads(receiver.stdout.readline())
+        caller.wait(timeout=ramp_s * 2 + 60)
+    finally:
+        server.terminate()
+        server.wait()
+        receiver.kill()
+    with (folder / "stat.csv").open(newline="") as file:
+        last = list(csv.DictReader(file, delimiter=";"))[-1]
+    sent = later["rtp_packets_sent_total"] - earlier["rtp_packets_sent_total"]
+    return found | {
+        "answered": int(last["SuccessfulCall(C)"]),
+        "failed": int(last["FailedCall(C)"]),
+        "retransmissions": int(last["Retransmissions(C)"]),
+        "setup_mean_ms": last.get("ResponseTimesetup(C)", ""),
+        "cores": (cpu_after_s - cpu_s) / took_s,
+        "us_per_packet": 1e6 * (cpu_after_s - cpu_s) / sent if sent else float("nan"),
+        "kib_per_call": (resident_mib - idle_mib) * 1024 / options.calls,
+        "underruns": later["rtp_underruns_total"] - earlier["rtp_underruns_total"],
+        "skipped": later["rtp_skipped_frames_total"] - earlier["rtp_skipped_frames_total"],
+        "received": later["rtp_packets_received_total"] - earlier["rtp_packets_received_total"],
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--calls", type=int, default=1000)
+    parser.add_argument("--rate", type=int, default=100, help="calls placed per second")
+    parser.add_argument("--seconds", type=float, default=60, help="how long all calls are up and measured")
+    parser.add_argument("--speech", choices=["espeak", "prompt"], default="espeak", help="live speech, or a prompt")
+    parser.add_argument("--two-way", action="store_true", help="the callers send RTP too")
+    parser.add_argument("--ports", default="10000-31999", help="RTP ports of the server")
+    options = parser.parse_args()
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
+    print(f"{platform.platform()}, {os.cpu_count()} CPUs, Python {platform.python_version()}", file=sys.stderr)
+    with tempfile.TemporaryDirectory() as folder:
+        for name, value in measure(options, Path(folder)).items():
+            print(f"{name:16} {round(value, 3) if isinstance(value, float) else value}")
+
+
+if __name__ == "__main__":
+    main()
