@@ -874,6 +874,8 @@ cdef void aim(line_t *line, const peer_t *peer, int64_t now_ms) noexcept nogil:
     cdef bint moved = line.latch == DEAF or not same_address(&peer.address, &line.peer.address)
     if line.running:
         burden(worker, line, -1)
+    if line.ptime_ms != peer.ptime_ms or line.peer.telephone_event != peer.telephone_event:
+        stop_dialling(line)
     line.peer = peer[0]
     line.ptime_ms = peer.ptime_ms
     if line.running:
@@ -938,12 +940,12 @@ cdef bint obey(worker_t *worker, command_t *command, int64_t now_ms) noexcept no
         line.held = True
         stop_dialling(line)
     elif command.order == RESUME:
+        if line.held:
+            line.sent = NOTHING
         line.held = False
         line.heard_ms = now_ms
         line.timed_out = False
     elif command.order == DIAL:
-        if line.held:
-            return True
         last = &line.dialling
         while last[0] != NULL:
             last = &last[0].next

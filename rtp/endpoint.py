@@ -472,8 +472,9 @@ class Stream:
     ) -> None:
         """Agree with the peer on addresses and payload types; anew by a re-INVITE.
 
-        SSRC, sequence and timestamp go on then, what is in the ring is turned into the new codec, and the latch opens:
-        the first source of three consecutive packets becomes where packets go.
+        SSRC, sequence and timestamp go on then, what is in the ring is turned into the new codec, digits being sent are
+        dropped if the ptime or the payload type of events changes, and the latch opens: the first source of three
+        consecutive packets becomes where packets go.
 
         host, port       of the peer's SDP, an IP literal
         ptime_ms         10, 20, 30, 40 or 60
@@ -518,14 +519,16 @@ class Stream:
             self._schedule_report()
 
     def start(self) -> None:
-        """Send from now on. Raises LocalProtocolError before `connect`, and the second time."""
+        """Send from now on, or once `resume` is called if it is on hold. Idempotent.
+
+        Raises LocalProtocolError before `connect`.
+        """
         self._check_open()
         if self._signalled is None:
             raise LocalProtocolError("a stream is started after it was connected")
-        if self._started:
-            raise LocalProtocolError("the stream was started before")
-        self._started = True
-        self._line.start()
+        if not self._started:
+            self._started = True
+            self._line.start()
 
     def hold(self) -> None:
         """Send no RTP from now on. The ring and RTCP are kept; digits being sent are dropped; no MediaTimeout."""
