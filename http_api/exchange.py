@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import socket
+import struct
 import time
 from collections.abc import Awaitable, Callable
 
@@ -30,6 +32,9 @@ OBSERVED = frozenset({"synthesize", "stream"})
 POLLED = frozenset({"health", "ready", "metrics"})
 
 MAX_PATH_CHARS = 200
+
+# struct linger {on, 0 s}: closing sends RST and discards what is unsent (socket(7)).
+LINGER_RESET = struct.pack("ii", 1, 0)
 
 
 def exchange(control: SpeechControl) -> Middleware:
@@ -94,8 +99,12 @@ def _gone(request: web.Request) -> bool:
 
 
 def _cut(request: web.Request) -> None:
-    """Break the connection under a body that cannot be finished, so that nobody takes the part for the whole."""
+    """Reset the connection under a body that cannot be finished, so that nobody takes the part for the whole.
+
+    A mere close is how a body ends under HTTP/1.0, and would wait for a client that does not read.
+    """
     if request.transport is not None:
+        request.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_RESET)
         request.transport.abort()
 
 

@@ -86,7 +86,7 @@ class Connection(web.RequestHandler):
             max_line_size=MAX_LINE_BYTES,
             max_field_size=MAX_LINE_BYTES,
             max_headers=MAX_HEADERS,
-            auto_decompress=False,
+            auto_decompress=False,  # a compressed body is refused, and is not unpacked while it is read away either
             access_log=None,  # type: ignore[arg-type]  # the documented way to have none
         )
         self._crowd = crowd
@@ -112,7 +112,7 @@ class Connection(web.RequestHandler):
         message: str | None = None,
     ) -> web.StreamResponse:
         """Answer what cannot be read as a request: 431 when a line is too long (RFC 6585 section 5), otherwise 400."""
-        if request.writer.output_size or isinstance(exc, ConnectionError):
+        if request.writer.output_size:
             raise ConnectionAbortedError("There is nobody left to answer") from exc
         identity = request_id(request)
         if isinstance(exc, LineTooLong):

@@ -7,6 +7,7 @@ import base64
 import json
 from collections.abc import AsyncGenerator
 
+import aiohttp
 import pytest
 
 from http_api import ApiLimits, Busy, Failed, Speech
@@ -120,3 +121,12 @@ async def test_an_error_after_comments_alone_is_an_event() -> None:
         assert response.status == 200
         (error,) = parse_events(await response.read())
     assert (error.kind, json.loads(error.data)["status"]) == ("error", 503)
+
+
+async def test_an_unforeseen_error_half_way_breaks_the_stream() -> None:
+    async with running(breaks(RuntimeError("broken"), SPEECH[:1600])) as api:
+        async with api.client.post(PATH, json={"text": "Hello"}) as response:
+            assert response.status == 200
+            with pytest.raises(aiohttp.ClientError):
+                await response.read()
+        assert api.control.requests == [("stream", 500)]

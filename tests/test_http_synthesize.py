@@ -6,6 +6,7 @@ import asyncio
 import io
 import time
 import wave
+from collections.abc import AsyncGenerator
 
 import aiohttp
 import av
@@ -166,15 +167,35 @@ async def test_speech_that_breaks_half_way_breaks_the_body(error: Exception) -> 
         assert api.control.inferences == []
 
 
+HTTP_1_0 = b"POST /v1/synthesize HTTP/1.0\r\nContent-Type: application/json\r\nContent-Length: 34\r\n\r\n"
+
+
 async def test_http_1_0_gets_its_body_without_chunks() -> None:
     async with running(says(bytes(1024 * 1024), SPEECH)) as api:
         reader, writer = await api.dial()
-        body = b'{"text": "Hello", "format": "pcm"}'
-        writer.write(
-            b"POST /v1/synthesize HTTP/1.0\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
-        )
-        writer.write(body)
+        writer.write(HTTP_1_0 + b'{"text": "Hello", "format": "pcm"}')
         head, audio = (await reader.read(-1)).split(b"\r\n\r\n", 1)
         assert head.startswith(b"HTTP/1.0 200 OK")
         assert b"Transfer-Encoding" not in head
         assert audio == bytes(1024 * 1024) + SPEECH
+
+
+async def test_http_1_0_can_tell_a_broken_body_from_a_whole_one() -> None:
+    async with running(breaks(Failed("broken"), bytes(1024 * 1024))) as api:
+        reader, writer = await api.dial()
+        writer.write(HTTP_1_0 + b'{"text": "Hello", "format": "pcm"}')
+        with pytest.raises(ConnectionResetError):
+            await reader.read(-1)
+
+
+async def test_an_error_has_its_own_status_for_as_long_as_nothing_was_spoken() -> None:
+    async def speak(speech: Speech) -> AsyncGenerator[bytes, None]:
+        await asyncio.sleep(0.05)
+        raise Refused("It has no words", field="text")
+        yield b""
+
+    async with (
+        running(speak, ApiLimits(hold_ms=1)) as api,
+        api.client.post(PATH, json={"text": "Hello", "format": "pcm"}) as response,
+    ):
+        assert response.status == 422
