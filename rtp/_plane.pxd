@@ -135,7 +135,6 @@ cdef struct peer_t:              # what `connect` says
     int16_t comfort_noise
     int16_t ptime_ms
     bint latch
-    bint rtcp_mux
     int64_t timeout_ms           # of media, 0 for never
 
 

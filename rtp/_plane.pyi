@@ -109,7 +109,6 @@ class Line:
         telephone_event: int | None = None,
         comfort_noise: int | None = None,
         latch: bool = True,
-        rtcp_mux: bool = False,
         timeout_ms: int = 0,
     ) -> None:
         """Where to send and what, and what to accept; anew by a re-INVITE.

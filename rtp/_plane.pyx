@@ -683,14 +683,14 @@ cdef void receive(
     cdef uint16_t sequence
     cdef uint32_t timestamp, ssrc
     cdef bint audio
-    if size < HEADER or data[0] >> 6 != 2:
-        line.counts[INVALID] += 1
-        return
     if line.latch == DEAF:
         line.counts[STRANGERS] += 1
         return
-    if 192 <= data[1] <= 223:  # RFC 5761 section 4
+    if size >= 2 and data[0] >> 6 == 2 and 192 <= data[1] <= 223:  # RFC 5761 section 4
         receive_rtcp(line, data, size, source, now_ms, now_ns)
+        return
+    if size < HEADER or data[0] >> 6 != 2:
+        line.counts[INVALID] += 1
         return
     if line.unprotect != NULL and (line.unprotect(line.context, data, &size) != 0 or size < HEADER):
         line.counts[INVALID] += 1
@@ -1296,7 +1296,7 @@ cdef class Line:
 
     def connect(
         self, *, str host, int port, bint alaw, int payload_type, int ptime_ms=20, telephone_event=None,
-        comfort_noise=None, bint latch=True, bint rtcp_mux=False, int64_t timeout_ms=0,
+        comfort_noise=None, bint latch=True, int64_t timeout_ms=0,
     ):
         cdef command_t *command
         cdef peer_t peer
@@ -1313,7 +1313,7 @@ cdef class Line:
         peer.payload_type, peer.alaw, peer.ptime_ms = payload_type, alaw, ptime_ms
         peer.telephone_event = -1 if telephone_event is None else telephone_event
         peer.comfort_noise = -1 if comfort_noise is None else comfort_noise
-        peer.latch, peer.rtcp_mux, peer.timeout_ms = latch, rtcp_mux, timeout_ms
+        peer.latch, peer.timeout_ms = latch, timeout_ms
         command = self.order(CONNECT)
         command.peer = peer
         self.give(command)

@@ -502,7 +502,6 @@ class Stream:
             telephone_event=telephone_event,
             comfort_noise=comfort_noise,
             latch=latch,
-            rtcp_mux=rtcp_mux,
             timeout_ms=round(timeout_s * 1000),
         )
         self._alaw = codec == "PCMA"

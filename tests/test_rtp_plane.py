@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import ctypes
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -11,9 +13,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rtp import dtmf
-from rtp._plane import Plane
+from rtp._plane import LATENESS_BOUNDS_US, Line, Plane
+from rtp.g711 import alaw_decode, mulaw_decode
+from rtp.packet import LocalProtocolError, Packet, serialise
 from rtp.session import PCMA, PCMU, Sender
-from tests.rtp_rules import PAYLOAD_TYPES, RULES, TELEPHONE_EVENT, Datagrams, Options, Rule, speech
+from tests.rtp_rules import (
+    ELSEWHERE,
+    OTHER,
+    PAYLOAD_TYPES,
+    RULES,
+    SIGNALLED,
+    TELEPHONE_EVENT,
+    Datagrams,
+    Options,
+    Rule,
+    media,
+    speech,
+)
 
 SSRC, SEQUENCE, TIMESTAMP = 0xDECAFBAD, 65530, 2**32 - 500
 MS = 1_000_000
@@ -203,3 +219,520 @@ def test_reference_and_plane_send_the_same(ptime_ms: int, start_ms: int, do: lis
                 at_ms = rig.now_ms
                 assert rig.run(1) == [(at_ms, datagram) for datagram in reference.tick(at_ms * MS)]
     assert rig.sent() == asdict(reference.counters())
+
+
+# The plane's own rules
+
+
+def plane_with(count: int, *, start: bool = True, **options: Any) -> tuple[Plane, list[Line]]:
+    """A plane without a thread and `count` lines on it, connected; its clock begins at 0."""
+    plane = Plane(threads=0, epoch_ns=0)
+    lines = []
+    for n in range(count):
+        line = plane.open(ssrc=n, sequence=0, timestamp=0, start_ms=0, ring_ms=1000)
+        line.connect(**({"host": "192.0.2.1", "port": 4000, "alaw": False, "payload_type": 0} | options))
+        if start:
+            line.start()
+        lines.append(line)
+    return plane, lines
+
+
+def ticks(plane: Plane, first_ms: int, last_ms: int) -> list[tuple[int, int, bytes]]:
+    """(ms, line id, packet) of every tick from first_ms to last_ms, both included."""
+    return [(ms, *sent) for ms in range(first_ms, last_ms + 1) for sent in plane.tick(ms * MS)]
+
+
+def kinds(plane: Plane) -> list[str]:
+    return [notice[0] for notice in plane.notices()]
+
+
+@pytest.mark.parametrize("ptime_ms", [10, 20, 30, 40, 60])
+def test_streams_are_spread_evenly_over_the_milliseconds_of_a_ptime(ptime_ms: int) -> None:
+    plane, lines = plane_with(5 * ptime_ms, ptime_ms=ptime_ms)
+    sent = ticks(plane, 0, 2 * ptime_ms - 1)
+    assert Counter(ms for ms, _, _ in sent) == dict.fromkeys(range(2 * ptime_ms), 5)
+    assert {line for _, line, _ in sent} == {line.id for line in lines}
+
+
+def test_streams_of_different_ptimes_share_the_milliseconds_evenly() -> None:
+    plane, _ = plane_with(20, ptime_ms=20)
+    for n, ptime_ms in enumerate((10, 30, 40, 60) * 5):
+        line = plane.open(ssrc=n, sequence=0, timestamp=0, start_ms=0, ring_ms=1000)
+        line.connect(host="192.0.2.1", port=4000, alaw=False, payload_type=0, ptime_ms=ptime_ms)
+        line.start()
+    ticks(plane, 0, 119)
+    load = Counter(ms for ms, _, _ in ticks(plane, 120, 239))
+    assert sum(load.values()) == 20 * 6 + 5 * (12 + 4 + 3 + 2)
+    assert max(load.values()) <= 3
+
+
+def test_phase_that_a_removed_stream_had_is_given_again() -> None:
+    plane, lines = plane_with(20)
+    ticks(plane, 0, 19)
+    lines[7].remove()
+    ticks(plane, 20, 39)
+    line = plane.open(ssrc=99, sequence=0, timestamp=0, start_ms=0, ring_ms=1000)
+    line.connect(host="192.0.2.1", port=4000, alaw=False, payload_type=0)
+    line.start()
+    assert [ms for ms, who, _ in ticks(plane, 40, 59) if who == line.id] == [47]
+
+
+def test_ring_takes_what_there_is_room_for() -> None:
+    plane, (line,) = plane_with(1, start=False)
+    assert line.write(bytes(9000), 0, False) == 8000
+    assert line.write(bytes(9000), 0, False) == 0
+    line.start()
+    plane.tick(0)
+    assert line.write(bytes(9000), 0, False) == 160
+
+
+def test_end_of_an_utterance_always_has_room() -> None:
+    plane, (line,) = plane_with(1)
+    assert line.write(b"\x01" * 8000, 0, False) == 8000
+    line.end(b"\x02" * 1920, False)
+    sent = b"".join(packet[12:] for _, _, packet in ticks(plane, 0, 1299))
+    assert sent.rstrip(b"\xff") == b"\x01" * 8000 + b"\x02" * 1920
+    assert line.idle
+
+
+def test_end_that_is_too_long_is_refused() -> None:
+    _, (line,) = plane_with(1)
+    line.write(bytes(8000), 0, False)
+    with pytest.raises(LocalProtocolError, match="1921 octets are too many"):
+        line.end(bytes(1921), False)
+
+
+def test_writer_is_woken_once_when_the_ring_has_run_down() -> None:
+    plane, (line,) = plane_with(1)
+    line.write(bytes(8000), 0, False)
+    assert line.await_room()
+    woken = []
+    for ms in range(1000):
+        plane.tick(ms * MS)
+        woken += [ms for what in kinds(plane) if what == "room"]
+    assert len(woken) == 1
+    # 400 ms are left after the packet of 580 ms; the notice may wait for company for 10 ms.
+    assert 580 <= woken[0] <= 590
+    assert not line.await_room()
+
+
+def test_end_is_noticed_once_when_all_has_been_sent() -> None:
+    plane, (line,) = plane_with(1)
+    line.write(bytes(480), 0, False)
+    line.end()
+    assert line.await_end()
+    noticed = []
+    for ms in range(200):
+        plane.tick(ms * MS)
+        noticed += [ms for what in kinds(plane) if what == "drained"]
+    assert noticed == [40]
+    assert not line.await_end()
+
+
+def test_law_that_changes_within_a_block_changes_all_of_it() -> None:
+    plane, (line,) = plane_with(1)
+    line.write(b"\x10" * 40, 0, False)
+    line.connect(host="192.0.2.1", port=4000, alaw=True, payload_type=8)
+    line.write(b"\x20" * 120, 0, True)
+    line.end()
+    ((_, packet),) = plane.tick(0)
+    assert packet[12:] == PCMA.from_other[0x10:0x11] * 40 + b"\x20" * 120
+
+
+def test_frames_at_the_edge_of_the_wheel_are_sent_once() -> None:
+    plane, (line,) = plane_with(1, ptime_ms=60)
+    sent = ticks(plane, 0, 60) + ticks(plane, 400, 400) + ticks(plane, 401, 1000)
+    times = [ms for ms, _, _ in sent]
+    assert times == [0, 60, 400, 400, *range(420, 1001, 60)]
+    stamps = [int.from_bytes(packet[4:8]) // 8 for _, _, packet in sent]
+    assert stamps == [0, 60, 300, 360, *range(420, 1001, 60)]
+    assert line.counters()["skipped_frames"] == 3
+
+
+def test_lateness_is_counted_by_its_bounds() -> None:
+    plane, _ = plane_with(2)
+    plane.tick(0)
+    plane.tick(4 * MS + 30_000)  # the second line was due at 1 ms
+    counts, sum_ns, max_ns, late_ticks = plane.lateness()
+    at = dict(zip((*LATENESS_BOUNDS_US, None), counts, strict=True))
+    assert at[20] == 1
+    assert at[5000] == 1
+    assert sum(counts) == 2
+    assert sum_ns == max_ns == 3_030_000
+    assert late_ticks == 1
+
+
+def test_removed_stream_sends_nothing_and_its_counts_stay() -> None:
+    plane, lines = plane_with(2)
+    ticks(plane, 0, 99)
+    before = plane.counters()["packets_sent"]
+    lines[0].remove()
+    lines[0].remove()
+    assert {line for _, line, _ in ticks(plane, 100, 139)} == {lines[1].id}
+    assert [(what, line) for what, line, *_ in plane.notices()] == [("removed", lines[0].id)]
+    assert plane.counters()["packets_sent"] == before + 2
+    with pytest.raises(LocalProtocolError, match="removed"):
+        lines[0].start()
+
+
+def test_removal_frees_what_is_being_dialled_and_heard() -> None:
+    plane, (line,) = plane_with(1, telephone_event=101)
+    line.dial([None] * 50)
+    line.dial([None] * 50)
+    line.listen(True)
+    ticks(plane, 0, 100)
+    line.remove()
+    ticks(plane, 101, 101)
+    assert kinds(plane) == ["removed"]
+
+
+def test_closed_plane_refuses_orders_and_keeps_counts() -> None:
+    plane, (line,) = plane_with(1)
+    ticks(plane, 0, 99)
+    plane.close()
+    with pytest.raises(LocalProtocolError, match="removed"):
+        line.hold()
+    assert line.counters()["packets_sent"] == 5
+
+
+def test_flood_of_notices_ends_at_its_limit() -> None:
+    plane, (line,) = plane_with(1)
+    plane.tick(0)
+    report = bytes.fromhex("80c9000100000007")
+    for n in range(1000):
+        line.receive(report, "192.0.2.1", 4000, n * 1000)
+    plane.tick(MS)
+    assert Counter(kinds(plane)) == {"rtcp": 200}
+    assert line.counters()["notices_dropped"] == 800
+    line.receive(report, "192.0.2.1", 4000, 1000 * MS)
+    plane.tick(1000 * MS)
+    assert [(what, address, data) for what, _, _, _, address, data in plane.notices()] == [
+        ("rtcp", ("192.0.2.1", 4000), report)
+    ]
+
+
+def test_notices_that_find_no_room_are_dropped_and_counted() -> None:
+    plane, lines = plane_with(2000, start=False)
+    plane.tick(0)
+    report = b"\x80\xc9" + bytes(1400)
+    for line in lines:
+        line.receive(report, "192.0.2.1", 4000, 0)
+    plane.tick(MS)
+    told = kinds(plane)
+    assert 150 < len(told) < 200
+    assert len(told) + plane.counters()["notices_dropped"] == 2000
+    lines[0].receive(report, "192.0.2.1", 4000, MS)
+    plane.tick(2 * MS)
+    assert kinds(plane) == ["rtcp"]
+
+
+def test_rtcp_is_heard_from_the_hosts_of_the_call_alone() -> None:
+    plane, (line,) = plane_with(1)
+    plane.tick(0)
+    line.receive(bytes.fromhex("80c9000100000007"), "192.0.2.66", 4000, 0)
+    plane.tick(MS)
+    assert kinds(plane) == []
+    assert line.counters()["strangers"] == 1
+
+
+def test_nothing_is_believed_before_connect() -> None:
+    plane = Plane(threads=0, epoch_ns=0)
+    line = plane.open(ssrc=1, sequence=0, timestamp=0, start_ms=0, ring_ms=1000)
+    for _, datagram in media(range(5)):
+        line.receive(datagram, *SIGNALLED, 0)
+    assert (line.counters()["strangers"], line.counters()["packets_received"]) == (5, 0)
+
+
+def test_datagram_longer_than_any_packet_is_invalid() -> None:
+    plane, (line,) = plane_with(1)
+    plane.tick(0)
+    line.receive(b"\x80" + bytes(65506), "192.0.2.1", 4000, 0)
+    assert line.counters()["invalid"] == 1
+
+
+def test_without_latch_only_the_signalled_address_is_heard() -> None:
+    plane, (line,) = plane_with(1, latch=False)
+    plane.tick(0)
+    for _, datagram in media(range(20)):
+        line.receive(datagram, *ELSEWHERE, 0)
+        line.receive(datagram, "192.0.2.1", 4000, 0)
+    assert (line.counters()["strangers"], line.counters()["packets_received"]) == (20, 18)
+    assert line.target == ("192.0.2.1", 4000)
+
+
+def test_packets_follow_the_latched_source() -> None:
+    plane, (line,) = plane_with(1)
+    plane.tick(0)
+    assert line.target == ("192.0.2.1", 4000)
+    for _, datagram in media(range(3)):
+        line.receive(datagram, *ELSEWHERE, 0)
+    assert line.target == ELSEWHERE
+
+
+def test_reinvite_with_the_same_address_goes_on_sending_to_the_latched_source() -> None:
+    plane, (line,) = plane_with(1)
+    plane.tick(0)
+    for _, datagram in media(range(3)):
+        line.receive(datagram, *ELSEWHERE, 0)
+    line.connect(host="192.0.2.1", port=4000, alaw=False, payload_type=0)
+    plane.tick(MS)
+    assert line.target == ELSEWHERE
+    line.connect(host="192.0.2.1", port=4002, alaw=False, payload_type=0)
+    plane.tick(2 * MS)
+    assert line.target == ("192.0.2.1", 4002)
+
+
+def test_source_that_is_still_heard_long_after_connect_is_locked_again() -> None:
+    plane, (line,) = plane_with(1)
+    plane.tick(0)
+    packets = [datagram for _, datagram in media(range(400))]
+    for n in range(300):
+        line.receive(packets[n], *ELSEWHERE, 20 * n * MS)
+    for _, datagram in media(range(5), ssrc=8):
+        line.receive(datagram, *OTHER, 6000 * MS)
+    assert line.counters()["strangers"] == 5
+    assert line.counters()["packets_received"] == 298
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"ptime_ms": 25}, "ptime 25 ms is not one of"),
+        ({"payload_type": 128}, "payload type 128 is not in 0..127"),
+        ({"telephone_event": -1}, "payload type -1 is not in 0..127"),
+        ({"host": "example.org"}, "example.org port 4000 is no address that an IPv4 socket can send to"),
+        ({"host": "2001:db8::1"}, "no address that an IPv4 socket can send to"),
+        ({"port": 0}, "192.0.2.1 port 0 is no address"),
+        ({"port": 65536}, "192.0.2.1 port 65536 is no address"),
+    ],
+)
+def test_connect_refuses_what_makes_no_sense(options: dict[str, Any], message: str) -> None:
+    _, (line,) = plane_with(1)
+    with pytest.raises(LocalProtocolError, match=message):
+        line.connect(**({"host": "192.0.2.1", "port": 4000, "alaw": False, "payload_type": 0} | options))
+
+
+@pytest.mark.parametrize(("start_ms", "ring_ms"), [(-1, 1000), (1010, 1000), (0, 110), (0, 60010)])
+def test_open_refuses_a_ring_that_makes_no_sense(start_ms: int, ring_ms: int) -> None:
+    with pytest.raises(LocalProtocolError, match="start threshold"):
+        Plane(threads=0).open(ssrc=1, sequence=0, timestamp=0, start_ms=start_ms, ring_ms=ring_ms)
+
+
+def test_plane_with_threads_is_not_ticked_by_hand() -> None:
+    plane = Plane(threads=1, realtime=False)
+    line = plane.open(ssrc=1, sequence=0, timestamp=0, start_ms=0, ring_ms=1000)
+    with pytest.raises(LocalProtocolError, match="ticks by itself"):
+        plane.tick(0)
+    with pytest.raises(LocalProtocolError, match="receives by itself"):
+        line.receive(b"", "192.0.2.1", 4000, 0)
+    plane.close()
+
+
+def test_ipv6_line_reaches_ipv4_hosts_mapped() -> None:
+    plane = Plane(threads=0, epoch_ns=0)
+    line = plane.open(ipv6=True, ssrc=1, sequence=0, timestamp=0, start_ms=0, ring_ms=1000)
+    line.connect(host="192.0.2.1", port=4000, alaw=False, payload_type=0)
+    plane.tick(0)
+    assert line.target == ("192.0.2.1", 4000)
+    line.connect(host="2001:db8::1", port=4000, alaw=False, payload_type=0)
+    plane.tick(MS)
+    assert line.target == ("2001:db8::1", 4000)
+
+
+# The seam for SRTP
+
+Transform = ctypes.CFUNCTYPE(
+    ctypes.c_int, ctypes.c_void_p, ctypes.POINTER(ctypes.c_uint8), ctypes.POINTER(ctypes.c_int)
+)
+
+
+@Transform
+def protect(context: int, packet: Any, length: Any) -> int:
+    """Inverts the payload and appends the octet at `context`, as often as that says."""
+    tag = ctypes.cast(context, ctypes.POINTER(ctypes.c_uint8))[0]
+    for at in range(12, length[0]):
+        packet[at] ^= 0xFF
+    for at in range(length[0], length[0] + tag):
+        packet[at] = tag
+    length[0] += tag
+    return 0
+
+
+@Transform
+def unprotect(context: int, packet: Any, length: Any) -> int:
+    tag = ctypes.cast(context, ctypes.POINTER(ctypes.c_uint8))[0]
+    if packet[length[0] - 1] != tag:
+        return 7  # srtp_err_status_auth_fail
+    length[0] -= tag
+    for at in range(12, length[0]):
+        packet[at] ^= 0xFF
+    return 0
+
+
+def address_of(function: Any) -> int:
+    address = ctypes.cast(function, ctypes.c_void_p).value
+    assert address is not None
+    return address
+
+
+def test_transform_changes_packets_in_place_both_ways() -> None:
+    context = ctypes.c_uint8(10)
+    plane = Plane(threads=0, epoch_ns=0)
+    line = plane.open(ssrc=1, sequence=0, timestamp=0, start_ms=0, ring_ms=1000)
+    line.transform(protect=address_of(protect), unprotect=address_of(unprotect), context=ctypes.addressof(context))
+    line.connect(host="192.0.2.1", port=4000, alaw=False, payload_type=0)
+    line.write(b"\x0f" * 160, 0, False)
+    line.end()
+    line.start()
+    ((_, packet),) = plane.tick(0)
+    assert packet[12:] == b"\xf0" * 160 + b"\x0a" * 10
+    assert (line.counters()["octets_sent"], line.counters()["send_failed"]) == (160, 0)
+    line.listen(True)
+    plane.tick(MS)
+    for _, datagram in media(range(4)):
+        protected = datagram[:12] + bytes(octet ^ 0xFF for octet in datagram[12:]) + b"\x0a" * 10
+        line.receive(protected, "192.0.2.1", 4000, MS)
+        line.receive(datagram, "192.0.2.1", 4000, MS)  # unauthentic
+    assert (line.counters()["packets_received"], line.counters()["invalid"]) == (2, 4)
+    assert line.hear() == [mulaw_decode(bytes(160))] * 2
+
+
+# The peer's audio
+
+
+def frame(code: int) -> bytes:
+    return mulaw_decode(bytes((code,)) * 160)
+
+
+QUIET = bytes(320)
+
+
+@pytest.fixture
+def listener() -> tuple[Plane, Line]:
+    """A line whose source is latched, with packets 0 to 2, and that gathers audio from packet 3 on."""
+    plane, (line,) = plane_with(1)
+    plane.tick(0)
+    for datagram in voice(range(3)):
+        line.receive(datagram, "192.0.2.1", 4000, 0)
+    line.listen(True)
+    plane.tick(MS)
+    return plane, line
+
+
+def voice(sequences: Iterable[int], *, units: int = 160, start: int = 0) -> list[bytes]:
+    """Packets of `units` samples, the payload of packet n made of code n."""
+    return [
+        serialise(
+            Packet(
+                payload_type=0,
+                sequence=n,
+                timestamp=(start + units * n) % 2**32,
+                ssrc=7,
+                payload=bytes((n % 256,)) * units,
+            )
+        )
+        for n in sequences
+    ]
+
+
+def heard(line: Line, datagrams: Iterable[bytes], *, now_ms: int = 1) -> list[bytes]:
+    for datagram in datagrams:
+        line.receive(datagram, "192.0.2.1", 4000, now_ms * MS)
+    return line.hear()
+
+
+def test_audio_in_order_is_heard_at_once(listener: tuple[Plane, Line]) -> None:
+    _, line = listener
+    for n in range(3, 40):
+        assert heard(line, voice([n])) == [frame(n)]
+
+
+def test_audio_out_of_order_is_put_in_order(listener: tuple[Plane, Line]) -> None:
+    _, line = listener
+    assert heard(line, voice([3, 5, 6])) == [frame(3)]
+    assert heard(line, voice([4])) == [frame(4), frame(5), frame(6)]
+
+
+def test_lost_audio_is_silence_once_it_is_60_ms_late(listener: tuple[Plane, Line]) -> None:
+    _, line = listener
+    assert heard(line, voice([3, 5, 6])) == [frame(3)]
+    assert heard(line, voice([7])) == [QUIET, frame(5), frame(6), frame(7)]
+    assert heard(line, voice([4])) == []
+    assert heard(line, voice([8])) == [frame(8)]
+
+
+def test_repeated_audio_is_heard_once(listener: tuple[Plane, Line]) -> None:
+    _, line = listener
+    assert heard(line, voice([3, 3, 4, 3, 4])) == [frame(3), frame(4)]
+
+
+@pytest.mark.parametrize("units", [80, 240, 320, 480])
+def test_audio_of_any_ptime_comes_in_frames_of_20_ms(listener: tuple[Plane, Line], units: int) -> None:
+    _, line = listener
+    # The clock of this packetisation goes on from where the three packets of the fixture ended.
+    audio = b"".join(heard(line, voice(range(3, 19), units=units, start=480 - 3 * units)))
+    expected = b"".join(mulaw_decode(bytes((n,)) * units) for n in range(3, 19))
+    assert len(audio) % 320 == 0
+    assert len(expected) - len(audio) < 320
+    assert expected.startswith(audio)
+
+
+def test_audio_goes_on_over_the_end_of_the_timestamp() -> None:
+    plane, (line,) = plane_with(1)
+    plane.tick(0)
+    datagrams = voice(range(20), start=2**32 - 10 * 160)
+    heard(line, datagrams[:3])
+    line.listen(True)
+    plane.tick(MS)
+    assert heard(line, datagrams[3:]) == [frame(n) for n in range(3, 20)]
+
+
+def test_jump_of_the_peers_clock_is_a_new_beginning(listener: tuple[Plane, Line]) -> None:
+    _, line = listener
+    assert heard(line, voice([3, 5])) == [frame(3)]
+    assert heard(line, voice([6], start=800_000)) == [QUIET, frame(5), frame(6)]
+    assert heard(line, voice([7], start=800_000)) == [frame(7)]
+
+
+def test_peer_that_falls_silent_is_heard_as_silence_in_real_time(listener: tuple[Plane, Line]) -> None:
+    plane, line = listener
+    assert heard(line, voice([3])) == [frame(3)]
+    ticks(plane, 2, 99)
+    assert line.hear() == []
+    ticks(plane, 100, 600)
+    assert line.hear() == [QUIET] * 29  # of 600 ms, the frame just before and 19 ms not yet over apart
+    assert heard(line, voice([4], start=5000), now_ms=600) == [frame(4)]
+
+
+def test_audio_that_nobody_takes_is_dropped_and_counted(listener: tuple[Plane, Line]) -> None:
+    _, line = listener
+    for datagram in voice(range(3, 73)):
+        line.receive(datagram, "192.0.2.1", 4000, MS)
+    assert line.hear() == [frame(n) for n in range(3, 53)]
+    assert line.counters()["audio_dropped"] == 20
+    assert heard(line, voice([73])) == [frame(73)]
+
+
+def test_consumer_is_woken_by_the_next_frame(listener: tuple[Plane, Line]) -> None:
+    plane, line = listener
+    assert line.await_audio()
+    heard(line, voice([3]))
+    plane.tick(2 * MS)
+    assert kinds(plane)[-1] == "audio"
+    heard(line, [])
+    line.receive(voice([4])[0], "192.0.2.1", 4000, 2 * MS)
+    assert not line.await_audio()
+
+
+def test_audio_is_decoded_by_its_own_payload_type(listener: tuple[Plane, Line]) -> None:
+    _, line = listener
+    (datagram,) = voice([3])
+    assert heard(line, [datagram[:1] + b"\x08" + datagram[2:]]) == [alaw_decode(b"\x03" * 160)]
+
+
+def test_nobody_listens_any_more(listener: tuple[Plane, Line]) -> None:
+    plane, line = listener
+    line.listen(False)
+    plane.tick(2 * MS)
+    assert heard(line, voice([3])) == []
+    assert line.counters()["packets_received"] == 2
