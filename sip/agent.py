@@ -258,7 +258,9 @@ class Agent:
     def bye(self, now: float, call: str, *, headers: Iterable[tuple[str, str]] = ()) -> None:
         """Hang up. The call has Ended at once, or, if its ACK is still to come, when that comes or is given up."""
         leaving = self._call(call)
-        leaving.farewell = tuple(headers)
+        farewell = tuple(Headers(headers))
+        leaving.require(CallInput.BYE)
+        leaving.farewell = farewell
         self._step(leaving, CallInput.BYE, now)
 
     def invite(
@@ -284,7 +286,6 @@ class Agent:
         if not body:
             raise LocalProtocolError("an INVITE without an offer")
         key = self._token()
-        call = self._begin(key, CallState.CALLING, flow, now, ring_timeout_s)
         fields = (
             ("Via", self._via(flow)),
             ("Max-Forwards", str(MAX_FORWARDS)),
@@ -292,12 +293,13 @@ class Agent:
             ("To", str(to or NameAddr(uri=target))),
             ("Call-ID", self._token()),
             ("CSeq", "1 INVITE"),
-            ("Contact", call.contact),
+            ("Contact", self._contact(flow)),
             *self._offer_fields(headers, content_type),
         )
         request = Request(method="INVITE", uri=target, headers=Headers(fields), body=body)
         patience_s = ring_timeout_s + self._timers.patience
-        call.invite = self._send_request(request, flow, key, now, final_within_s=patience_s)
+        transaction = self._send_request(request, flow, key, now, final_within_s=patience_s)
+        self._begin(key, CallState.CALLING, flow, now, ring_timeout_s).invite = transaction
         self._calls_placed += 1
         return key
 
@@ -318,10 +320,11 @@ class Agent:
         if not body:
             raise LocalProtocolError("a re-INVITE without an offer")
         changing = self._call(call)
-        self._step(changing, CallInput.REOFFER, now)
-        fields = (("Contact", changing.contact), *self._offer_fields(headers, content_type))
+        changing.require(CallInput.REOFFER)
         assert changing.dialog is not None, changing.state
+        fields = (("Contact", changing.contact), *self._offer_fields(headers, content_type))
         changing.invite = self._request_within(changing.dialog, "INVITE", call, now, headers=fields, body=body)
+        self._step(changing, CallInput.REOFFER, now)
 
     def counters(self) -> Counters:
         """How much has come and gone, and what is alive."""

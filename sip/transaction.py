@@ -80,11 +80,17 @@ class Timers:
     t1  estimate of the round trip; the first retransmission comes after it
     t2  longest interval between retransmissions, but for those of an INVITE request
     t4  longest time that a message stays in the network
+
+    Raises LocalProtocolError unless 0 < t1 <= t2 and 0 < t4.
     """
 
     t1: float = 0.5
     t2: float = 4.0
     t4: float = 5.0
+
+    def __post_init__(self) -> None:
+        if not (0 < self.t1 <= self.t2 and self.t4 > 0):
+            raise LocalProtocolError(f"times that do not fit: T1 {self.t1}, T2 {self.t2}, T4 {self.t4}")
 
     @property
     def patience(self) -> float:

@@ -1179,6 +1179,23 @@ def test_verbs_that_the_state_does_not_allow_raise_and_change_nothing() -> None:
     assert statuses(side.do(agent.answer, offered)) == [200]
 
 
+def test_a_header_that_cannot_be_sent_changes_nothing() -> None:
+    side = Side()
+    call = side.confirmed()
+    split = [("X-Note", "two\r\nlines")]
+    with pytest.raises(LocalProtocolError):
+        side.agent.bye(0.0, call, headers=split)
+    with pytest.raises(LocalProtocolError):
+        side.agent.reoffer(0.0, call, body=OFFER, headers=split)
+    with pytest.raises(LocalProtocolError):
+        side.agent.invite(0.0, BOB, FLOW, from_=ALICE, body=OFFER, headers=split)
+    assert side.hear() == []
+    assert side.agent.counters().calls == 1
+    bye = only(side.do(side.agent.bye, call))
+    assert bye.headers.get("X-Note") is None
+    side.assert_clean()
+
+
 # --- Counters
 
 

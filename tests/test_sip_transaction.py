@@ -353,6 +353,12 @@ def test_timers_scale_with_t1() -> None:
     assert len(bench.times) == len(CAPPED_INTERVALS) + 7
 
 
+@pytest.mark.parametrize("times", [{"t1": 0.0}, {"t1": 5.0}, {"t4": 0.0}])
+def test_timers_that_cannot_work_are_refused(times: dict[str, float]) -> None:
+    with pytest.raises(LocalProtocolError, match="times that do not fit"):
+        Timers(**times)
+
+
 # --- Matching
 
 
