@@ -76,7 +76,8 @@ class Resampler:
                 raise LocalProtocolError(f"a rate of {rate_hz} Hz is not in {_LOWEST_HZ}..{_HIGHEST_HZ}")
         self._from_hz = from_hz
         self._to_hz = to_hz
-        self._stream = soxr.ResampleStream(from_hz, to_hz, 1, dtype="int16", quality="HQ")
+        # In floating point, because libsoxr dithers integers: silence would come out as noise of the last bit.
+        self._stream = soxr.ResampleStream(from_hz, to_hz, 1, dtype="float32", quality="HQ")
 
     @property
     def from_hz(self):
@@ -85,7 +86,11 @@ class Resampler:
     def feed(self, samples):
         if len(samples) % 2:
             raise LocalProtocolError(f"{len(samples)} octets are no whole number of 16-bit samples")
-        return self._stream.resample_chunk(numpy.frombuffer(samples, numpy.int16)).tobytes()
+        return self._resample(numpy.frombuffer(samples, numpy.int16).astype(numpy.float32), False)
 
     def finish(self):
-        return self._stream.resample_chunk(numpy.empty(0, numpy.int16), last=True).tobytes()
+        return self._resample(numpy.empty(0, numpy.float32), True)
+
+    def _resample(self, samples, last):
+        resampled = numpy.rint(self._stream.resample_chunk(samples, last=last))
+        return numpy.clip(resampled, -32768, 32767).astype(numpy.int16).tobytes()
