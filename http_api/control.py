@@ -86,6 +86,3 @@ class SpeechControl(Protocol):
         `status` tells how it ended, which a status line sent ahead of the body cannot: 499 when the client left before
         the end, 408 when it stopped reading and was cut off, 500 when the speech broke half-way.
         """
-
-    def observe_inference(self, *, inference_ms: float, audio_ms: float) -> None:
-        """Speech was made: time the engine took, and how much audio came of it."""

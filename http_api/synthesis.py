@@ -115,7 +115,7 @@ class Synthesis:
                 response = web.StreamResponse(headers={"Content-Type": audio.content_type})
                 response.headers["X-Model-Version"] = self._control.model_version
                 if complete:
-                    response.headers.update(_headers(self._finish(rendition)))
+                    response.headers.update(_headers(rendition.figures()))
                     response.content_length = len(body)
                 await response.prepare(request)
                 for start in range(0, len(body), WRITE_BYTES):
@@ -123,7 +123,7 @@ class Synthesis:
                 if not complete:
                     while (chunk := await rendition.next()) is not None:
                         await self._patiently(response.write(audio.encode(chunk)))
-                    self._finish(rendition)
+                    rendition.figures()
                 await self._patiently(response.write_eof())
                 return response
 
@@ -210,12 +210,7 @@ class Synthesis:
                 del pending[:size]
                 yield _event("audio", base64.b64encode(encode(samples)).decode(), id=sequence)
                 sequence += 1
-        yield _event("done", self._finish(rendition).model_dump_json())
-
-    def _finish(self, rendition: Rendition) -> SpeechFigures:
-        figures = rendition.figures()
-        self._control.observe_inference(inference_ms=figures.inference_time_ms, audio_ms=figures.audio_duration_ms)
-        return figures
+        yield _event("done", rendition.figures().model_dump_json())
 
     async def _patiently(self, writing: Awaitable[None]) -> None:
         """Wait for a write, though not for ever. Raises Problem 408 when the reader makes no room for it."""

@@ -97,7 +97,6 @@ class FakeControl:
     asked: list[Speech] = field(default_factory=list)
     requests: list[tuple[str, int]] = field(default_factory=list)
     latencies_ms: list[float] = field(default_factory=list)
-    inferences: list[tuple[float, float]] = field(default_factory=list)
     observed: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
@@ -118,9 +117,6 @@ class FakeControl:
         self.requests.append((endpoint, status))
         self.latencies_ms.append(latency_ms)
         self.observed.set()
-
-    def observe_inference(self, *, inference_ms: float, audio_ms: float) -> None:
-        self.inferences.append((inference_ms, audio_ms))
 
 
 def mulaw_like(samples: bytes) -> bytes:

@@ -65,7 +65,6 @@ async def test_headers_carry_the_figures_of_speech_that_is_complete(coding: str)
             assert float(response.headers["X-RTF"]) == round(inference_ms / 250, 6)
             assert response.headers["X-Model-Version"] == MODEL
             assert response.content_length is not None
-        assert api.control.inferences == [(inference_ms, 250.0)]
         assert api.control.requests == [("synthesize", 200)]
 
 
@@ -93,7 +92,6 @@ async def test_slow_speech_leaves_in_pieces_after_the_hold() -> None:
             assert await response.content.readexactly(400) == SPEECH[:400]
             engine.gate.set()
             assert await response.read() == SPEECH[400:]
-        assert [audio_ms for _, audio_ms in api.control.inferences] == [250.0]
 
 
 async def test_a_fast_engine_and_a_long_text_do_not_fill_the_memory_while_held() -> None:
@@ -164,7 +162,6 @@ async def test_speech_that_breaks_half_way_breaks_the_body(error: Exception) -> 
             with pytest.raises(aiohttp.ClientError):
                 await response.read()
         assert api.control.requests == [("synthesize", 500)]
-        assert api.control.inferences == []
 
 
 HTTP_1_0 = b"POST /v1/synthesize HTTP/1.0\r\nContent-Type: application/json\r\nContent-Length: 34\r\n\r\n"
