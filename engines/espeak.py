@@ -122,6 +122,10 @@ class Espeak:
             languages={tag: voice for tag, (_, voice) in sorted(best.items())},
         )
 
+    def rehearsal(self) -> Speak | None:
+        """The commonest voice, so that most copies need not load another."""
+        return Speak(id=0, text="Hello.", ssml=False, voice="en-us", speed=1.0, rate_hz=8000, last=True)
+
     def source_rate_hz(self, _rate_hz: int) -> int:
         """The library speaks at its own rate, 22,050 Hz."""
         return self._rate_hz

@@ -1,8 +1,9 @@
 """SSML made safe: a document is parsed, checked and written anew, and only what was written anew reaches an engine.
 
 espeak-ng reads SSML with a scanner that differs from an XML parser in dangerous and in merely annoying ways: it opens
-the files that <audio> names, keeps nested voices in an unchecked array of 20, ends a comment or a quoted attribute at the first
-">", skips CDATA, reads "1.5s" as 1 ms. What `rewrite` returns is in the part of the language on which both agree.
+the files that <audio> names, keeps nested voices in an unchecked array of 20, ends a comment or a quoted attribute at
+the first ">", skips CDATA, reads "1.5s" as 1 ms. What `rewrite` returns is in the part of the language on which both
+agree. Of <sub>, the alias is spoken; of <phoneme> and <audio>, the text inside.
 
 Sources: W3C SSML 1.1; espeak-ng 1.52, src/libespeak-ng/ssml.c and readclause.c.
 """
@@ -38,7 +39,6 @@ _ATTRIBUTES: Final[Mapping[str, frozenset[str]]] = {
     "emphasis": frozenset({"level"}),
     "break": frozenset({"strength", "time"}),
     "say-as": frozenset({"interpret-as", "format", "detail"}),
-    "phoneme": frozenset({"alphabet", "ph"}),
 }
 """Elements that an engine sees, with their attributes; of any other element it sees the text."""
 

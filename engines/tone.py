@@ -77,6 +77,10 @@ class Tone:
             voices=tuple((name, f"Test tone, {hz:.0f} Hz (not speech)", "und") for name, hz in _VOICES.items()),
         )
 
+    def rehearsal(self) -> Speak | None:
+        """A tone needs no tables."""
+        return None
+
     def source_rate_hz(self, rate_hz: int) -> int:
         """A tone is made at the rate asked for."""
         return rate_hz

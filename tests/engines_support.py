@@ -46,7 +46,7 @@ class Worker:
                 pass_fds=[theirs.fileno()],
                 cwd=Path(__file__).parent.parent,
                 env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
-                stderr=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
             )
 
     def send(self, message: Message) -> None:
@@ -65,17 +65,25 @@ class Worker:
 
 
 @contextmanager
-def worker(engine: str = "espeak", **options: object) -> Iterator[tuple[Worker, Hello]]:
-    """A worker that said Hello."""
+def started(engine: str, **options: object) -> Iterator[Worker]:
+    """A worker process that is killed at the end, if it still lives."""
     one = Worker(engine, options)
     try:
+        yield one
+    finally:
+        one.socket.close()
+        one.process.kill()
+        one.process.wait()
+
+
+@contextmanager
+def worker(engine: str = "espeak", **options: object) -> Iterator[tuple[Worker, Hello]]:
+    """A worker that said Hello, and that ends of itself when its socket is closed."""
+    with started(engine, **options) as one:
         hello = one.receive()
         assert isinstance(hello, Hello)
         yield one, hello
-    finally:
         one.socket.close()
-        assert one.process.stderr is not None
-        one.process.stderr.close()
         assert one.process.wait(5) == 0
 
 
@@ -97,6 +105,14 @@ def share_at(samples: npt.NDArray[np.int16], rate_hz: int, low_hz: float, high_h
     spectrum = np.abs(np.fft.rfft(samples.astype(np.float64))) ** 2
     frequencies = np.fft.rfftfreq(len(samples), 1 / rate_hz)
     return float(spectrum[(frequencies >= low_hz) & (frequencies < high_hz)].sum() / spectrum.sum())
+
+
+def pitch_hz(samples: npt.NDArray[np.int16], rate_hz: int) -> float:
+    """Of a monotonous voice: the strongest period between 70 and 350 Hz."""
+    wave = samples.astype(np.float64)
+    shortest, longest = rate_hz // 350, rate_hz // 70
+    likeness = [float(wave[lag:] @ wave[:-lag]) for lag in range(shortest, longest)]
+    return rate_hz / (shortest + int(np.argmax(likeness)))
 
 
 def is_gone(pid: int, *, within_s: float) -> bool:

@@ -35,6 +35,7 @@ from engines.ssml import DEEPEST, LONGEST_BREAK_S, rewrite
         ("<speak>a<![CDATA[ <b> & ]]>c</speak>", "<speak>a &lt;b&gt; &amp; c</speak>"),
         ("<speak>a<?php echo ?>b</speak>", "<speak>ab</speak>"),
         ("<speak>a<metadata><x>secret</x></metadata>b</speak>", "<speak>a b</speak>"),
+        ("<speak><phoneme alphabet='ipa' ph='x]]'>tomato</phoneme></speak>", "<speak> tomato </speak>"),
         ("<speak>one<unknown>two</unknown>three</speak>", "<speak>one two three</speak>"),
         (
             "<speak><audio src='/etc/passwd'>instead<desc>a sound</desc></audio></speak>",
@@ -73,7 +74,6 @@ def test_a_document_is_written_anew(document: str, rewritten: str) -> None:
         ("<speak>" + "<p>" * DEEPEST + "a" + "</p>" * DEEPEST + "</speak>", "nested deeper than 16"),
         ("<speak><voice name='a name=../x'>a</voice></speak>", "not a value"),
         ("<speak><voice name='a&quot;b'>a</voice></speak>", "not a value"),
-        ("<speak><phoneme alphabet='espeak' ph='a]]b'>a</phoneme></speak>", "not a value"),
         ("<speak xml:lang='" + "x" * 101 + "'>a</speak>", "not a value"),
     ],
 )
