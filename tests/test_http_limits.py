@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import socket
+import struct
 import time
 from collections.abc import AsyncGenerator
 
@@ -211,6 +213,25 @@ async def test_a_client_that_leaves_before_its_body_came_is_counted() -> None:
         writer.close()
         await asyncio.wait_for(api.control.observed.wait(), 5)
         assert (api.control.requests, api.control.asked) == ([("synthesize", 499)], [])
+
+
+@pytest.mark.parametrize("path", PATHS)
+async def test_a_client_that_leaves_as_its_answer_begins_is_no_fault_of_ours(
+    path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = socket.socket()
+
+    async def speak(speech: Speech) -> AsyncGenerator[bytes, None]:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.close()
+        yield SPEECH
+
+    async with running(speak) as api:
+        client.connect(api.listening.addresses[0])
+        client.sendall(post(path, json.dumps(ORDER).encode()))
+        await asyncio.wait_for(api.control.observed.wait(), 5)
+        assert [status for _, status in api.control.requests] == [499]
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
 async def test_an_engine_that_will_not_stop_at_once_is_still_closed() -> None:
