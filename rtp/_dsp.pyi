@@ -4,8 +4,9 @@ Linear samples are signed 16-bit mono in native byte order throughout. All of it
 sample, for a codec that is neither "PCMU" nor "PCMA", and for a rate that no audio has.
 """
 
-from typing_extensions import Buffer
 from typing import Literal
+
+from typing_extensions import Buffer
 
 Codec = Literal["PCMU", "PCMA"]
 

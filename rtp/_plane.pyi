@@ -3,8 +3,9 @@
 session.py says in words what it does. Errors are LocalProtocolError, for values that make no sense, and OSError.
 """
 
-from typing_extensions import Buffer
 from typing import Final, Literal
+
+from typing_extensions import Buffer
 
 Notice = tuple[
     Literal["room", "drained", "audio", "latched", "timed_out", "telephone_event", "rtcp", "removed"],

@@ -281,7 +281,9 @@ cdef inline void post_to_waiting(line_t *line, notice_t notice, int32_t *waits) 
 
 cdef void notify(worker_t *worker, int64_t now_ms) noexcept nogil:
     cdef uint64_t one = 1
-    if not worker.pressing and not (worker.pending and now_ms - worker.notified_ms >= NOTIFY_MS):
+    if worker.pending and (now_ms - worker.notified_ms >= NOTIFY_MS or settled(&worker.lines) == 0):
+        worker.pressing = True
+    if not worker.pressing:
         return
     worker.pressing = worker.pending = False
     worker.notified_ms = now_ms

@@ -554,8 +554,8 @@ class Stream:
         flushes = self._flushes
         step = 2 * rate_hz * _SLICE_MS // 1000
         for start in range(0, len(pcm), max(step, 2)):
-            later_ms = max(len(pcm) - start - step, 0) * 500 / rate_hz
-            await self._put(encode(self._at_line_rate(pcm[start : start + step], rate_hz), self._codec), later_ms)
+            codes = encode(self._at_line_rate(pcm[start : start + step], rate_hz), self._codec)
+            await self._put(codes, later_ms=max(len(pcm) - start - step, 0) * 500 / rate_hz)
             if self._flushes != flushes:
                 return
 
@@ -760,7 +760,7 @@ class Stream:
             self._resampler = Resampler(rate_hz, RATE_HZ)
         return before + self._resampler.feed(pcm)
 
-    async def _put(self, codes: bytes, later_ms: float) -> None:
+    async def _put(self, codes: bytes, *, later_ms: float) -> None:
         """Move codes into the ring, or stop at a flush; `later_ms` is what its write will bring after them."""
         alaw = self._alaw
         flushes = self._flushes

@@ -1,0 +1,798 @@
+"""Streams on real sockets of the loopback interface: ports, writing, latching, digits, audio, RTCP, closing."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import struct
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+from aiortc.rtp import RtcpByePacket, RtcpPacket, RtcpSdesPacket, RtcpSrPacket, RtpPacket
+
+from rtp import (
+    Digit,
+    Endpoint,
+    Latched,
+    LocalProtocolError,
+    MediaTimeout,
+    PortsExhausted,
+    RemoteBye,
+    Stream,
+    StreamClosed,
+)
+from rtp.g711 import mulaw_decode, mulaw_encode
+from rtp.packet import Packet, serialise
+from rtp.rtcp import (
+    CNAME,
+    Goodbye,
+    ReceiverReport,
+    Report,
+    SenderReport,
+    Source,
+    SourceDescription,
+    middle_32,
+    ntp_from_unix_ns,
+)
+from rtp.rtcp import serialise as serialise_rtcp
+
+FRAME_MS = 20
+SPEECH = struct.pack("=160h", *(range(-8000, 8000, 100)))  # a frame of 8000 Hz
+
+
+class Peer:
+    """A telephone as far as RTP goes: a pair of sockets, and whatever came to them."""
+
+    def __init__(self, host: str = "127.0.0.1") -> None:
+        self.family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self.host = host
+        self.rtp, self.rtcp = self._bind(), self._bind()
+        self.sequence = 0
+
+    def _bind(self) -> socket.socket:
+        made = socket.socket(self.family, socket.SOCK_DGRAM)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+        made.setblocking(False)
+        made.bind((self.host, 0))
+        return made
+
+    @property
+    def port(self) -> int:
+        return int(self.rtp.getsockname()[1])
+
+    @property
+    def rtcp_port(self) -> int:
+        return int(self.rtcp.getsockname()[1])
+
+    def send(self, stream: Stream, count: int = 1, *, codes: bytes = bytes(160), payload_type: int = 0) -> None:
+        for _ in range(count):
+            packet = Packet(
+                payload_type=payload_type,
+                sequence=self.sequence,
+                timestamp=160 * self.sequence,
+                ssrc=7,
+                payload=codes,
+            )
+            self.rtp.sendto(serialise(packet), (self.host, stream.port))
+            self.sequence += 1
+
+    def received(self) -> list[RtpPacket]:
+        return [RtpPacket.parse(data) for data in drain(self.rtp)]
+
+    async def compounds(self, count: int) -> list[list[Any]]:
+        found: list[list[Any]] = []
+        while len(found) < count:
+            await readable(self.rtcp)
+            found += [RtcpPacket.parse(data) for data in drain(self.rtcp)]
+        return found
+
+    def close(self) -> None:
+        self.rtp.close()
+        self.rtcp.close()
+
+
+def drain(source: socket.socket) -> list[bytes]:
+    found = []
+    while True:
+        try:
+            found.append(source.recv(4096))
+        except BlockingIOError:
+            return found
+
+
+async def readable(source: socket.socket) -> None:
+    loop = asyncio.get_running_loop()
+    came = loop.create_future()
+    loop.add_reader(source, lambda: came.done() or came.set_result(None))
+    try:
+        await asyncio.wait_for(came, 10)
+    finally:
+        loop.remove_reader(source)
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110 - what is waited for happens outside of the event loop
+            await asyncio.sleep(0.005)
+
+
+def connect(stream: Stream, peer: Peer, **options: Any) -> None:
+    stream.connect(
+        **(
+            {"host": peer.host, "port": peer.port, "rtcp_port": peer.rtcp_port, "codec": "PCMU", "payload_type": 0}
+            | options
+        )
+    )
+
+
+@pytest.fixture
+async def endpoint() -> AsyncIterator[Endpoint]:
+    async with Endpoint(host="127.0.0.1", ports=range(0), realtime=False) as endpoint:
+        yield endpoint
+
+
+@pytest.fixture
+async def peer() -> AsyncIterator[Peer]:
+    peer = Peer()
+    yield peer
+    peer.close()
+
+
+@pytest.fixture
+async def happened() -> list[object]:
+    return []
+
+
+@pytest.fixture
+async def stream(endpoint: Endpoint, peer: Peer, happened: list[object]) -> Stream:
+    stream = endpoint.open(happened.append, port=0)
+    connect(stream, peer, telephone_event=101)
+    return stream
+
+
+def payloads(packets: list[RtpPacket]) -> bytes:
+    return b"".join(packet.payload for packet in packets)
+
+
+# Ports
+
+
+def free_range(pairs: int) -> range:
+    """Ports that nobody has at the moment."""
+    while True:
+        first = 20000 + 2 * int.from_bytes(os.urandom(2)) % 20000 & ~1
+        held = []
+        try:
+            for port in range(first, first + 2 * pairs):
+                probe = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+                held.append(probe)
+                probe.bind(("127.0.0.1", port))
+        except OSError:
+            continue
+        finally:
+            for probe in held:
+                probe.close()
+        return range(first, first + 2 * pairs)
+
+
+async def test_stream_has_an_even_port_and_the_one_after_it() -> None:
+    ports = free_range(4)
+    async with Endpoint(host="127.0.0.1", ports=ports, realtime=False) as endpoint:
+        streams = [endpoint.open() for _ in range(4)]
+        assert sorted(stream.port for stream in streams) == list(ports)[::2]
+        for port in ports:
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe, pytest.raises(OSError, match="in use"):
+                probe.bind(("127.0.0.1", port))
+
+
+async def test_range_that_begins_odd_is_used_from_its_first_even_port_on() -> None:
+    ports = free_range(3)
+    async with Endpoint(host="127.0.0.1", ports=range(ports[1], ports[-1] + 1), realtime=False) as endpoint:
+        assert endpoint.counters().ports_free == 2
+        assert sorted(endpoint.open().port for _ in range(2)) == [ports[2], ports[4]]
+
+
+async def test_exhausted_ports_refuse_the_next_stream_and_harm_no_other(peer: Peer) -> None:
+    async with Endpoint(host="127.0.0.1", ports=free_range(2), quarantine_s=0, realtime=False) as endpoint:
+        streams = [endpoint.open() for _ in range(2)]
+        with pytest.raises(PortsExhausted, match="no RTP port pair is free"):
+            endpoint.open()
+        connect(streams[0], peer)
+        streams[0].start()
+        await readable(peer.rtp)
+        port = streams[1].port
+        streams[1].close()
+        await until(lambda: endpoint.counters().ports_free)
+        assert endpoint.open().port == port
+
+
+async def test_port_rests_between_two_streams() -> None:
+    async with Endpoint(host="127.0.0.1", ports=free_range(1), quarantine_s=0.2, realtime=False) as endpoint:
+        endpoint.open().close()
+        await asyncio.sleep(0.1)
+        with pytest.raises(PortsExhausted, match=r"rest for 0\.2 s"):
+            endpoint.open()
+        await until(lambda: endpoint.counters().ports_free)
+        endpoint.open()
+
+
+async def test_port_that_somebody_else_has_is_passed_over() -> None:
+    ports = free_range(2)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as squatter:
+        squatter.bind(("127.0.0.1", ports[1]))
+        async with Endpoint(host="127.0.0.1", ports=ports, realtime=False) as endpoint:
+            assert endpoint.open().port == ports[2]
+            with pytest.raises(PortsExhausted):
+                endpoint.open()
+
+
+async def test_port_may_be_named(endpoint: Endpoint) -> None:
+    port = free_range(1)[0]
+    assert endpoint.open(port=port).port == port
+    with pytest.raises(OSError, match="in use"):
+        endpoint.open(port=port)
+    with pytest.raises(LocalProtocolError, match=f"RTP port {port + 1} is odd"):
+        endpoint.open(port=port + 1)
+
+
+async def test_ports_are_marked_for_expedited_forwarding(stream: Stream, peer: Peer) -> None:
+    peer.rtp.setsockopt(socket.IPPROTO_IP, socket.IP_RECVTOS, 1)
+    stream.start()
+    await readable(peer.rtp)
+    _, ancillary, _, _ = peer.rtp.recvmsg(2048, 64)
+    assert [data[0] >> 2 for level, kind, data in ancillary if kind == socket.IP_TOS] == [46]
+
+
+# Writing
+
+
+async def test_written_speech_is_sent_frame_by_frame(stream: Stream, peer: Peer) -> None:
+    stream.start()
+    await stream.write(SPEECH * 5, 8000)
+    stream.end()
+    await stream.drained()
+    await asyncio.sleep(0.05)
+    packets = peer.received()
+    assert {packet.ssrc for packet in packets} == {stream.ssrc}
+    assert {len(packet.payload) for packet in packets} == {160}
+    assert payloads(packets).strip(b"\xff") == mulaw_encode(SPEECH * 5)
+    assert stream.counters().speech_frames == 5
+    assert stream.counters().played_ms == 100
+
+
+async def test_write_waits_for_room_and_loses_nothing(stream: Stream, peer: Peer) -> None:
+    stream.start()
+    speech = b"".join(struct.pack("=160h", *([100 * n] * 160)) for n in range(1, 91))  # 1.8 s into a ring of 1 s
+    begun = asyncio.get_running_loop().time()
+    await stream.write(speech, 8000)
+    waited = asyncio.get_running_loop().time() - begun
+    stream.end()
+    await stream.drained()
+    assert 0.6 < waited < 1.6
+    assert payloads(peer.received()).strip(b"\xff") == mulaw_encode(speech)
+    assert stream.counters().underruns == 0
+
+
+async def test_any_rate_is_resampled(stream: Stream, peer: Peer) -> None:
+    stream.start()
+    await stream.write(struct.pack("=h", 8000) * 24000, 24000)
+    stream.end()
+    await stream.drained()
+    samples = struct.unpack("=8000h", mulaw_decode(payloads(peer.received()).strip(b"\xff"))[:16000])
+    assert set(samples[200:-200]) == {7932}  # the step of mu-law that 8000 falls in
+    assert 1000 <= stream.counters().played_ms <= 1010
+
+
+async def test_rates_may_change_within_an_utterance(stream: Stream, peer: Peer) -> None:
+    stream.start()
+    for rate_hz in (24000, 8000, 16000):
+        await stream.write(struct.pack("=h", 8000) * (rate_hz // 10), rate_hz)
+    stream.end()
+    await stream.drained()
+    assert stream.counters().played_ms == 300
+
+
+async def test_speech_may_be_written_before_connect_and_start(endpoint: Endpoint, peer: Peer) -> None:
+    stream = endpoint.open(port=0)
+    await stream.write(SPEECH, 8000)
+    stream.end()
+    connect(stream, peer, codec="PCMA", payload_type=8)
+    assert drain(peer.rtp) == []
+    stream.start()
+    await stream.drained()
+    await readable(peer.rtp)
+    (first, *_) = peer.received()
+    assert first.payload_type == 8
+    assert first.marker == 1
+    assert set(first.payload) != {0xD5}
+
+
+async def test_flush_drops_the_ring_and_a_write_that_waits(stream: Stream, peer: Peer) -> None:
+    stream.start()
+    writing = asyncio.create_task(stream.write(SPEECH * 150, 8000))  # 3 s
+    await asyncio.sleep(0.1)
+    played_ms = stream.counters().played_ms
+    dropped_ms = stream.flush()
+    await writing
+    assert 3000 - played_ms - 20 <= dropped_ms <= 3000 - played_ms
+    await stream.drained()
+    peer.received()
+    await asyncio.sleep(0.06)
+    assert set(payloads(peer.received())) == {0xFF}
+    assert stream.counters().underruns == 0
+    assert stream.flush() == 0
+
+
+async def test_speech_after_a_flush_is_heard(stream: Stream, peer: Peer) -> None:
+    stream.start()
+    await stream.write(SPEECH * 30, 24000)
+    stream.flush()
+    await stream.write(SPEECH, 8000)
+    stream.end()
+    await stream.drained()
+    assert payloads(peer.received()).strip(b"\xff").endswith(mulaw_encode(SPEECH))
+
+
+async def test_drained_waits_for_the_end_of_the_utterance(stream: Stream) -> None:
+    stream.start()
+    await stream.write(SPEECH, 8000)
+    waiting = asyncio.create_task(stream.drained())
+    await asyncio.sleep(0.1)
+    assert not waiting.done()
+    stream.end()
+    await asyncio.wait_for(waiting, 1)
+
+
+async def test_cancelled_write_leaves_the_stream_usable(stream: Stream) -> None:
+    stream.start()
+    writing = asyncio.create_task(stream.write(SPEECH * 150, 8000))
+    await asyncio.sleep(0.05)
+    writing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await writing
+    assert 800 < stream.flush() <= 1000
+    await stream.write(SPEECH, 8000)
+
+
+async def test_two_writes_at_once_are_refused(stream: Stream) -> None:
+    writing = asyncio.create_task(stream.write(SPEECH * 150, 8000))
+    await asyncio.sleep(0)
+    with pytest.raises(LocalProtocolError, match="another write is under way"):
+        await stream.write(SPEECH, 8000)
+    stream.flush()
+    await writing
+
+
+@pytest.mark.parametrize(
+    ("samples", "rate_hz", "message"),
+    [
+        (b"abc", 8000, "3 octets"),
+        (b"ab", 0, "rate of 0 Hz"),
+        (b"ab", -1, "rate of -1 Hz"),
+        (b"ab", 10**6, "1000000 Hz"),
+    ],
+)
+async def test_write_refuses_what_is_no_audio(stream: Stream, samples: bytes, rate_hz: int, message: str) -> None:
+    with pytest.raises(LocalProtocolError, match=message):
+        await stream.write(samples, rate_hz)
+
+
+async def test_hold_stops_packets_and_resume_goes_on(stream: Stream, peer: Peer) -> None:
+    stream.start()
+    await readable(peer.rtp)
+    stream.hold()
+    await asyncio.sleep(0.05)
+    before = peer.received()
+    await asyncio.sleep(0.1)
+    assert peer.received() == []
+    stream.resume()
+    await readable(peer.rtp)
+    (after, *_) = peer.received()
+    assert after.sequence_number == (before[-1].sequence_number + 1) % 2**16
+    assert (after.timestamp - before[-1].timestamp) % 2**32 >= 160 * 6
+    assert (after.timestamp - before[-1].timestamp) % 160 == 0
+    assert after.marker == 1
+
+
+async def test_reinvite_changes_address_and_codec_and_keeps_the_source(stream: Stream, peer: Peer) -> None:
+    other = Peer()
+    stream.start()
+    stream.start()  # starting again changes nothing
+    await readable(peer.rtp)
+    connect(stream, other, codec="PCMA", payload_type=8, ptime_ms=40)
+    await readable(other.rtp)
+    (before, *_), (after, *_) = peer.received()[-1:], other.received()
+    assert (after.ssrc, after.payload_type, len(after.payload)) == (before.ssrc, 8, 320)
+    assert after.sequence_number == (before.sequence_number + 1) % 2**16
+    assert (after.timestamp - before.timestamp) % 2**32 == 160
+    other.close()
+
+
+async def test_start_needs_an_address(endpoint: Endpoint) -> None:
+    with pytest.raises(LocalProtocolError, match="after it was connected"):
+        endpoint.open(port=0).start()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"codec": "G729"}, "'G729' is neither PCMU nor PCMA"),
+        ({"rtcp_port": 70000}, "RTCP port 70000"),
+        ({"host": "localhost"}, "localhost port"),
+    ],
+)
+async def test_connect_refuses_what_makes_no_sense(
+    stream: Stream, peer: Peer, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(LocalProtocolError, match=message):
+        connect(stream, peer, **options)
+
+
+# What comes from the peer
+
+
+async def test_packets_go_to_where_they_come_from(stream: Stream, peer: Peer, happened: list[object]) -> None:
+    behind_nat = Peer()
+    stream.start()
+    behind_nat.send(stream, 3)
+    await readable(behind_nat.rtp)
+    assert happened == [Latched(host="127.0.0.1", port=behind_nat.port)]
+    peer.received()
+    await asyncio.sleep(0.1)
+    assert len(peer.received()) <= 1
+    assert len(behind_nat.received()) >= 4
+    behind_nat.close()
+
+
+async def test_stranger_never_moves_a_locked_stream(stream: Stream, peer: Peer, happened: list[object]) -> None:
+    stream.start()
+    peer.send(stream, 3)
+    await until(lambda: happened)
+    stranger = Peer()
+    stranger.rtp.setblocking(True)
+    stranger.send(stream, 1)
+    stranger.rtp.settimeout(0.05)
+    with pytest.raises(OSError, match=r"timed out|refused"):
+        stranger.rtp.recv(2048)
+    peer.received()
+    await readable(peer.rtp)
+    assert happened == [Latched(host="127.0.0.1", port=peer.port)]
+    assert stream.counters().packets_received == 1
+    stranger.close()
+
+
+async def test_signalled_address_may_still_take_over_from_another(
+    stream: Stream, peer: Peer, happened: list[object]
+) -> None:
+    early = Peer()
+    early.send(stream, 3)
+    await until(lambda: len(happened) == 1)
+    peer.send(stream, 3)
+    await until(lambda: len(happened) == 2)
+    assert happened == [Latched(host="127.0.0.1", port=p.port) for p in (early, peer)]
+    early.close()
+
+
+async def test_closed_port_of_the_peer_is_counted_and_nothing_more(
+    stream: Stream, peer: Peer, happened: list[object]
+) -> None:
+    stream.start()
+    peer.send(stream, 3)
+    await until(lambda: happened)
+    peer.rtp.close()
+    await until(lambda: stream.counters().send_refused >= 3)
+    before = stream.counters().packets_sent
+    await until(lambda: stream.counters().packets_sent > before + 3)
+    assert stream.counters().send_failed == 0
+
+
+async def test_digits_travel_from_one_stream_to_another(endpoint: Endpoint) -> None:
+    happened: list[object] = []
+    one, other = endpoint.open(port=0), endpoint.open(happened.append, port=0)
+    for stream, to in ((one, other), (other, one)):
+        stream.connect(host="127.0.0.1", port=to.port, codec="PCMU", payload_type=0, telephone_event=101)
+        stream.start()
+    await until(lambda: one.counters().packets_received and other.counters().packets_received)
+    one.send_digits("4#")
+    await until(lambda: len(happened) == 3)
+    assert happened[1:] == [Digit(digit=digit, duration_ms=100, volume_dbm0=-10) for digit in "4#"]
+    assert one.counters().event_frames >= 7
+    assert other.counters().lost == 0
+
+
+async def test_digit_whose_end_is_lost_is_reported_in_time(stream: Stream, peer: Peer, happened: list[object]) -> None:
+    peer.send(stream, 3)
+    peer.send(stream, 1, codes=b"\x07\x0a\x01\x40", payload_type=101)
+    await until(lambda: len(happened) == 2)
+    assert happened[1] == Digit(digit="7", duration_ms=40, volume_dbm0=-10)
+
+
+async def test_digits_need_to_be_negotiated(endpoint: Endpoint, peer: Peer) -> None:
+    stream = endpoint.open(port=0)
+    connect(stream, peer)
+    with pytest.raises(LocalProtocolError, match="not negotiated"):
+        stream.send_digits("1")
+    connect(stream, peer, telephone_event=101)
+    with pytest.raises(LocalProtocolError, match="'x' is not made of the digits"):
+        stream.send_digits("x")
+
+
+async def test_silent_peer_is_reported_unless_on_hold(endpoint: Endpoint, peer: Peer) -> None:
+    happened: list[object] = []
+    stream = endpoint.open(happened.append, port=0)
+    connect(stream, peer, media_timeout_s=0.2)
+    stream.start()
+    stream.hold()
+    await asyncio.sleep(0.3)
+    assert happened == []
+    stream.resume()
+    await until(lambda: happened)
+    (timeout,) = happened
+    assert isinstance(timeout, MediaTimeout)
+    assert 200 <= timeout.silent_ms <= 400
+
+
+async def test_audio_of_the_peer_is_heard(stream: Stream, peer: Peer) -> None:
+    peer.send(stream, 3)
+    await until(lambda: stream.counters().packets_received)
+    heard = []
+
+    async def listen() -> None:
+        async for frame in stream.listen():
+            heard.append(frame)
+            if len(heard) == 5:
+                break
+
+    listening = asyncio.create_task(listen())
+    await asyncio.sleep(0.05)
+    for n in range(5):
+        peer.send(stream, 1, codes=bytes((n,)) * 160)
+    await asyncio.wait_for(listening, 2)
+    assert heard == [mulaw_decode(bytes((n,)) * 160) for n in range(5)]
+
+
+async def test_one_listener_at_a_time(stream: Stream) -> None:
+    first = stream.listen()
+    listening = asyncio.create_task(anext(first))
+    await asyncio.sleep(0)
+    with pytest.raises(LocalProtocolError, match="somebody listens already"):
+        await anext(stream.listen())
+    listening.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await listening
+    await first.aclose()
+    second = stream.listen()
+    again = asyncio.create_task(anext(second))
+    await asyncio.sleep(0)
+    assert not again.done()
+    stream.close()
+    with pytest.raises(StopAsyncIteration):
+        await again
+
+
+@pytest.mark.parametrize("host", ["::1", "::"])
+async def test_ipv6_carries_a_stream(host: str) -> None:
+    peer = Peer("::1")
+    async with Endpoint(host=host, ports=range(0), realtime=False) as endpoint:
+        stream = endpoint.open(port=0)
+        connect(stream, peer)
+        stream.start()
+        await readable(peer.rtp)
+        peer.send(stream, 3)
+        await until(lambda: stream.counters().packets_received)
+    peer.close()
+
+
+async def test_endpoint_on_both_families_serves_ipv4(peer: Peer, happened: list[object]) -> None:
+    async with Endpoint(host="::", ports=range(0), realtime=False) as endpoint:
+        stream = endpoint.open(happened.append, port=0)
+        connect(stream, peer)
+        stream.start()
+        await readable(peer.rtp)
+        peer.send(stream, 3)
+        await until(lambda: happened)
+        assert happened == [Latched(host="127.0.0.1", port=peer.port)]
+        stream.close()
+        ((*_, goodbye),) = await peer.compounds(1)
+        assert isinstance(goodbye, RtcpByePacket)
+
+
+# RTCP
+
+
+def description(ssrc: int) -> SourceDescription:
+    return SourceDescription(sources=(Source(ssrc=ssrc, items=((CNAME, b"peer"),)),))
+
+
+async def test_first_report_comes_within_four_seconds_and_tells_round_trip_and_mos(stream: Stream, peer: Peer) -> None:
+    stream.start()
+    peer.send(stream, 10)
+    ((report, source),) = await peer.compounds(1)
+    assert isinstance(report, RtcpSrPacket)
+    assert isinstance(source, RtcpSdesPacket)
+    assert report.ssrc == stream.ssrc
+    assert report.sender_info.packet_count > 50
+    assert [(block.ssrc, block.packets_lost) for block in report.reports] == [(7, 0)]
+    nearest = min(peer.received(), key=lambda packet: abs(packet.timestamp - report.sender_info.rtp_timestamp))
+    assert abs(nearest.timestamp - report.sender_info.rtp_timestamp) <= 160
+    assert (stream.counters().rtt_ms, stream.counters().mos) == (None, None)
+    answer = Report(
+        ssrc=stream.ssrc,
+        fraction_lost=0,
+        lost=2,
+        highest_sequence=100,
+        jitter=16,
+        last_sr=middle_32(report.sender_info.ntp_timestamp),
+        delay=0,
+    )
+    compound = serialise_rtcp((ReceiverReport(ssrc=7, reports=(answer,)), description(7)))
+    peer.rtcp.sendto(compound, ("127.0.0.1", stream.port + 1))
+    await until(lambda: stream.counters().rtt_ms is not None)
+    counters = stream.counters()
+    assert counters.rtt_ms is not None
+    assert 0 <= counters.rtt_ms < 500
+    assert counters.peer_lost == 2
+    assert counters.mos is not None
+    assert 3 < counters.mos < 4.42
+
+
+async def test_goodbye_is_said_at_the_end_by_who_has_spoken(stream: Stream, peer: Peer) -> None:
+    stream.start()
+    await readable(peer.rtp)
+    stream.close()
+    ((report, _, goodbye),) = await peer.compounds(1)
+    assert isinstance(report, RtcpSrPacket)
+    assert isinstance(goodbye, RtcpByePacket)
+    assert goodbye.sources == [stream.ssrc]
+
+
+async def test_nobody_says_goodbye_who_was_never_heard(stream: Stream, peer: Peer) -> None:
+    stream.close()
+    await asyncio.sleep(0.05)
+    assert drain(peer.rtcp) == []
+
+
+async def test_goodbye_of_the_peer_is_reported_once(stream: Stream, peer: Peer, happened: list[object]) -> None:
+    goodbye = serialise_rtcp((ReceiverReport(ssrc=7), description(7), Goodbye(ssrcs=(7,))))
+    for _ in range(2):
+        peer.rtcp.sendto(goodbye, ("127.0.0.1", stream.port + 1))
+    await until(lambda: happened)
+    await asyncio.sleep(0.05)
+    assert happened == [RemoteBye()]
+
+
+async def test_multiplexed_rtcp_shares_the_rtp_port(stream: Stream, peer: Peer, happened: list[object]) -> None:
+    connect(stream, peer, rtcp_mux=True)
+    stream.start()
+    await readable(peer.rtp)
+    peer.rtp.sendto(
+        serialise_rtcp((ReceiverReport(ssrc=7), description(7), Goodbye(ssrcs=(7,)))), ("127.0.0.1", stream.port)
+    )
+    await until(lambda: happened)
+    assert happened == [RemoteBye()]
+    stream.close()
+    await asyncio.sleep(0.05)
+    assert RtcpPacket.parse(drain(peer.rtp)[-1])[-1].sources == [stream.ssrc]
+    assert drain(peer.rtcp) == []
+
+
+async def test_malformed_rtcp_is_counted(stream: Stream, peer: Peer) -> None:
+    for data in (b"", b"\x80", b"\x80\xc9\x00\x09\x00", bytes(2000), b"\x80\xc8\x00\x01\x00\x00\x00\x07"):
+        peer.rtcp.sendto(data, ("127.0.0.1", stream.port + 1))
+    await until(lambda: stream.counters().invalid == 5)
+
+
+async def test_reports_follow_a_peer_behind_nat(stream: Stream, peer: Peer) -> None:
+    """Symmetric RTCP (RFC 4961): reports go to where the peer's come from."""
+    stream.start()
+    await readable(peer.rtp)
+    elsewhere = Peer()
+    now = ntp_from_unix_ns(10**18)
+    report = SenderReport(ssrc=7, ntp=now, rtp_timestamp=0, packets=1, octets=160)
+    elsewhere.rtcp.sendto(serialise_rtcp((report, description(7))), ("127.0.0.1", stream.port + 1))
+    await asyncio.sleep(0.05)
+    stream.close()
+    ((*_, goodbye),) = await elsewhere.compounds(1)
+    assert isinstance(goodbye, RtcpByePacket)
+    elsewhere.close()
+
+
+# Closing
+
+
+async def test_close_is_idempotent_and_frees_the_ports(endpoint: Endpoint, stream: Stream) -> None:
+    assert endpoint.counters().streams == 1
+    stream.close()
+    stream.close()
+    assert endpoint.counters().streams == 0
+    await until(lambda: stream._rtp.fileno() == -1)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.bind(("127.0.0.1", stream.port))
+
+
+async def test_whoever_waits_for_a_stream_learns_that_it_was_closed(stream: Stream) -> None:
+    writing = asyncio.create_task(stream.write(SPEECH * 150, 8000))
+    draining = asyncio.create_task(stream.drained())
+    await asyncio.sleep(0.05)
+    stream.close()
+    for task in (writing, draining):
+        with pytest.raises(StreamClosed):
+            await asyncio.wait_for(task, 1)
+
+
+async def test_closed_stream_refuses_everything_but_its_counters(stream: Stream, peer: Peer) -> None:
+    stream.start()
+    await readable(peer.rtp)
+    async with stream:
+        pass
+    for refused in (stream.start, stream.hold, stream.resume, stream.end, stream.flush):
+        with pytest.raises(StreamClosed):
+            refused()
+    with pytest.raises(StreamClosed):
+        await stream.write(SPEECH, 8000)
+    with pytest.raises(StreamClosed):
+        await stream.drained()
+    with pytest.raises(StreamClosed):
+        connect(stream, peer)
+    with pytest.raises(StreamClosed):
+        stream.send_digits("1")
+    assert stream.counters().packets_sent >= 1
+
+
+async def test_leaving_the_endpoint_closes_its_streams(peer: Peer) -> None:
+    async with Endpoint(host="127.0.0.1", ports=range(0), realtime=False) as endpoint:
+        stream = endpoint.open(port=0)
+        connect(stream, peer)
+        stream.start()
+        await readable(peer.rtp)
+    assert stream.closed
+    ((*_, goodbye),) = await peer.compounds(1)
+    assert goodbye.sources == [stream.ssrc]
+
+
+async def test_a_thousand_streams_leave_nothing_behind(endpoint: Endpoint, peer: Peer) -> None:
+    before = set(os.listdir("/proc/self/fd"))
+    for _ in range(10):
+        streams = [endpoint.open(port=0) for _ in range(100)]
+        for stream in streams:
+            connect(stream, peer, telephone_event=101)
+            stream.start()
+            await stream.write(SPEECH, 8000)
+            stream.send_digits("1")
+        await asyncio.sleep(0.01)
+        for stream in streams:
+            stream.close()
+    await until(lambda: not endpoint._streams)
+    assert set(os.listdir("/proc/self/fd")) == before
+    assert endpoint.counters().streams == 0
+
+
+async def test_counters_of_the_endpoint_include_streams_that_are_gone(endpoint: Endpoint, peer: Peer) -> None:
+    for _ in range(2):
+        async with endpoint.open(port=0) as stream:
+            connect(stream, peer)
+            stream.start()
+            await readable(peer.rtp)
+            peer.received()
+    await until(lambda: not endpoint._streams)
+    counters = endpoint.counters()
+    assert counters.packets_sent >= 2
+    assert counters.packets_sent == counters.silence_frames
+    assert sum(counters.lateness_counts) == counters.packets_sent
+    assert counters.lateness_sum_s <= counters.lateness_max_s * counters.packets_sent
+
+
+async def test_endpoint_without_threads_is_refused() -> None:
+    with pytest.raises(LocalProtocolError, match="0 threads"):
+        Endpoint(ports=range(0), threads=0)
+
+
+async def test_streams_are_shared_among_threads(peer: Peer) -> None:
+    async with Endpoint(host="127.0.0.1", ports=range(0), threads=3, realtime=False) as endpoint:
+        streams = [endpoint.open(port=0) for _ in range(9)]
+        for stream in streams:
+            connect(stream, peer)
+            stream.start()
+        await until(lambda: {packet.ssrc for packet in peer.received()} == {stream.ssrc for stream in streams})
