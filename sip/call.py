@@ -65,7 +65,10 @@ class Offered:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Confirmed:
-    """The ACK to our 2xx came. `body` is the peer's answer if the INVITE had no offer, and else mostly empty."""
+    """The ACK to our 2xx came, or a re-INVITE that shows that the 2xx arrived (RFC 5407 section 3.1.5).
+
+    body  the peer's answer if the INVITE had no offer, else mostly empty; `content_type` is "" without one
+    """
 
     call: str
     body: bytes
@@ -108,7 +111,10 @@ class Withdrawn:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refused:
-    """Our `reoffer` was refused (491: try again after the pause of RFC 3261 section 14.1). The call goes on."""
+    """Our `reoffer` was refused, and the call goes on as it was.
+
+    After 491 it may be tried again: after 2.1 to 4 s if we placed the call, else 0 to 2 s (RFC 3261 section 14.1).
+    """
 
     call: str
     response: Response
@@ -132,6 +138,8 @@ Event = Offered | Confirmed | Progressed | Answered | Reoffered | Withdrawn | Re
 
 
 class CallState(enum.Enum):
+    """Where a call stands, seen from us."""
+
     OFFERED = "the peer's INVITE waits for our answer"
     ALERTED = "as OFFERED, and we have said that it rings"
     ANSWERED = "we accepted an INVITE, and wait for the ACK"
@@ -148,7 +156,7 @@ class CallState(enum.Enum):
 
 
 class CallInput(enum.Enum):
-    """What the host wants, in capitals of one word; the rest is the peer's doing."""
+    """What the host asks for, in one word each, what the peer does, and how our BYE went."""
 
     RING = "ring"
     ANSWER = "answer"
@@ -168,6 +176,8 @@ class CallInput(enum.Enum):
 
 
 class Deadline(enum.Enum):
+    """What a call waits for, beyond what its transactions do."""
+
     REMIND = "say again that it rings, every minute, lest proxies give up (RFC 3261 section 13.3.1.1)"
     RESEND = "send the 2xx again, after T1, then doubling up to T2 (RFC 3261 section 13.3.1.4)"
     NO_ACK = "64*T1 after the 2xx (RFC 3261 section 13.3.1.4)"

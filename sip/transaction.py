@@ -99,6 +99,8 @@ class Timers:
 
 
 class State(enum.Enum):
+    """The states of all four machines, by the names of the standard."""
+
     CALLING = "calling"
     TRYING = "trying"
     PROCEEDING = "proceeding"
@@ -119,6 +121,8 @@ class Input(enum.Enum):
 
 
 class Timer(enum.Enum):
+    """By the letters of the standard."""
+
     A = "A"
     B = "B"
     C = "C"
@@ -135,6 +139,8 @@ class Timer(enum.Enum):
 
 
 class Action(enum.Enum):
+    """What a row brings about."""
+
     SEND = "send the transaction user's message, and keep it"
     RESEND = "send what was sent last"
     ACK = "acknowledge the failure"

@@ -241,6 +241,25 @@ async def test_a_verb_that_is_misused_raises_where_it_is_used() -> None:
             transport.answer("nobody")
 
 
+async def test_a_host_that_raises_is_reported_and_stops_nothing() -> None:
+    def fail(event: Event) -> None:
+        if isinstance(event, Offered):
+            raise ZeroDivisionError
+
+    reported: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: reported.append(context["exception"]))
+    async with opened(ear=Ear(fail)) as (callee, _), opened() as (caller, caller_ear):
+        call = place(caller, callee.addresses[0])
+        with plain_socket() as sock:
+            sock.sendto(options(sock), callee.addresses[0])
+            assert (await response_at(sock)).status == 200
+        caller.cancel(call)
+        ended = await caller_ear.wait_for(Ended)
+        assert isinstance(ended, Ended)
+        assert ended.status == 487
+    assert [type(error) for error in reported] == [ZeroDivisionError]
+
+
 async def test_closing_leaves_no_socket_and_no_timer() -> None:
     async with opened() as (transport, _):
         address = transport.addresses[0]
