@@ -765,7 +765,7 @@ async def test_a_thousand_streams_leave_nothing_behind(endpoint: Endpoint, peer:
         for stream in streams:
             stream.close()
     await until(lambda: not endpoint._streams)
-    assert set(os.listdir("/proc/self/fd")) == before
+    assert set(os.listdir("/proc/self/fd")) <= before
     assert endpoint.counters().streams == 0
 
 
