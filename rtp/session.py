@@ -166,14 +166,14 @@ _FLOW = {
 class SentFrames:
     """What a sender has done. Octets are payload octets, as sender reports count them (RFC 3550 section 6.4.1)."""
 
-    packets: int = 0
-    octets: int = 0
-    speech: int = 0
-    silence: int = 0
-    underrun: int = 0
-    event: int = 0
-    underruns: int = 0
-    skipped: int = 0
+    packets: int
+    octets: int
+    speech: int
+    silence: int
+    underrun: int
+    event: int
+    underruns: int
+    skipped: int
 
 
 class Sender:
@@ -436,15 +436,15 @@ class Received:
     sources     how many sources (SSRC, or a restart of its sequence) have been accepted one after the other
     """
 
-    packets: int = 0
-    octets: int = 0
-    lost: int = 0
-    jitter_ms: float = 0.0
-    reordered: int = 0
-    duplicates: int = 0
-    invalid: int = 0
-    strangers: int = 0
-    sources: int = 0
+    packets: int
+    octets: int
+    lost: int
+    jitter_ms: float
+    reordered: int
+    duplicates: int
+    invalid: int
+    strangers: int
+    sources: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -640,9 +640,9 @@ def gaps_are_lost_and_late_packets_are_not(open_rig: OpenRig) -> None:
 @rule
 def repeated_packets_are_duplicates(open_rig: OpenRig) -> None:
     rig = latched(open_rig)
-    hear(rig, (3, 3, 5, 4, 4))
+    hear(rig, (3, 3, 5, 4, 4, 3))
     counts = rig.received()
-    assert (counts["duplicates"], counts["reordered"]) == (2, 1)
+    assert (counts["duplicates"], counts["reordered"]) == (3, 1)
 
 
 @rule
@@ -662,6 +662,18 @@ def one_packet_far_away_is_dropped_and_two_restart(open_rig: OpenRig) -> None:
     hear(rig, (40000, 40001, 40002))
     counts = rig.received()
     assert (counts["packets"], counts["lost"], counts["invalid"], counts["sources"]) == (6, 0, 2, 2)
+
+
+@rule
+def packets_are_late_up_to_99_behind_and_ahead_up_to_2999(open_rig: OpenRig) -> None:
+    """RFC 3550 appendix A.1: behind by MAX_MISORDER (100) or ahead by MAX_DROPOUT (3000) is a jump."""
+    rig = latched(open_rig)
+    hear(rig, (2 + 2999, 2 + 2999 - 99))
+    counts = rig.received()
+    assert (counts["packets"], counts["lost"], counts["reordered"], counts["invalid"]) == (3, 2997, 1, 0)
+    hear(rig, (2 + 2999 - 100, 2 + 2999 + 3000))
+    counts = rig.received()
+    assert (counts["packets"], counts["lost"], counts["reordered"], counts["invalid"]) == (3, 2997, 1, 2)
 
 
 @rule

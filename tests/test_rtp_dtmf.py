@@ -141,6 +141,11 @@ def test_a_digit_longer_than_its_field_is_sent_in_segments() -> None:
     assert [parse(f.payload)[0] for _, f in second[-3:]] == [Event(code=7, end=True, volume=10, duration=6465)] * 3
 
 
+@pytest.mark.parametrize("volume", [0, 63])
+def test_every_volume_is_sent_as_it_is(volume: int) -> None:
+    assert {parse(frame.payload)[0].volume for frame in dial("1", volume=volume) if frame} == {volume}
+
+
 @pytest.mark.parametrize(
     ("digits", "options", "message"),
     [

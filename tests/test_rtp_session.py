@@ -181,6 +181,12 @@ def test_a_ring_that_cannot_hold_its_threshold_or_a_frame_is_refused(start_ms: i
         sender(start_ms=start_ms, ring_ms=ring_ms)
 
 
+def test_limits_are_within_the_range() -> None:
+    line = sender(start_ms=60, ring_ms=60)
+    line.connect(codec=PCMU, payload_type=127, telephone_event=0)
+    assert line.room == 480
+
+
 def test_a_full_ring_takes_no_more() -> None:
     line = sender(start_ms=0, ring_ms=100)
     assert line.write(bytes(900)) == 800
