@@ -1,8 +1,8 @@
 """How many calls the whole server carries: scripts/bench calls [--help]
 
 sipp places the calls, each with a media port of its own; bench/rtp_wire.c receives their RTP with kernel arrival times.
-Measured while all calls are up: failed calls, lateness against the ideal grid of 20 ms, loss, underruns (by the server's
-own count, from /metrics), CPU and memory of the server and its workers. Caller and receiver share the machine's cores.
+Measured while all calls are up: failed calls, lateness against the ideal grid of 20 ms, loss, underruns (by the
+server's own count, from /metrics), CPU and memory of the server and its workers. Caller and receiver share the cores.
 """
 
 from __future__ import annotations
@@ -116,10 +116,12 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, object]:
                 time.sleep(0.1)
         _, idle_mib = usage(family(server.pid))
         caller = subprocess.Popen(
-            ["sipp", f"127.0.0.1:{SIP_PORT}", "-sf", str(HERE / "uac.xml"), "-inf", str(folder / "ports.csv")]
-            + ["-i", "127.0.0.1", "-p", str(CALLER_PORT), "-m", str(options.calls), "-l", str(options.calls)]
-            + ["-r", str(options.rate), "-d", str(int((ramp_s + options.seconds + 6) * 1000)), "-nostdin"]
-            + ["-trace_stat", "-stf", str(folder / "stat.csv"), "-fd", "1", "-max_socket", "20000"],
+            [
+                *("sipp", f"127.0.0.1:{SIP_PORT}", "-sf", str(HERE / "uac.xml"), "-inf", str(folder / "ports.csv")),
+                *("-i", "127.0.0.1", "-p", str(CALLER_PORT), "-m", str(options.calls), "-l", str(options.calls)),
+                *("-r", str(options.rate), "-d", str(int((ramp_s + options.seconds + 6) * 1000)), "-nostdin"),
+                *("-trace_stat", "-stf", str(folder / "stat.csv"), "-fd", "1", "-max_socket", "20000"),
+            ],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )

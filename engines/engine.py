@@ -78,6 +78,8 @@ class Voice:
 
 
 class EngineState(enum.Enum):
+    """Whether an engine can speak: not yet, now, or no more."""
+
     STARTING = "starting"
     READY = "ready"
     FAILED = "failed"

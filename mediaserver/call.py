@@ -290,9 +290,9 @@ class Call:
 
     def _record(self) -> None:
         """One line that sums the call up."""
-        cause = self._end.cause.value if self._end else "cancelled"
-        status = self._end.status if self._end else 0
-        self._means.metrics.calls.labels(cause, str(status)).inc()
+        cause = self._end.cause.name.lower() if self._end else "abandoned"
+        status = self._end.status if self._end else None
+        self._means.metrics.calls.labels(cause, str(status or "")).inc()
         facts: dict[str, object] = {"cause": cause, "status": status}
         if self._confirmed_at is not None:
             talked_s = time.monotonic() - self._confirmed_at

@@ -32,7 +32,8 @@ class Phone(pj.Call):
             self.over = True
 
     def onCallMediaState(self, prm: pj.OnCallMediaStateParam) -> None:
-        for index, media in enumerate(self.getInfo().media):
+        info = self.getInfo()  # owns what it lists
+        for index, media in enumerate(info.media):
             if media.type == pj.PJMEDIA_TYPE_AUDIO and media.status == pj.PJSUA_CALL_MEDIA_ACTIVE:
                 self.getAudioMedia(index).startTransmit(self.recorder)
 
@@ -45,7 +46,8 @@ def main(uri: str, record: str, seconds: float, headers: list[str]) -> int:
     config = pj.EpConfig()
     config.logConfig.level = 0
     config.logConfig.consoleLevel = 0
-    config.uaConfig.threadCnt = 1
+    config.uaConfig.threadCnt = 0
+    config.uaConfig.mainThreadOnly = True
     config.medConfig.clockRate = 8000
     config.medConfig.noVad = True
     endpoint = pj.Endpoint()
@@ -78,7 +80,12 @@ def main(uri: str, record: str, seconds: float, headers: list[str]) -> int:
         while not phone.over and time.monotonic() < end + 5:
             endpoint.libHandleEvents(20)
     sys.stdout.write(json.dumps(phone.facts) + "\n")
-    del recorder, phone, account
+    # In this order: the recorder completes its file when it goes, and nothing may outlive the library.
+    phone.recorder = None
+    del recorder
+    del phone
+    account.shutdown()
+    del account
     endpoint.libDestroy()
     return 0
 

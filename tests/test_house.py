@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import inspect
 import re
 from pathlib import Path
 
@@ -47,7 +48,8 @@ def test_no_finaliser_and_no_forced_collection(path: Path) -> None:
     defined = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
     called = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
     assert "__del__" not in defined
-    assert "gc.collect" not in called
+    # A collection before a process makes itself the pattern of its copies is the one that earns its keep.
+    assert "gc.collect" not in called or "gc.freeze" in called
 
 
 @pytest.mark.parametrize("folder", FOLDERS[1:])
@@ -56,7 +58,8 @@ def test_all_is_the_public_face(folder: str) -> None:
     assert package.__all__, "the face is spelt out"
     assert sorted(package.__all__) == sorted(set(package.__all__))
     for name in package.__all__:
-        assert getattr(package, name).__doc__ or not callable(getattr(package, name)), f"{name} has no docstring"
+        thing = getattr(package, name)
+        assert thing.__doc__ or not (inspect.isclass(thing) or inspect.isfunction(thing)), f"{name} has no docstring"
 
 
 def test_the_eight_hops_exist() -> None:
