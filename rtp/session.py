@@ -18,7 +18,8 @@ speech goes on when `start_ms` are buffered again, or the rest. Less than a whol
 for the rest of its frame.
 
 The marker is set (RFC 3551 section 4.1) on the first packet after `start`, after a hold and after skipped slots, on
-the first packet of a telephone event, and on a speech packet whose predecessor was no speech.
+the first packet of a telephone event, and on a speech packet whose predecessor was no speech. That section wants no
+marker at all from a sender that never pauses; jitter buffers adapt best between utterances, so ours marks them still.
 
 A tick that comes late sends the slots that are due, two at most. Older slots are skipped: no packet, the media clock
 passes over them, and what they would have said is said in later slots. So a stalled host is heard as a pause, never as
