@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import enum
 import itertools
 import json
 import os
@@ -14,6 +15,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,7 +23,7 @@ from engines import pieces as cutting
 from engines.engine import EngineFailure, EngineState, Health, Pcm, Utterance, Voice
 from engines.schedule import Advanced, Limits, Piece, Schedule, Stuck
 from engines.voices import Catalogue
-from engines.wire import PACKET_SIZE, Failed, Hello, Message, Speak, WireError, decode, encode
+from engines.wire import PACKET_SIZE, Chunk, Failed, Hello, Message, Speak, WireError, decode, encode
 
 __all__ = ["WorkerPool", "open_pool"]
 
@@ -29,11 +31,14 @@ START_TIMEOUT_S: Final = 30.0
 """A worker that has not said Hello by then is killed. (A GPU engine loads gigabytes.)"""
 
 SETTLED_S: Final = 5.0
-"""A worker that lived so long did not die of its start."""
+"""A worker that lived so long, or spoke, is replaced at once when it dies; another one after a pause."""
+
+SHORT_LIFE_PAUSE_S: Final = 0.5
 
 FAILED_STARTS: Final = 3
-"""So many deaths in a row, on every seat, and the engine counts as failed."""
+"""So many workers in a row that never said Hello, on every seat, and the engine counts as failed."""
 
+SHORTEST_BACKOFF_S: Final = 0.05
 LONGEST_BACKOFF_S: Final = 10.0
 WATCH_S: Final = 0.25
 
@@ -66,6 +71,7 @@ class _Worker:
         self._socket.setblocking(False)
         self.pid = self._process.pid
         self.exit_fd = os.pidfd_open(self.pid)
+        self.chunks = 0
         self.hello: asyncio.Future[Hello] = asyncio.get_running_loop().create_future()
         self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
@@ -111,6 +117,22 @@ class _Worker:
             os.close(self.exit_fd)
 
 
+class _Use(enum.Enum):
+    """What a worker was good for."""
+
+    NONE = "it never said Hello"
+    STARTED = "it said Hello and died soon after"
+    WORKED = "it spoke, or lived long"
+
+
+@dataclass(frozen=True, slots=True)
+class _Life:
+    """How the life of a worker went, and how it ended."""
+
+    use: _Use
+    end: str
+
+
 class _Crew:
     """The workers, kept alive, and the schedule that they work through."""
 
@@ -121,7 +143,7 @@ class _Crew:
         self._schedule = Schedule(limits)
         self._numbers = itertools.count(1)
         self._workers: dict[int, _Worker] = {}  # those that said Hello
-        self._failures = [0] * seats  # deaths in a row
+        self._failures = [0] * seats  # workers in a row that never said Hello
         self._detail = ""
         self._waiting: dict[Piece, asyncio.Event] = {}
         self._buffer = memoryview(bytearray(PACKET_SIZE))
@@ -150,18 +172,20 @@ class _Crew:
     async def keep(self, seat: int) -> None:
         """Keep one worker alive, for ever."""
         while True:
-            began = self._loop.time()
-            self._detail = await self._life_of_a_worker()
+            life = await self._life_of_a_worker()
+            self._detail = life.end
             self._restarts += 1
-            settled = self._loop.time() - began >= SETTLED_S
-            self._failures[seat] = 0 if settled else self._failures[seat] + 1
+            if life.use is not _Use.NONE:
+                self._failures[seat] = 0
+                await asyncio.sleep(SHORT_LIFE_PAUSE_S if life.use is _Use.STARTED else 0)
+                continue
+            self._failures[seat] += 1
             if self._failed:
                 self._schedule.fail_all(f"the engine {self._engine} is down: {self._detail}")
                 self._settle()
                 if not self.hello.done():
                     self.hello.set_exception(EngineFailure(f"{self._engine} does not start: {self._detail}"))
-            if self._failures[seat] > 1:
-                await asyncio.sleep(min(0.1 * 2 ** min(self._failures[seat], 10), LONGEST_BACKOFF_S))
+            await asyncio.sleep(min(SHORTEST_BACKOFF_S * 2 ** min(self._failures[seat], 10), LONGEST_BACKOFF_S))
 
     async def watch(self) -> None:
         """Look after the workers that say nothing."""
@@ -170,30 +194,34 @@ class _Crew:
             self._schedule.handle_timer(self._loop.time())
             self._settle()
 
-    async def _life_of_a_worker(self) -> str:
-        """From its start to its end; return what it died of."""
+    async def _life_of_a_worker(self) -> _Life:
+        began = self._loop.time()
         try:
             worker = _Worker(self._engine, self._options)
         except OSError as error:
-            return f"a worker process cannot be started: {error}"
+            return _Life(_Use.NONE, f"a worker process cannot be started: {error}")
         number = next(self._numbers)
         self._loop.add_reader(worker.fileno(), self._on_packets, number, worker)
         self._loop.add_reader(worker.exit_fd, self._on_exit, number, worker)
+        end = "was no longer needed"
         try:
             async with asyncio.timeout(START_TIMEOUT_S):
                 await _first(worker.hello, worker.ended)
-            reason = await worker.ended
+            end = await worker.ended
         except TimeoutError:
-            reason = f"did not start within {START_TIMEOUT_S:g} s"
+            end = f"did not start within {START_TIMEOUT_S:g} s"
         finally:
             self._loop.remove_reader(worker.fileno())
             self._loop.remove_reader(worker.exit_fd)
             self._workers.pop(number, None)
-            worker.hello.cancel()
+            self._schedule.worker_lost(number, end, self._loop.time())
+            self._settle()
             await worker.close()
-        self._schedule.worker_lost(number, reason, self._loop.time())
-        self._settle()
-        return f"worker {worker.pid} {reason}"
+        use = _Use.NONE
+        if worker.hello.done():
+            settled = worker.chunks > 0 or self._loop.time() - began >= SETTLED_S
+            use = _Use.WORKED if settled else _Use.STARTED
+        return _Life(use, f"worker {worker.pid} {end}")
 
     def _on_exit(self, number: int, worker: _Worker) -> None:
         self._on_packets(number, worker)  # its last words
@@ -226,6 +254,7 @@ class _Crew:
             if not self.hello.done():
                 self.hello.set_result(message)
         else:
+            worker.chunks += isinstance(message, Chunk)
             self._schedule.receive(number, message, self._loop.time())
 
     def admit(self) -> None:

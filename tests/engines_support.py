@@ -15,6 +15,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from engines import Engine, Utterance, tone
+from engines.sentences import split
 from engines.wire import PACKET_SIZE, Chunk, Hello, Message, Speak, decode, encode
 
 RAW_HZ = 22050
@@ -85,6 +87,17 @@ def worker(engine: str = "espeak", **options: object) -> Iterator[tuple[Worker, 
         yield one, hello
         one.socket.close()
         assert one.process.wait(5) == 0
+
+
+async def say(engine: Engine, text: str, **fields: object) -> bytes:
+    """All samples of an utterance."""
+    utterance = Utterance(text=text, **fields)  # type: ignore[arg-type]
+    return b"".join([pcm.samples async for pcm in engine.synthesize(utterance)])
+
+
+def tone_of(text: str, **fields: object) -> bytes:
+    """All samples that the tone engine makes of a text."""
+    return b"".join(tone.samples(piece, **fields).tobytes() for piece in split(text))  # type: ignore[arg-type]
 
 
 def pauses_ms(samples: npt.NDArray[np.int16], rate_hz: int, *, least_ms: int = 30) -> list[tuple[int, int]]:

@@ -340,6 +340,23 @@ def test_a_worker_dies_with_a_host_that_left_its_socket_open() -> None:
     assert is_gone(int(output), within_s=2)
 
 
+def test_workers_end_with_a_host_that_is_killed() -> None:
+    script = """
+        import asyncio, os, signal
+        from engines.pool import open_pool
+
+        async def main():
+            async with open_pool("tone", {}, workers=1) as pool:
+                print(*pool.worker_pids, flush=True)
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        asyncio.run(main())
+    """
+    command = [sys.executable, "-c", textwrap.dedent(script)]
+    output = subprocess.run(command, capture_output=True, cwd=Path(__file__).parent.parent, check=False).stdout
+    assert is_gone(int(output), within_s=2)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_worker_leaves_ctrl_c_and_sigterm_to_its_host(espeak: tuple[Worker, Hello], number: signal.Signals) -> None:
     one, _ = espeak
