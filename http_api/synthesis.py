@@ -123,7 +123,6 @@ class Synthesis:
                 if not complete:
                     while (chunk := await rendition.next()) is not None:
                         await self._patiently(response.write(audio.encode(chunk)))
-                    rendition.figures()
                 await self._patiently(response.write_eof())
                 return response
 
