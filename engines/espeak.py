@@ -116,6 +116,7 @@ class Espeak:
             version=f"espeak-ng {self._library.espeak_Info(None).decode()}",
             concurrency=1,
             ssml=True,
+            source_rate_hz=self._rate_hz,
             piece_characters=PIECE_CHARACTERS,
             voices=tuple((voice.id, voice.name, voice.languages[0][0]) for voice in self._voices.values()),
             variants=tuple(sorted(variant.path.removeprefix("!v/") for variant in self._list(variants))),
@@ -125,10 +126,6 @@ class Espeak:
     def rehearsal(self) -> Speak | None:
         """The commonest voice, so that most copies need not load another."""
         return Speak(id=0, text="Hello.", ssml=False, voice="en-us", speed=1.0, rate_hz=8000, last=True)
-
-    def source_rate_hz(self, _rate_hz: int) -> int:
-        """The library speaks at its own rate, 22,050 Hz."""
-        return self._rate_hz
 
     def speak(self, piece: Speak, emit: Callable[[bytes], None]) -> None:
         """Speak, handing samples to `emit` as they are made. Raises EspeakError."""

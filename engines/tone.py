@@ -73,6 +73,7 @@ class Tone:
             version="tone 1",
             concurrency=self._faults.concurrency,
             ssml=False,
+            source_rate_hz=0,
             piece_characters=20,
             voices=tuple((name, f"Test tone, {hz:.0f} Hz (not speech)", "und") for name, hz in _VOICES.items()),
         )
@@ -80,10 +81,6 @@ class Tone:
     def rehearsal(self) -> Speak | None:
         """A tone needs no tables."""
         return None
-
-    def source_rate_hz(self, rate_hz: int) -> int:
-        """A tone is made at the rate asked for."""
-        return rate_hz
 
     def speak(self, piece: Speak, emit: Callable[[bytes], None]) -> None:
         try:

@@ -59,6 +59,7 @@ class Hello:
     version           of the engine, such as "espeak-ng 1.52.0"
     concurrency       how many requests it takes at a time
     ssml              whether it understands SSML
+    source_rate_hz    of the samples that the engine makes; 0: it makes them at any rate
     piece_characters  sentences are joined until a piece has so many characters
     voices            [id, name, BCP 47 language] of each
     variants          timbres that go with every voice, such as "f3"
@@ -68,6 +69,7 @@ class Hello:
     version: str
     concurrency: int
     ssml: bool
+    source_rate_hz: int
     piece_characters: int
     voices: tuple[tuple[str, str, str], ...]
     variants: tuple[str, ...] = ()

@@ -1,6 +1,7 @@
 """The worker process: `python -m engines.worker ENGINE OPTIONS HOST_PID SOCKET_FD`, started by pool.py.
 
-It loads an engine once, and forks itself for every piece that it is asked to speak. Three things follow:
+It has two halves, two processes: the outer one resamples (relay.py); the inner one, here, loads an engine once, and
+forks itself for every piece that it is asked to speak. Three things follow:
 
 * The same piece always gives the same samples, whatever was spoken before. espeak-ng carries state from one text to the
   next; here each text meets the state that the library had when it was loaded. So a piece can be spoken again after a
@@ -8,12 +9,8 @@ It loads an engine once, and forks itself for every piece that it is asked to sp
 * A text that crashes the engine takes only its own copy of the process with it.
 * Cancelling is killing, and takes no cooperation.
 
-It costs about 5 ms of processor time per piece. An engine that cannot be forked (CUDA) brings its own worker, and
+A fork costs about 3 ms of processor time. An engine that cannot be forked (CUDA) brings its own worker process, and
 speaks wire.py too.
-
-Each piece is resampled here, in one soxr stream of its own, so that the host's event loop pays nothing for it. A piece
-ends in silence longer than the filter remembers (8 ms), so that one stream over a whole utterance would sound the same:
-the difference is more than 60 dB below full scale, and there is no state to lose with a worker.
 """
 
 from __future__ import annotations
@@ -30,10 +27,6 @@ import sys
 from collections.abc import Callable
 from typing import Final, NoReturn, Protocol
 
-import numpy as np
-import soxr
-
-from engines import espeak, tone
 from engines.wire import (
     PACKET_SIZE,
     Cancel,
@@ -51,12 +44,12 @@ from engines.wire import (
     encode,
 )
 
-__all__ = ["main"]
+__all__ = ["Speaker", "main"]
 
 FIRST_CHUNK_MS: Final = 120
 LONGEST_CHUNK_MS: Final = 960
 """The first chunk of a piece is short, so that it arrives early; each later one is twice as long as the one before,
-because each has its cost. Of the first one the resampler keeps up to 85 ms back until more comes."""
+because each has its cost. The resampler keeps up to 85 ms of the first one back until more comes."""
 
 _FAILURE_REPORTED: Final = 3
 _PR_SET_PDEATHSIG: Final = 1
@@ -72,70 +65,55 @@ class Speaker(Protocol):
     def rehearsal(self) -> Speak | None:
         """A piece that makes the engine fill its tables; None when it has none to fill."""
 
-    def source_rate_hz(self, rate_hz: int) -> int:
-        """The rate of the samples that `speak` will emit when `rate_hz` is asked for."""
-
     def speak(self, piece: Speak, emit: Callable[[bytes], None]) -> None:
-        """Speak; every exception means that the piece failed."""
+        """Speak, at the rate that the Hello named; every exception means that the piece failed."""
 
 
-class _Outlet:
-    """Samples at the engine's rate in; chunks at the rate asked for out, less those that were delivered before."""
+class _Gatherer:
+    """In a copy: blocks of samples go in, fewer and longer ones come out."""
 
-    def __init__(self, wire: socket.socket, piece: Speak, source_rate_hz: int) -> None:
-        self._wire = wire
-        self._id = piece.id
-        self._skip = piece.skip_bytes
-        self._source_rate_hz = source_rate_hz
-        self._resampler = (
-            None
-            if source_rate_hz == piece.rate_hz
-            else soxr.ResampleStream(source_rate_hz, piece.rate_hz, 1, dtype="float32", quality="HQ")
-        )
+    def __init__(self, outside: socket.socket, piece: int, rate_hz: int) -> None:
+        self._outside = outside
+        self._piece = piece
+        self._rate_hz = rate_hz
         self._held = bytearray()
         self._wanted_ms = FIRST_CHUNK_MS
 
     def write(self, samples: bytes) -> None:
         self._held += samples
-        if len(self._held) * 1000 >= self._wanted_ms * self._source_rate_hz * 2:
+        if len(self._held) * 1000 >= self._wanted_ms * self._rate_hz * 2:
             self._wanted_ms = min(2 * self._wanted_ms, LONGEST_CHUNK_MS)
-            self._send(last=False)
+            self.flush()
 
-    def finish(self) -> None:
-        self._send(last=True)
-
-    def _send(self, *, last: bool) -> None:
-        samples, self._held = bytes(self._held), bytearray()
-        if self._resampler is not None:
-            # In floating point: libsoxr dithers 16-bit output, and silence must stay silent.
-            loud = self._resampler.resample_chunk(np.frombuffer(samples, np.int16).astype(np.float32), last=last)
-            samples = np.clip(np.rint(loud), -32768, 32767).astype(np.int16).tobytes()
-        self._skip, samples = max(0, self._skip - len(samples)), samples[self._skip :]
-        for start in range(0, len(samples), PACKET_SIZE // 2):
-            self._wire.send(encode(Chunk(id=self._id, samples=samples[start : start + PACKET_SIZE // 2])))
+    def flush(self) -> None:
+        self._outside.send(encode(Chunk(id=self._piece, samples=bytes(self._held))))
+        self._held.clear()
 
 
-class _Worker:
-    """The process that waits for requests, and its copies that speak."""
+class _Original:
+    """The process that waits for requests, and of which copies speak. All of them write to the same socket."""
 
-    def __init__(self, speaker: Speaker, wire: socket.socket) -> None:
+    def __init__(self, speaker: Speaker, outside: socket.socket) -> None:
         self._speaker = speaker
-        self._wire = wire
-        self._poll = select.poll()
-        self._poll.register(wire, select.POLLIN)
+        self._outside = outside
+        self._hello = speaker.hello()
         self._copies: dict[int, tuple[int, int]] = {}  # pidfd: (pid, request id)
+        self._poll = select.poll()
+        self._poll.register(outside, select.POLLIN)
 
     def run(self) -> None:
-        """Serve until the host is gone."""
-        self._rehearse()
-        self._send(self._speaker.hello())
+        """Serve until the other half is gone."""
+        rehearsal = self._speaker.rehearsal()
+        if rehearsal is not None:
+            self._speaker.speak(rehearsal, lambda _samples: None)
+        self._send(self._hello)
         gc.collect()
         gc.freeze()  # What exists now is shared by all copies; the collector would unshare it page by page.
         while True:
             for descriptor, _ in self._poll.poll():
                 if descriptor in self._copies:
                     self._reap(descriptor)
-                elif packet := self._wire.recv(PACKET_SIZE):
+                elif packet := self._outside.recv(PACKET_SIZE):
                     self._obey(decode(packet))
                 else:
                     return
@@ -153,19 +131,8 @@ class _Worker:
             case _:
                 raise WireError(f"a host does not say {type(message).__name__}")
 
-    def _rehearse(self) -> None:
-        """Speak into the void, so that the copies find every table filled."""
-        piece = self._speaker.rehearsal()
-        if piece is None:
-            return
-        void, wire = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with void, wire:
-            outlet = _Outlet(wire, piece, self._speaker.source_rate_hz(piece.rate_hz))
-            self._speaker.speak(piece, outlet.write)
-            outlet.finish()
-
     def _fork(self, piece: Speak) -> None:
-        worker = os.getpid()
+        original = os.getpid()
         try:
             pid = os.fork()
         except OSError as error:
@@ -174,7 +141,7 @@ class _Worker:
         if pid == 0:
             status = 1
             try:
-                _die_with(worker)
+                _die_with(original)
                 status = self._speak(piece)
             finally:
                 os._exit(status)
@@ -184,10 +151,10 @@ class _Worker:
 
     def _speak(self, piece: Speak) -> int:
         """In the copy: speak, and return the status to exit with."""
-        outlet = _Outlet(self._wire, piece, self._speaker.source_rate_hz(piece.rate_hz))
+        gatherer = _Gatherer(self._outside, piece.id, self._hello.source_rate_hz or piece.rate_hz)
         try:
-            self._speaker.speak(piece, outlet.write)
-            outlet.finish()
+            self._speaker.speak(piece, gatherer.write)
+            gatherer.flush()
         except Exception as error:  # The boundary of the task: whatever it is, the host is to know.
             self._send(Failed(id=piece.id, message=f"{type(error).__name__}: {error}"))
             return _FAILURE_REPORTED
@@ -207,7 +174,7 @@ class _Worker:
             self._send(Failed(id=request, message=f"the engine died of {cause}"))
 
     def _send(self, message: Message) -> None:
-        self._wire.send(encode(message))
+        self._outside.send(encode(message))
 
 
 def _die_with(parent: int) -> None:
@@ -218,13 +185,30 @@ def _die_with(parent: int) -> None:
 
 
 def _load(engine: str, options: dict[str, int | str]) -> Speaker:
+    # Imported by need: what one engine loads would make forking the other dearer.
     match engine:
         case "espeak":
-            return espeak.Espeak(espeak.Settings(**options))  # type: ignore[arg-type]
+            from engines.espeak import Espeak, Settings
+
+            return Espeak(Settings(**options))  # type: ignore[arg-type]
         case "tone":
-            return tone.Tone(tone.Faults(**options))  # type: ignore[arg-type]
+            from engines.tone import Faults, Tone
+
+            return Tone(Faults(**options))  # type: ignore[arg-type]
         case _:
             raise ValueError(f"no engine is called {engine!r}")
+
+
+def _speak_for(outside: socket.socket, engine: str, options: str) -> int:
+    """Be the inner half; return the status to exit with."""
+    try:
+        original = _Original(_load(engine, json.loads(options)), outside)
+    except Exception as error:  # The boundary of the process: the host is to know why there is no worker.
+        outside.send(encode(Failed(id=0, message=f"{type(error).__name__}: {error}")))
+        return 1
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # The other half is gone.
+        original.run()
+    return 0
 
 
 def main() -> NoReturn:
@@ -234,15 +218,22 @@ def main() -> NoReturn:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     _die_with(int(host))
-    wire = socket.socket(fileno=int(descriptor))
-    try:
-        speaker = _load(engine, json.loads(options))
-    except Exception as error:  # The boundary of the process: the host is to know why there is no worker.
-        wire.send(encode(Failed(id=0, message=f"{type(error).__name__}: {error}")))
-        sys.exit(1)
-    with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # The host is gone.
-        _Worker(speaker, wire).run()
-    sys.exit(0)
+    to_host = socket.socket(fileno=int(descriptor))
+    outer, inner = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    this = os.getpid()
+    if os.fork() == 0:
+        to_host.close()
+        outer.close()
+        _die_with(this)
+        sys.exit(_speak_for(inner, engine, options))
+    inner.close()
+    from engines.relay import relay  # Only in this half: it loads numpy.
+
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # One side is gone.
+        relay(to_host, outer)
+    outer.close()
+    status = os.waitstatus_to_exitcode(os.wait()[1])
+    sys.exit(status if status >= 0 else 128 - status)  # as a shell tells a signal
 
 
 if __name__ == "__main__":

@@ -128,6 +128,11 @@ def pitch_hz(samples: npt.NDArray[np.int16], rate_hz: int) -> float:
     return rate_hz / (shortest + int(np.argmax(likeness)))
 
 
+def children(pid: int) -> list[int]:
+    """Processes that a process has started."""
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
 def is_gone(pid: int, *, within_s: float) -> bool:
     """Whether a process that may not be our child ends (or is a zombie of somebody else's) in time."""
     try:

@@ -28,7 +28,7 @@ from engines import (
 from engines.pieces import MOST_CHARACTERS, MOST_SSML_CHARACTERS
 from engines.pool import WorkerPool, open_pool
 from engines.schedule import Limits
-from tests.engines_support import PRACTICE, is_gone, say, tone_of
+from tests.engines_support import PRACTICE, children, is_gone, say, tone_of
 
 _LOG = logging.getLogger(__name__)
 
@@ -61,10 +61,6 @@ async def until(condition: object, *, within_s: float = 10.0) -> float:
 
 def _of_process(pid: int, what: str) -> str:
     return Path(f"/proc/{pid}/{what}").read_text()
-
-
-def _children() -> list[str]:
-    return _of_process(os.getpid(), f"task/{os.getpid()}/children").split()
 
 
 # Speech.
@@ -131,7 +127,8 @@ async def test_the_engine_names_itself(espeak: WorkerPool) -> None:
 async def test_the_host_never_loads_espeak_ng(espeak: WorkerPool) -> None:
     await say(espeak, SENTENCE)
     assert "libespeak" not in _of_process(os.getpid(), "maps")
-    assert "libespeak" in _of_process(espeak.worker_pids[0], "maps")
+    [speaking_half] = children(espeak.worker_pids[0])
+    assert "libespeak" in _of_process(speaking_half, "maps")
 
 
 # What is refused.
@@ -319,6 +316,17 @@ async def test_killing_workers_all_the_time_changes_no_sample() -> None:
         assert pool.health().restarts >= 1
 
 
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
+async def test_a_worker_whose_speaking_half_dies_is_replaced(number: signal.Signals) -> None:
+    async with open_pool("tone", {"concurrency": 1}, workers=1) as pool:
+        [pid] = pool.worker_pids
+        [speaking_half] = children(pid)
+        os.kill(speaking_half, number)
+        await until(lambda: pool.health().workers == 0)
+        await until(lambda: f"worker {pid} exited with status {128 + number}" in pool.health().detail)
+        assert await say(pool, SENTENCE) == tone_of(SENTENCE)
+
+
 async def test_while_one_worker_is_replaced_another_speaks(two_tones: WorkerPool) -> None:
     os.kill(two_tones.worker_pids[0], signal.SIGKILL)
     assert await say(two_tones, SENTENCE) == tone_of(SENTENCE)
@@ -400,7 +408,7 @@ def _descriptors() -> set[str]:
 async def test_closing_leaves_no_process_and_no_descriptor() -> None:
     async with open_pool("tone", {}, workers=1):
         pass  # whatever the first time opens for good
-    before = (_descriptors(), _children(), asyncio.all_tasks())
+    before = (_descriptors(), children(os.getpid()), asyncio.all_tasks())
     async with open_pool("tone", {"delay_ms": 60_000}, workers=2) as pool:
         speaking = [asyncio.create_task(say(pool, SENTENCE)) for _ in range(3)]
         await until(lambda: len(pool.worker_pids) == 2)
@@ -411,16 +419,16 @@ async def test_closing_leaves_no_process_and_no_descriptor() -> None:
     for task in speaking:
         with pytest.raises(EngineFailure, match="the engine tone was closed"):
             await task
-    assert (_descriptors(), _children(), asyncio.all_tasks()) == before
+    assert (_descriptors(), children(os.getpid()), asyncio.all_tasks()) == before
     assert all(is_gone(pid, within_s=0) for pid in pids)
 
 
 async def test_closing_while_the_workers_start_leaves_nothing_either() -> None:
-    before = (_descriptors(), _children())
+    before = (_descriptors(), children(os.getpid()))
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.05), open_pool("espeak", {}, workers=2):
             pass
-    assert (_descriptors(), _children()) == before
+    assert (_descriptors(), children(os.getpid())) == before
 
 
 async def test_an_error_of_the_host_passes_through() -> None:

@@ -18,7 +18,14 @@ SECOND = bytes(16000)
 
 
 def hello(concurrency: int = 1) -> Hello:
-    return Hello(version="test 1", concurrency=concurrency, ssml=True, piece_characters=20, voices=(("a", "A", "en"),))
+    return Hello(
+        version="test 1",
+        concurrency=concurrency,
+        ssml=True,
+        source_rate_hz=0,
+        piece_characters=20,
+        voices=(("a", "A", "en"),),
+    )
 
 
 def schedule(*, workers: int = 1, concurrency: int = 1, **limits: float) -> Schedule:

@@ -12,6 +12,7 @@ HELLO = Hello(
     version="test 1",
     concurrency=1,
     ssml=True,
+    source_rate_hz=0,
     piece_characters=20,
     voices=(
         ("de", "German", "de"),

@@ -35,6 +35,7 @@ _MESSAGES = st.one_of(
         version=_TEXTS,
         concurrency=st.integers(1, 64),
         ssml=st.booleans(),
+        source_rate_hz=st.integers(0, 48000),
         piece_characters=st.integers(1, 250),
         voices=st.lists(st.tuples(_TEXTS, _TEXTS, _TEXTS), max_size=4).map(tuple),
         variants=st.lists(_TEXTS, max_size=4).map(tuple),
