@@ -199,8 +199,10 @@ class Call:
         try:
             async with asyncio.timeout(None) as self._limit:
                 for turn in itertools.count() if script.repeat is None else range(script.repeat):
-                    if turn and script.delay_ms:
-                        await stream.write(bytes(script.delay_ms * audio.RATE_HZ // 1000 * 2), audio.RATE_HZ)
+                    if turn:
+                        # A second at a time: what a caller asks for must not decide how much memory it takes.
+                        for start_ms in range(0, script.delay_ms, 1000):
+                            await stream.write(audio.silence(min(1000, script.delay_ms - start_ms)), audio.RATE_HZ)
                     said = False
                     async with aclosing(self._chunks(content)) as chunks:
                         async for chunk in chunks:

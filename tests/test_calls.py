@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import resource
 import signal
 import socket
 from pathlib import Path
@@ -217,3 +218,11 @@ async def test_the_end_of_the_server_is_a_bye_to_every_call() -> None:
         await until_calls(running, 3)
         await asyncio.sleep(0.3)
     assert [(await call).ended_by for call in calls] == ["the peer hung up"] * 3
+
+
+async def test_a_pause_of_weeks_takes_no_memory() -> None:
+    async with serving(engine={"name": "tone"}) as running:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        outcome = await announced(running, annc("data:text/plain,a", repeat=2, delay=999_999_999, duration=1000))
+        assert outcome.ended_by == "the peer hung up"
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000  # KiB
