@@ -288,13 +288,25 @@ class Endpoint:
             stream._release()
         self._streams.clear()
 
-    def open(self, deliver: Callable[[StreamEvent], None] | None = None, *, port: int | None = None) -> Stream:
+    def open(
+        self,
+        deliver: Callable[[StreamEvent], None] | None = None,
+        *,
+        port: int | None = None,
+        ssrc: int | None = None,
+    ) -> Stream:
         """A stream on a port pair of the range, or on `port` and the one after it (0: any pair that the system has).
 
         deliver  is called in the event loop with each event of the stream
+        ssrc     at random when left out, as it should be (RFC 3550 section 8.1)
 
-        Raises PortsExhausted, OSError when `port` cannot be bound, and LocalProtocolError when it is odd.
+        Raises PortsExhausted, OSError when `port` cannot be bound, and LocalProtocolError when it is odd or `ssrc` has
+        more than 32 bits.
         """
+        if ssrc is None:
+            ssrc = secrets.randbits(32)
+        elif not 0 <= ssrc < 1 << 32:
+            raise LocalProtocolError(f"SSRC {ssrc} is not in 0..4294967295")
         now_s = time.monotonic()
         if port is None:
             number, rtp, rtcp = self._ports.take(now_s)
@@ -304,7 +316,6 @@ class Endpoint:
             raise LocalProtocolError(f"RTP port {port} is odd: RTP takes the even port of a pair")
         else:
             number, (rtp, rtcp) = port, self._ports.bind(port)
-        ssrc = secrets.randbits(32)
         # RFC 3550 section 5.1: sequence number and timestamp begin at random.
         line = self._plane.open(
             fd=rtp.fileno(),
