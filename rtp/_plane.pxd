@@ -11,7 +11,7 @@ srtp_protect and srtp_unprotect: `length` goes in and comes out, 0 is success.
 
 from libc.stdint cimport int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
-from rtp._posix cimport sockaddr, sockaddr_in, sockaddr_in6
+from rtp._posix cimport iovec, mmsghdr, sockaddr, sockaddr_in, sockaddr_in6
 
 
 cdef extern from *:
@@ -104,6 +104,7 @@ cdef enum notice_t:              # what the plane has to say to Python
 
 
 cdef enum order_t:               # what Python has to say to the plane
+    ADOPT                        # serve a line from now on
     CONNECT
     START
     HOLD
@@ -176,7 +177,8 @@ cdef struct line_t:
     int64_t due_ms               # of the next frame, on the worker's clock
     worker_t *worker             # set once
     int64_t heard_ms             # when the peer was last heard
-    uint8_t running              # the grid was started
+    int64_t look_ms              # when to look for packets again
+    uint8_t running              # it was started
     uint8_t held
     uint8_t connected            # the socket, to the target
     uint8_t timed_out
@@ -277,4 +279,8 @@ cdef struct worker_t:
     int64_t captured_size
     int64_t captured_room
     uint8_t packet[HEADER + LARGEST_FRAME + TRAILER]
+    mmsghdr messages[BATCH]      # for receiving; `vectors` to `controls` are what they point to
+    iovec vectors[BATCH]
+    address_t sources[BATCH]
+    uint64_t controls[BATCH][8]
     uint8_t received[BATCH][DATAGRAM]

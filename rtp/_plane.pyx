@@ -5,12 +5,17 @@ session.py says the rules in words that can be read; here they are at 4,000 stre
 the streams ("lines" in here), and does in each millisecond, in this order:
 
     obey        the orders that Python left in its inbox
-    serve       the lines that are due: take a frame out of the ring, stamp it, send it, count it
-    listen      to the sockets on which something came
+    serve       the lines that are due: take a frame out of the ring, stamp it, send it, count it; then read what came
+                to the line's port
+    listen      for RTCP, on the ports of all lines at once
     notify      Python, once for everything that it should know
 
 A line's grid lies on whole milliseconds of the worker's clock, on the phase that had the least to do when it started.
 The lines that are due in a millisecond stand in that millisecond's slot of a wheel.
+
+RTP ports are read in the line's own slot, and not when epoll says that something came: a socket that epoll watches
+makes each packet *sent* cost a sixth more, because the kernel tells the watcher that there is room again. So a packet
+waits for up to a ptime until it is seen, which nothing minds: arrival times are the kernel's own.
 
 Python and a worker share a line without a lock. The ring has one producer and one consumer; `tail` is moved by compare
 and swap because a flush takes from the consumer's end too, and carries a generation, so that the consumer sees that
@@ -29,11 +34,11 @@ from posix.unistd cimport close, read, write
 
 from rtp._posix cimport (
     AF_INET, AF_INET6, AF_UNSPEC, CMSG_DATA, CMSG_FIRSTHDR, EFD_CLOEXEC, EFD_NONBLOCK, EPOLL_CLOEXEC, EPOLL_CTL_ADD,
-    EPOLL_CTL_DEL, EPOLL_CTL_MOD, EPOLLET, EPOLLIN, MSG_DONTWAIT, MSG_TRUNC, SCHED_FIFO, SCM_TIMESTAMPNS, SIG_SETMASK,
+    EPOLL_CTL_DEL, EPOLLIN, MSG_DONTWAIT, MSG_TRUNC, SCHED_FIFO, SCM_TIMESTAMPNS, SIG_SETMASK,
     SO_TIMESTAMPNS, SOL_SOCKET, TIMER_ABSTIME, acquire, aligned_alloc, clock_nanosleep, cmsghdr, connect_socket,
-    epoll_create1, epoll_ctl, epoll_event, epoll_wait, eventfd, htons, increase, inet_ntop, inet_pton, iovec, mmsghdr,
+    epoll_create1, epoll_ctl, epoll_event, epoll_wait, eventfd, htons, increase, inet_ntop, inet_pton, mmsghdr, msghdr,
     ntohs, prefetch, pthread_create, pthread_join, pthread_setname_np, pthread_setschedparam, pthread_sigmask, pthread_t,
-    recvmmsg, release, replace, sched_param, send, sendto, setsockopt, settle, settle_word, settled, settled_word,
+    recvfrom, recvmmsg, release, replace, sched_param, send, sendto, setsockopt, settle, settle_word, settled, settled_word,
     sigfillset, sigset_t, sockaddr, sockaddr_in, sockaddr_in6, take,
 )
 
@@ -71,6 +76,9 @@ cdef enum:
     RESYNC_UNITS = 8000          # a jump of the peer's clock by more than this is a new beginning
     NOTICES_A_SECOND = 200       # that a line passes on to Python; a flood ends here
     NOTIFY_MS = 10               # how long what can wait does wait
+    BATCHES = 4                  # of datagrams that a line reads at once at most
+    ATTENTIVE_MS = 1000          # after a packet of the peer, its port is read in every slot
+    INATTENTIVE_MS = 60          # later on it is read this often
 
 cdef uint64_t POSITION = (1 << 48) - 1
 cdef int64_t NS_PER_MS = 1_000_000
@@ -467,7 +475,7 @@ cdef void serve(line_t *line, int64_t now_ms, int64_t now_ns) noexcept nogil:
     cdef worker_t *worker = line.worker
     cdef int64_t slots = 1 + (now_ms - line.due_ms) // line.ptime_ms
     cdef uint64_t filling
-    if line.held:
+    if line.held or not line.running:
         line.sent = NOTHING
         line.due_ms += slots * line.ptime_ms
     else:
@@ -489,6 +497,9 @@ cdef void serve(line_t *line, int64_t now_ms, int64_t now_ns) noexcept nogil:
             post_to_waiting(line, DRAINED, &line.wants_end)
         if line.timeout_ms and not line.timed_out and now_ms - line.heard_ms >= line.timeout_ms:
             line.timed_out = post(line, TIMED_OUT, now_ms - line.heard_ms, now_ns, NULL, NULL, 0)
+    # What comes before `connect` waits in the socket's buffer: it may be the peer's first word.
+    if line.fd >= 0 and now_ms >= line.look_ms and line.latch != DEAF:
+        receive_rtp(line, now_ns)
     if line.playout != NULL:
         fill_quiet(line, now_ms)
 
@@ -631,7 +642,7 @@ cdef bint count_in(line_t *line, uint16_t sequence, int size) noexcept nogil:
     """Count a packet of the source; whether it has not been there before (RFC 3550 appendix A.1, update_seq)."""
     cdef int32_t ahead = <int16_t><uint16_t>(sequence - <uint16_t>line.highest_sequence)
     cdef bint repeated = False
-    if not -MAX_MISORDER <= ahead < MAX_DROPOUT:
+    if not -MAX_MISORDER < ahead < MAX_DROPOUT:
         if sequence != line.jump_to:
             line.jump_to = <uint16_t>(sequence + 1)
             line.counts[INVALID] += 1
@@ -720,7 +731,12 @@ cdef void receive(
     sequence = data[2] << 8 | data[3]
     timestamp = <uint32_t>data[4] << 24 | data[5] << 16 | data[6] << 8 | data[7]
     ssrc = <uint32_t>data[8] << 24 | data[9] << 16 | data[10] << 8 | data[11]
-    if not admit(line, source, ssrc, sequence, now_ms, now_ns) or not count_in(line, sequence, size - start):
+    if not admit(line, source, ssrc, sequence, now_ms, now_ns):
+        # Whom signalling announced is heard from the first word on, though not yet believed.
+        if audio and line.playout != NULL and not line.sourced and same_address(source, &line.peer.address):
+            place(line, timestamp, data + start, size - start, payload_type, now_ms)
+        return
+    if not count_in(line, sequence, size - start):
         return
     line.heard_ms = now_ms
     line.timed_out = False
@@ -733,64 +749,77 @@ cdef void receive(
         place(line, timestamp, data + start, size - start, payload_type, now_ms)
 
 
-cdef void drain(worker_t *worker, line_t *line, bint rtcp, int64_t now_ns) noexcept nogil:
-    """Read what came to one of a line's sockets: a batch at most, so that a flood on one never delays the others."""
-    cdef mmsghdr messages[BATCH]
-    cdef iovec vectors[BATCH]
-    cdef address_t sources[BATCH]
-    cdef uint64_t controls[BATCH][8]
+cdef void receive_rtp(line_t *line, int64_t now_ns) noexcept nogil:
+    """Read what came to a line's RTP port; a flood is left to the socket's buffer, so that it delays no other line."""
+    cdef worker_t *worker = line.worker
     cdef int64_t now_ms = (now_ns - worker.epoch_ns) // NS_PER_MS, arrival_ns
-    cdef int fd = line.rtcp_fd if rtcp else line.fd
-    cdef int at, count
+    cdef mmsghdr *message
     cdef cmsghdr *control
     cdef timespec *stamp
-    cdef epoll_event event
-    for at in range(BATCH):
-        vectors[at].iov_base = worker.received[at]
-        vectors[at].iov_len = DATAGRAM
-        messages[at].msg_hdr.msg_name = &sources[at]
-        messages[at].msg_hdr.msg_namelen = sizeof(address_t)
-        messages[at].msg_hdr.msg_iov = &vectors[at]
-        messages[at].msg_hdr.msg_iovlen = 1
-        messages[at].msg_hdr.msg_control = controls[at]
-        messages[at].msg_hdr.msg_controllen = sizeof(controls[at])
-        messages[at].msg_hdr.msg_flags = 0
-    count = recvmmsg(fd, messages, BATCH, MSG_DONTWAIT, NULL)
-    for at in range(count):
-        if messages[at].msg_hdr.msg_flags & MSG_TRUNC:
-            line.counts[INVALID] += 1
-            continue
-        if rtcp:
-            receive_rtcp(line, worker.received[at], messages[at].msg_len, &sources[at], now_ms, now_ns)
-            continue
-        arrival_ns = now_ns
-        control = CMSG_FIRSTHDR(&messages[at].msg_hdr)
-        if control != NULL and control.cmsg_level == SOL_SOCKET and control.cmsg_type == SCM_TIMESTAMPNS:
-            stamp = <timespec *>CMSG_DATA(control)
-            arrival_ns = stamp.tv_sec * 1_000_000_000 + stamp.tv_nsec
-        receive(line, worker.received[at], messages[at].msg_len, &sources[at], arrival_ns, now_ms, now_ns)
-    if count == BATCH or (count < 0 and errno != EAGAIN):
-        if count < 0:
+    cdef int at, batch, count = BATCH
+    for batch in range(BATCHES):
+        count = recvmmsg(line.fd, worker.messages, BATCH, MSG_DONTWAIT, NULL)
+        for at in range(count):
+            message = &worker.messages[at]
+            arrival_ns = now_ns
+            control = CMSG_FIRSTHDR(&message.msg_hdr)
+            if control != NULL and control.cmsg_level == SOL_SOCKET and control.cmsg_type == SCM_TIMESTAMPNS:
+                stamp = <timespec *>CMSG_DATA(control)
+                arrival_ns = stamp.tv_sec * 1_000_000_000 + stamp.tv_nsec
+            if message.msg_hdr.msg_flags & MSG_TRUNC:
+                line.counts[INVALID] += 1
+            else:
+                receive(line, worker.received[at], message.msg_len, &worker.sources[at], arrival_ns, now_ms, now_ns)
+            ready_message(worker, at)
+        if count < 0 and errno != EAGAIN:
             line.counts[SEND_REFUSED if errno == ECONNREFUSED else RECEIVE_ERRORS] += 1
-        # There may be more, and the edge has been seen: ask for another one.
-        event.events = EPOLLIN | EPOLLET
-        event.data.ptr = <void *>(<intptr_t>line | rtcp)
-        epoll_ctl(worker.epoll, EPOLL_CTL_MOD, fd, &event)
+        if count < BATCH:
+            break
+    # Whom we have not heard for a while is listened to less often.
+    line.look_ms = now_ms if now_ms - line.heard_ms < ATTENTIVE_MS else now_ms + INATTENTIVE_MS
 
 
-cdef void listen_all(worker_t *worker, int64_t until_ns, int timeout_ms) noexcept nogil:
-    """Read what came, until there is no more or the next slot is due. Wait for the first of it for `timeout_ms`."""
+cdef void ready_message(worker_t *worker, int at) noexcept nogil:
+    cdef msghdr *header = &worker.messages[at].msg_hdr
+    worker.vectors[at].iov_base = worker.received[at]
+    worker.vectors[at].iov_len = DATAGRAM
+    header.msg_name = &worker.sources[at]
+    header.msg_namelen = sizeof(address_t)
+    header.msg_iov = &worker.vectors[at]
+    header.msg_iovlen = 1
+    header.msg_control = worker.controls[at]
+    header.msg_controllen = sizeof(worker.controls[at])
+    header.msg_flags = 0
+
+
+cdef void listen_for_rtcp(worker_t *worker, int64_t until_ns, int timeout_ms) noexcept nogil:
+    """Read what RTCP came, until there is no more or the next slot is due. Wait for the first of it for `timeout_ms`."""
     cdef epoll_event events[64]
+    cdef line_t *line
     cdef int at, count = 64
     cdef int64_t now_ns = 0
-    cdef intptr_t mark
+    cdef ssize_t size
+    cdef unsigned source_size
     while count == 64 and now_ns < until_ns:
         count = epoll_wait(worker.epoll, events, 64, timeout_ms)
         now_ns = clock_ns()
         for at in range(count):
-            mark = <intptr_t>events[at].data.ptr
-            if mark:  # otherwise it is `wake`
-                drain(worker, <line_t *>(mark & ~<intptr_t>1), mark & 1, now_ns)
+            line = <line_t *>events[at].data.ptr
+            if line == NULL:  # it is `wake`
+                read(worker.wake, worker.received, sizeof(uint64_t))
+                continue
+            source_size = sizeof(address_t)
+            size = recvfrom(
+                line.rtcp_fd, worker.received, DATAGRAM, MSG_DONTWAIT | MSG_TRUNC, &worker.sources[0].any, &source_size
+            )
+            if 0 <= size <= DATAGRAM:
+                receive_rtcp(
+                    line, worker.received[0], size, &worker.sources[0], (now_ns - worker.epoch_ns) // NS_PER_MS, now_ns
+                )
+            elif size > DATAGRAM:
+                line.counts[INVALID] += 1
+            elif errno != EAGAIN:
+                line.counts[RECEIVE_ERRORS] += 1
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -874,14 +903,12 @@ cdef void aim(line_t *line, const peer_t *peer, int64_t now_ms) noexcept nogil:
     """Where to send and what to accept, for the first time or anew (re-INVITE)."""
     cdef worker_t *worker = line.worker
     cdef bint moved = line.latch == DEAF or not same_address(&peer.address, &line.peer.address)
-    if line.running:
-        burden(worker, line, -1)
+    burden(worker, line, -1)
     if line.ptime_ms != peer.ptime_ms or line.peer.telephone_event != peer.telephone_event:
         stop_dialling(line)
     line.peer = peer[0]
     line.ptime_ms = peer.ptime_ms
-    if line.running:
-        burden(worker, line, 1)
+    burden(worker, line, 1)
     line.payload_type, line.alaw, line.silence = peer.payload_type, peer.alaw, silences[peer.alaw]
     line.frame = 8 * peer.ptime_ms
     line.timeout_ms = peer.timeout_ms
@@ -899,6 +926,14 @@ cdef void aim(line_t *line, const peer_t *peer, int64_t now_ms) noexcept nogil:
         join_target(line)
 
 
+cdef void settle_in(line_t *line, int64_t now_ms) noexcept nogil:
+    """Begin the grid of a line."""
+    cdef worker_t *worker = line.worker
+    line.due_ms = least_burdened(worker, max(now_ms, worker.next_ms), line.ptime_ms)
+    burden(worker, line, 1)
+    hang(worker, line)
+
+
 cdef void stop_dialling(line_t *line) noexcept nogil:
     cdef command_t *dialling
     while line.dialling != NULL:
@@ -910,15 +945,12 @@ cdef void stop_dialling(line_t *line) noexcept nogil:
 cdef void let_go(line_t *line) noexcept nogil:
     cdef worker_t *worker = line.worker
     cdef int at
-    if line.running:
-        burden(worker, line, -1)
-        unhang(worker, line)
+    burden(worker, line, -1)
+    unhang(worker, line)
     stop_dialling(line)
     for at in range(COUNTS):
         worker.gone[at] += line.counts[at]
     worker.gone[LOST] += lost(line)
-    if line.fd >= 0:
-        epoll_ctl(worker.epoll, EPOLL_CTL_DEL, line.fd, NULL)
     if line.rtcp_fd >= 0:
         epoll_ctl(worker.epoll, EPOLL_CTL_DEL, line.rtcp_fd, NULL)
     increase(&worker.lines, -1)
@@ -929,15 +961,17 @@ cdef bint obey(worker_t *worker, command_t *command, int64_t now_ms) noexcept no
     cdef line_t *line = command.line
     cdef command_t **last
     cdef playout_t *playout
-    if command.order == CONNECT:
+    if command.order == ADOPT:
+        settle_in(line, now_ms)
+    elif command.order == CONNECT:
         aim(line, &command.peer, now_ms)
     elif command.order == START:
-        line.due_ms = least_burdened(worker, max(now_ms, worker.next_ms), line.ptime_ms)
+        burden(worker, line, -1)
+        unhang(worker, line)
+        settle_in(line, now_ms)
         line.offset = line.offset - <uint32_t>(8 * line.due_ms)
         line.running = True
         line.heard_ms = now_ms
-        burden(worker, line, 1)
-        hang(worker, line)
     elif command.order == HOLD:
         line.held = True
         stop_dialling(line)
@@ -994,13 +1028,13 @@ cdef void *work(void *argument) noexcept nogil:
     cdef int64_t now_ns, next_ns
     while not settled(&worker.stopping):
         if settled(&worker.lines) == 0:
-            listen_all(worker, 1, -1)  # nobody is there: sleep until `wake`
+            listen_for_rtcp(worker, 1, -1)  # nobody is there: sleep until `wake`
             worker.next_ms = (clock_ns() - worker.epoch_ns) // NS_PER_MS
         now_ns = clock_ns()
         obey_all(worker, now_ns)
         serve_all(worker, now_ns)
         next_ns = worker.epoch_ns + worker.next_ms * NS_PER_MS
-        listen_all(worker, next_ns, 0)
+        listen_for_rtcp(worker, next_ns, 0)
         notify(worker, worker.next_ms - 1)
         sleep_until(next_ns)
     return NULL
@@ -1009,12 +1043,15 @@ cdef void *work(void *argument) noexcept nogil:
 cdef worker_t *make_worker(int64_t epoch_ns, bint threaded, int notify) except NULL:
     cdef worker_t *worker = <worker_t *>calloc(1, sizeof(worker_t))
     cdef epoll_event event
+    cdef int at
     if worker == NULL:
         raise MemoryError
     worker.epoch_ns, worker.threaded, worker.notify = epoch_ns, threaded, notify
     worker.wake, worker.epoll = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC), epoll_create1(EPOLL_CLOEXEC)
     worker.notices = <uint8_t *>malloc(NOTICES)
-    event.events, event.data.ptr = EPOLLIN | EPOLLET, NULL
+    for at in range(BATCH):
+        ready_message(worker, at)
+    event.events, event.data.ptr = EPOLLIN, NULL
     if (
         worker.notices == NULL
         or worker.epoll < 0
@@ -1150,9 +1187,10 @@ cdef class Plane:
         line.family = AF_INET6 if ipv6 else AF_INET
         line.make(worker, fd, rtcp_fd, ring_ms // 10, start_ms // 10)
         line.it.ssrc, line.it.sequence, line.it.offset = ssrc, sequence, timestamp
+        line.attend()
+        line.give(line.order(ADOPT))
         self.lines[self.last_id] = line
         increase(&worker.lines, 1)
-        attend(line.it)
         write(worker.wake, &one, sizeof(one))
         return line
 
@@ -1176,16 +1214,18 @@ cdef class Plane:
     def notices(self):
         cdef uint64_t count
         cdef int at
+        cdef command_t *obeyed
         cdef list out = []
         read(self.notify, &count, sizeof(count))
         for at in range(self.worker_count):
             settle(&self.workers[at].notified, 0)
-            self._reap(self.workers[at], out)
+            # In this order: what is obeyed by now has left all its notices by now, and "removed" is a line's last.
+            obeyed = take_commands(&self.workers[at].outbox, NULL)
             self._read(self.workers[at], out)
+            self._reap(obeyed, out)
         return out
 
-    cdef _reap(self, worker_t *worker, list out):
-        cdef command_t *command = take_commands(&worker.outbox, NULL)
+    cdef _reap(self, command_t *command, list out):
         cdef command_t *next
         cdef uint32_t id
         while command != NULL:
@@ -1237,20 +1277,6 @@ cdef class Plane:
         return counts, total_ns, max_ns, late_ticks
 
 
-cdef void attend(line_t *line) noexcept:
-    """Have a line's sockets watched, with the arrival time of each packet."""
-    cdef epoll_event event
-    cdef int on = 1
-    event.events = EPOLLIN | EPOLLET
-    if line.fd >= 0:
-        setsockopt(line.fd, SOL_SOCKET, SO_TIMESTAMPNS, &on, sizeof(on))
-        event.data.ptr = line
-        epoll_ctl(line.worker.epoll, EPOLL_CTL_ADD, line.fd, &event)
-    if line.rtcp_fd >= 0:
-        event.data.ptr = <void *>(<intptr_t>line | 1)
-        epoll_ctl(line.worker.epoll, EPOLL_CTL_ADD, line.rtcp_fd, &event)
-
-
 cdef class Line:
     cdef line_t *it
     cdef Plane plane             # whose threads use `it`
@@ -1274,8 +1300,20 @@ cdef class Line:
         self.it.blocks, self.it.start_blocks, self.it.low_blocks = blocks, start, 2 * capacity // 5
         self.it.codes = <uint8_t *>self.it + sizeof(line_t)
         self.it.tags = self.it.codes + blocks * BLOCK
+        self.it.ptime_ms = PTIMES_MS[1]
+        self.it.frame = 8 * self.it.ptime_ms
         self.it.jump_to = -1
         self.it.trusted_ms = -QUIET_MS
+
+    cdef attend(self):
+        """Have arrivals on the RTP port timed by the kernel, and the RTCP port watched."""
+        cdef epoll_event event
+        cdef int on = 1
+        event.events, event.data.ptr = EPOLLIN, self.it
+        if self.it.fd >= 0 and setsockopt(self.it.fd, SOL_SOCKET, SO_TIMESTAMPNS, &on, sizeof(on)) != 0:
+            raise OSError(errno, "the RTP port cannot be timed")
+        if self.it.rtcp_fd >= 0 and epoll_ctl(self.it.worker.epoll, EPOLL_CTL_ADD, self.it.rtcp_fd, &event) != 0:
+            raise OSError(errno, "the RTCP port cannot be watched")
 
     def __dealloc__(self):
         if self.it != NULL:

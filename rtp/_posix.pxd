@@ -88,6 +88,7 @@ cdef extern from "<sys/socket.h>" nogil:
     int connect_socket "connect"(int fd, const sockaddr *address, unsigned size)
     ssize_t send(int fd, const void *data, size_t size, int flags)
     ssize_t sendto(int fd, const void *data, size_t size, int flags, const sockaddr *address, unsigned address_size)
+    ssize_t recvfrom(int fd, void *data, size_t size, int flags, sockaddr *address, unsigned *address_size)
     int recvmmsg(int fd, mmsghdr *messages, unsigned count, int flags, timespec *timeout)
     int setsockopt(int fd, int level, int name, const void *value, unsigned size)
 
@@ -106,8 +107,8 @@ cdef extern from "<sys/epoll.h>" nogil:
     int epoll_create1(int flags)
     int epoll_ctl(int epoll, int operation, int fd, epoll_event *event)
     int epoll_wait(int epoll, epoll_event *events, int room, int timeout_ms)
-    int EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_MOD, EPOLL_CTL_DEL
-    uint32_t EPOLLIN, EPOLLET
+    int EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_DEL
+    uint32_t EPOLLIN
 
 
 cdef extern from *:

@@ -450,6 +450,7 @@ async def test_stranger_never_moves_a_locked_stream(stream: Stream, peer: Peer, 
     stream.start()
     peer.send(stream, 3)
     await until(lambda: happened)
+    before = stream.counters().packets_received
     stranger = Peer()
     stranger.rtp.setblocking(True)
     stranger.send(stream, 1)
@@ -459,7 +460,7 @@ async def test_stranger_never_moves_a_locked_stream(stream: Stream, peer: Peer, 
     peer.received()
     await readable(peer.rtp)
     assert happened == [Latched(host="127.0.0.1", port=peer.port)]
-    assert stream.counters().packets_received == 1
+    assert stream.counters().packets_received == before
     stranger.close()
 
 

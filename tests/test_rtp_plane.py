@@ -591,8 +591,8 @@ def test_transform_changes_packets_in_place_both_ways() -> None:
     plane.tick(MS)
     for _, datagram in media(range(4)):
         protected = datagram[:12] + bytes(octet ^ 0xFF for octet in datagram[12:]) + b"\x0a" * 10
-        line.receive(protected, "192.0.2.1", 4000, MS)
-        line.receive(datagram, "192.0.2.1", 4000, MS)  # unauthentic
+        line.receive(protected, *ELSEWHERE, MS)
+        line.receive(datagram, *ELSEWHERE, MS)  # unauthentic
     assert (line.counters()["packets_received"], line.counters()["invalid"]) == (2, 4)
     assert line.hear() == [mulaw_decode(bytes(160))] * 2
 
@@ -613,7 +613,7 @@ def listener() -> tuple[Plane, Line]:
     plane, (line,) = plane_with(1)
     plane.tick(0)
     for datagram in voice(range(3)):
-        line.receive(datagram, "192.0.2.1", 4000, 0)
+        line.receive(datagram, *ELSEWHERE, 0)
     line.listen(True)
     plane.tick(MS)
     return plane, line
@@ -637,7 +637,7 @@ def voice(sequences: Iterable[int], *, units: int = 160, start: int = 0) -> list
 
 def heard(line: Line, datagrams: Iterable[bytes], *, now_ms: int = 1) -> list[bytes]:
     for datagram in datagrams:
-        line.receive(datagram, "192.0.2.1", 4000, now_ms * MS)
+        line.receive(datagram, *ELSEWHERE, now_ms * MS)
     return line.hear()
 
 
@@ -707,7 +707,7 @@ def test_peer_that_falls_silent_is_heard_as_silence_in_real_time(listener: tuple
 def test_audio_that_nobody_takes_is_dropped_and_counted(listener: tuple[Plane, Line]) -> None:
     _, line = listener
     for datagram in voice(range(3, 73)):
-        line.receive(datagram, "192.0.2.1", 4000, MS)
+        line.receive(datagram, *ELSEWHERE, MS)
     assert line.hear() == [frame(n) for n in range(3, 53)]
     assert line.counters()["audio_dropped"] == 20
     assert heard(line, voice([73])) == [frame(73)]
@@ -720,7 +720,7 @@ def test_consumer_is_woken_by_the_next_frame(listener: tuple[Plane, Line]) -> No
     plane.tick(2 * MS)
     assert kinds(plane)[-1] == "audio"
     heard(line, [])
-    line.receive(voice([4])[0], "192.0.2.1", 4000, 2 * MS)
+    line.receive(voice([4])[0], *ELSEWHERE, 2 * MS)
     assert not line.await_audio()
 
 
