@@ -6,6 +6,7 @@ import asyncio
 import os
 import socket
 import struct
+import threading
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -797,3 +798,54 @@ async def test_streams_are_shared_among_threads(peer: Peer) -> None:
             connect(stream, peer)
             stream.start()
         await until(lambda: {packet.ssrc for packet in peer.received()} == {stream.ssrc for stream in streams})
+
+
+# Trouble on the wire
+
+
+async def test_packets_that_outrun_the_signalling_are_heard_after_connect(
+    endpoint: Endpoint, peer: Peer, happened: list[object]
+) -> None:
+    stream = endpoint.open(happened.append, port=0)
+    peer.send(stream, 5)
+    await asyncio.sleep(0.1)
+    connect(stream, peer)
+    await until(lambda: happened)
+    assert happened == [Latched(host="127.0.0.1", port=peer.port)]
+    assert stream.counters().packets_received == 3
+
+
+async def test_flood_on_one_stream_delays_no_other(endpoint: Endpoint, peer: Peer) -> None:
+    streams = [endpoint.open(port=0) for _ in range(20)]
+    for stream in streams:
+        connect(stream, peer)
+        stream.start()
+    stop = threading.Event()
+
+    def flood() -> None:
+        while not stop.is_set():
+            peer.send(streams[0], 100)
+
+    flooding = asyncio.create_task(asyncio.to_thread(flood))
+    await asyncio.sleep(0.7)
+    stop.set()
+    await flooding
+    counters = endpoint.counters()
+    assert counters.skipped_frames == 0
+    assert streams[0].counters().packets_received > 300
+    assert min(stream.counters().packets_sent for stream in streams) >= 30
+
+
+async def test_address_that_nothing_can_be_sent_to_is_counted(endpoint: Endpoint) -> None:
+    stream = endpoint.open(port=0)
+    stream.connect(host="192.0.2.1", port=4000, codec="PCMU", payload_type=0)  # not from a socket on 127.0.0.1
+    stream.start()
+    await until(lambda: stream.counters().send_failed >= 3)
+    assert stream.counters().packets_sent == 0
+
+
+async def test_what_is_no_rtp_is_counted(stream: Stream, peer: Peer) -> None:
+    for data in (b"", b"\x00" * 12, b"\x80" * 11, bytes(3000), b"\x90\x00" + bytes(10)):
+        peer.rtp.sendto(data, ("127.0.0.1", stream.port))
+    await until(lambda: stream.counters().invalid == 5)
+    assert stream.counters().packets_received == 0
