@@ -12,6 +12,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 import espeakng_loader
@@ -104,7 +105,7 @@ class Espeak:
         # Without this callback, <audio src="..."> opens any file that the process may read.
         self._never_play = _UriCallback(lambda _kind, _uri, _base: _SPOKEN_INSTEAD)
         self._library.espeak_SetUriCallback(self._never_play)
-        self._voices = {voice.id: voice for voice in self._list(None)}
+        self._voices = {voice.id: voice for voice in self._list(None) if _has_dictionary(Path(data), voice)}
 
     def hello(self) -> Hello:
         best: dict[str, tuple[int, str]] = {}
@@ -178,6 +179,15 @@ class Espeak:
                 languages=tuple(_languages(voice.languages)),
             )
             index += 1
+
+
+def _has_dictionary(data: Path, voice: _Listed) -> bool:
+    """Whether the dictionary that the voice's file asks for was shipped; a voice without it only spells."""
+    name = voice.languages[0][0].partition("-")[0]
+    for line in (data / "lang" / voice.path).read_text(encoding="utf-8", errors="replace").splitlines():
+        if line.startswith("dictionary"):
+            name = line.split()[1]
+    return (data / f"{name}_dict").exists()
 
 
 def _calls_for_a_pause(text: str) -> bool:

@@ -281,6 +281,7 @@ class _Crew:
                 raise EngineFailure(piece.failure)
             if piece.ended:
                 return None
+            self._schedule.hurry(piece, self._loop.time())
             self._waiting[piece].clear()
             await self._waiting[piece].wait()
 

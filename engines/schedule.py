@@ -196,6 +196,12 @@ class Schedule:
             self._assign(now)
         return samples
 
+    def hurry(self, piece: Piece, now: float) -> None:
+        """The listener has heard everything before this piece: if it waits in the queue, it is urgent now."""
+        if piece.state is State.QUEUED and piece.deadline > now:
+            piece.deadline = now
+            heapq.heappush(self._queue, (now, next(self._order), piece))
+
     def drop(self, piece: Piece, now: float) -> None:
         """Nobody wants the piece any more. Works in every state."""
         if piece.state in (State.DROPPED, State.STOPPING):
@@ -211,8 +217,8 @@ class Schedule:
     def fail_all(self, reason: str) -> None:
         """Nothing can be spoken, now or until a worker is ready: every piece that is not complete fails."""
         self._verdict = reason
-        doomed = [piece for worker in self._workers.values() for piece in worker.pieces.values()]
-        doomed += [piece for _, _, piece in self._queue if piece.state is State.QUEUED]
+        doomed = {piece for worker in self._workers.values() for piece in worker.pieces.values()}
+        doomed |= {piece for _, _, piece in self._queue if piece.state is State.QUEUED}
         self._workers.clear()
         for piece in doomed:
             self._fail(piece, reason)
@@ -293,14 +299,15 @@ class Schedule:
     def _assign(self, now: float) -> None:
         """Give queued pieces to free workers, the most urgent first."""
         while self._queue:
-            if self._queue[0][2].state is not State.QUEUED:
-                heapq.heappop(self._queue)
+            deadline, _, piece = self._queue[0]
+            if piece.state is not State.QUEUED or piece.deadline != deadline:
+                heapq.heappop(self._queue)  # dropped since, or hurried past this entry
                 continue
             free = [(len(worker.pieces) - worker.slots, number) for number, worker in self._workers.items()]
             load, number = min(free, default=(0, 0))
             if load >= 0:
                 return
-            _, _, piece = heapq.heappop(self._queue)
+            heapq.heappop(self._queue)
             piece.request = dataclasses.replace(
                 piece.request, id=next(self._ids), attempt=piece.attempts, skip_bytes=piece.received_bytes
             )

@@ -51,6 +51,7 @@ LONGEST_CHUNK_MS: Final = 960
 """The first chunk of a piece is short, so that it arrives early; each later one is twice as long as the one before,
 because each has its cost. The resampler keeps up to 85 ms of the first one back until more comes."""
 
+_STDERR: Final = 2
 _FAILURE_REPORTED: Final = 3
 _PR_SET_PDEATHSIG: Final = 1
 _LIBC: Final = ctypes.CDLL(None)
@@ -98,6 +99,7 @@ class _Original:
         self._outside = outside
         self._hello = speaker.hello()
         self._copies: dict[int, tuple[int, int]] = {}  # pidfd: (pid, request id)
+        self._nowhere = os.open(os.devnull, os.O_WRONLY)
         self._poll = select.poll()
         self._poll.register(outside, select.POLLIN)
 
@@ -142,6 +144,7 @@ class _Original:
             status = 1
             try:
                 _die_with(original)
+                os.dup2(self._nowhere, _STDERR)  # A library's remarks on a caller's text are no log lines.
                 status = self._speak(piece)
             finally:
                 os._exit(status)

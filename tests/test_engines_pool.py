@@ -212,7 +212,7 @@ async def test_twenty_long_utterances_progress_together(espeak: WorkerPool) -> N
             at_first_end.extend(progress)
 
     await asyncio.gather(*(listen(number) for number in range(20)))
-    assert min(at_first_end) > 0.6 * max(at_first_end)
+    assert min(at_first_end) > 0.5 * max(at_first_end)
 
 
 async def test_a_slow_listener_holds_little_and_hears_everything() -> None:

@@ -106,6 +106,22 @@ def test_a_new_call_does_not_wait_for_the_long_text_of_another() -> None:
     assert texts(made) == [(1, "another call")]
 
 
+def test_a_piece_whose_listener_waits_for_it_is_urgent() -> None:
+    made = schedule()
+    made.ask(piece("speaking"), 0.0)
+    hurried = made.ask(piece("in ten seconds"), 0.0, in_s=10.0)
+    made.ask(piece("in five seconds"), 0.0, in_s=5.0)
+    [(_, speaking)] = made.data_to_send()
+    assert isinstance(speaking, Speak)
+    made.hurry(hurried, 2.0)
+    made.hurry(hurried, 3.0)
+    assert made.waiting == 2
+    made.receive(1, Done(id=speaking.id), 4.0)
+    made.receive(1, Done(id=hurried.request.id), 5.0)
+    assert [text for _, text in texts(made)] == ["in ten seconds", "in five seconds"]
+    assert made.waiting == 0
+
+
 def test_a_worker_gets_as_many_pieces_as_it_said_it_takes() -> None:
     made = schedule(concurrency=3)
     asked = [made.ask(piece(str(number)), 0.0) for number in range(4)]
@@ -421,7 +437,10 @@ class Play:
     def listen(self) -> None:
         if self.pieces:
             name = self.dice.choice(list(self.pieces))
-            self.heard[name] += self.made.take(self.pieces[name], self.now) or b""
+            samples = self.made.take(self.pieces[name], self.now)
+            self.heard[name] += samples or b""
+            if samples is None:
+                self.made.hurry(self.pieces[name], self.now)
 
 
 @given(st.integers(0, 2**32))

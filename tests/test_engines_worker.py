@@ -53,6 +53,7 @@ def test_the_hello_names_version_voices_variants_and_languages(espeak: tuple[Wor
     ids = [voice for voice, _, _ in hello.voices]
     assert len(ids) == len(set(ids)) > 100
     assert ("en-us", "English (America)", "en-us") in hello.voices
+    assert "fo" not in ids  # its dictionary is not in the wheel
     assert {"f3", "m1", "linda"} <= set(hello.variants)
     assert {tag: hello.languages[tag] for tag in ("de", "en-gb", "pt-br", "no")} == {
         "de": "de",
