@@ -30,7 +30,8 @@ lock it: packets from elsewhere are strangers' and are dropped. `connect` opens 
 source that was latched is heard on meanwhile. The address that signalling announced comes first: while it or the
 source is heard, no stranger can be latched, and it can be latched even when another is locked, since after a
 re-INVITE the old path is often heard for some packets more. A new SSRC from the source's address takes over after
-probation, once the old one is silent; what the first two packets of a probation carry is lost.
+probation, once the old one is silent. What the first two packets of a probation carry is lost, unless they come from
+the announced address and nobody was heard before: a first word is not to be clipped.
 
 Addresses are (host, port). Times are nanoseconds of one monotonic clock.
 """
@@ -645,9 +646,10 @@ class Receiver:
         if received.payload_type not in (*self._codecs, self._telephone_event, self._comfort_noise):
             self._invalid += 1
             return None
-        if not self._admit(received, address, now_ns):
-            return None
-        return self._accept(received, now_ns)
+        if self._admit(received, address, now_ns):
+            return self._accept(received, now_ns)
+        announced = self._source is None and address == self._signalled
+        return received if announced and received.payload_type in self._codecs else None
 
     def wake_at_ns(self) -> int | None:
         """When `handle_timer` is due."""
