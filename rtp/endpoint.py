@@ -380,7 +380,7 @@ class Endpoint:
 class Stream:
     """One RTP stream and its RTCP, made by `Endpoint.open`. An async context manager; leaving it closes the stream.
 
-    After `close` everything but `close` and `counters` raises StreamClosed.
+    After `close` everything but `close`, `wait_closed` and `counters` raises StreamClosed.
     """
 
     __slots__ = (
@@ -391,6 +391,7 @@ class Stream:
         "_detector_timer",
         "_drain_waiters",
         "_flushes",
+        "_gone",
         "_invalid_rtcp",
         "_line",
         "_loop",
@@ -447,6 +448,7 @@ class Stream:
         self._audio: asyncio.Future[None] | None = None
         self._drain_waiters: list[asyncio.Future[None]] = []
         self._flushes = 0
+        self._gone: asyncio.Future[None] = self._loop.create_future()
         self._unwritten_ms = 0.0
         self._sources = 0
         self._detector: dtmf.Detector | None = None
@@ -682,12 +684,17 @@ class Stream:
             if waiter is not None and not waiter.done():
                 waiter.set_exception(StreamClosed("the stream was closed"))
 
+    async def wait_closed(self) -> None:
+        """Wait until the stream is closed and gone: nothing leaves after this, and the counters are final."""
+        await asyncio.shield(self._gone)
+
     # What the endpoint calls.
 
     def _release(self) -> None:
         """The plane has let go of the sockets."""
         self._rtp.close()
         self._rtcp.close()
+        _wake(self._gone)
 
     def _take_room(self) -> None:
         _wake(self._room)
