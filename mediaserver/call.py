@@ -6,8 +6,7 @@ import asyncio
 import enum
 import itertools
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import aclosing
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -203,35 +202,22 @@ class Call:
                         # A second at a time: what a caller asks for must not decide how much memory it takes.
                         for start_ms in range(0, script.delay_ms, 1000):
                             await stream.write(audio.silence(min(1000, script.delay_ms - start_ms)), audio.RATE_HZ)
-                    said = False
-                    async with aclosing(self._chunks(content)) as chunks:
-                        async for chunk in chunks:
-                            said = True
-                            if self._first_speech_at is None:
-                                self._first_speech_at = time.monotonic()
-                            await stream.write(chunk.samples, chunk.rate_hz)
-                    stream.end()
+                    said = await self._means.speech.say(content, stream, begin=self._note_first_speech)
                     if not said:  # markup without words, say, makes no sound however often it is repeated
                         break
                 await self._confirmed.wait()
                 await stream.drained()
         except TimeoutError:
             stream.flush()
-            stream.end()
             self._log.info("speech reached its duration")
         except engines.EngineError as error:
-            stream.end()
             self._log.error("speech failed", error=str(error))
             await self._confirmed.wait()
             await stream.drained()
 
-    async def _chunks(self, content: engines.Utterance | engines.Pcm) -> AsyncGenerator[engines.Pcm, None]:
-        if isinstance(content, engines.Pcm):
-            yield content
-            return
-        async with aclosing(self._means.speech.synthesize(content)) as chunks:
-            async for chunk in chunks:
-                yield chunk
+    def _note_first_speech(self) -> None:
+        if self._first_speech_at is None:
+            self._first_speech_at = time.monotonic()
 
     # What the call does: the actions of the table.
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 
 import engines
+import rtp
 from mediaserver.metrics import Metrics
 
 __all__ = ["Speech"]
@@ -48,3 +49,34 @@ class Speech:
             if audio_s:
                 self._metrics.tts_inference_latency.observe(inference_s * 1000)
                 self._metrics.tts_rtf.observe(inference_s / audio_s)
+
+    async def say(
+        self, content: engines.Utterance | engines.Pcm, stream: rtp.Stream, *, begin: Callable[[], None]
+    ) -> bool:
+        """Write `content` into `stream` as an utterance, at the pace at which the line takes it; whether it had sound.
+
+        begin  is called when the first sound is there, before it is written
+
+        The utterance is ended whatever happens, so that what was written of it is heard. Raises what the engine raises,
+        and rtp.StreamClosed.
+        """
+        said = False
+        try:
+            async with aclosing(self._chunks(content)) as chunks:
+                async for chunk in chunks:
+                    if not said:
+                        said = True
+                        begin()
+                    await stream.write(chunk.samples, chunk.rate_hz)
+        finally:
+            if not stream.closed:
+                stream.end()
+        return said
+
+    async def _chunks(self, content: engines.Utterance | engines.Pcm) -> AsyncGenerator[engines.Pcm, None]:
+        if isinstance(content, engines.Pcm):
+            yield content
+            return
+        async with aclosing(self.synthesize(content)) as chunks:
+            async for chunk in chunks:
+                yield chunk
