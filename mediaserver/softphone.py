@@ -52,9 +52,10 @@ class Order:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """How the call went. Levels in dBFS; `heard` are the samples at 8 kHz."""
+    """How the call went. `unreachable`: nothing at all came back; `heard` are the samples at 8 kHz."""
 
     answered: bool
+    unreachable: bool
     status: int
     reason: str
     ended_by: str
@@ -67,7 +68,8 @@ class Outcome:
     def summary(self) -> str:
         """A few lines for a person."""
         if not self.answered or self.counters is None:
-            return f"Not answered: {self.status} {self.reason}"
+            hint = "\nNo SIP server answers there by UDP. Is it running, and is the port right?" * self.unreachable
+            return f"Not answered: {self.status} {self.reason}{hint}"
         seen = self.counters
         lines = [
             f"Answered after {self.setup_ms:.0f} ms, {self.seconds:.1f} s long, {self.ended_by}.",
@@ -151,6 +153,7 @@ class _Line:
         self.heard = bytearray()
         self.frame = b""
         self.ended: sip.Ended | None = None
+        self.responded = False
         self.placed_at = time.monotonic()
         self.answered_at: float | None = None
         self.ended_at = 0.0
@@ -169,7 +172,10 @@ class _Line:
         )
         hang_up: asyncio.TimerHandle | None = None
         while self.ended is None:
-            match await self.events.get():
+            event = await self.events.get()
+            # A 408 without any response before it is our own timer's (RFC 3261 section 8.1.3.1).
+            self.responded |= not (isinstance(event, sip.Ended) and event.status == 408)
+            match event:
                 case sip.Progressed(response=response):
                     self.state = "ringing"
                     if response.body and self.media.audio is None:
@@ -233,6 +239,7 @@ class _Line:
         answered_at = self.answered_at
         return Outcome(
             answered=answered_at is not None,
+            unreachable=not self.responded,
             status=self.ended.status or (200 if answered_at is not None else 408),
             reason=self.ended.reason or self.ended.cause.value,
             ended_by=self.ended.cause.value,
