@@ -28,10 +28,8 @@ from mediaserver import audio
 
 HERE = Path(__file__).parent
 SIP_PORT, HTTP_PORT, CALLER_PORT = 5070, 8070, 5099
-# Five minutes of speech a call at least, different for each.
-SENTENCES = " ".join(
-    f"This is sentence number {n}, spoken for {{from}}, and it goes on for a little while longer." for n in range(1, 60)
-)
+# Some five seconds, different for each call, so that no two calls could share what was made for one of them.
+SENTENCE = "This is a sentence that is spoken for {from} alone, and it goes on for a little while longer than most do."
 METRICS = ("rtp_underruns_total", "rtp_skipped_frames_total", "rtp_packets_sent_total", "rtp_packets_received_total")
 
 
@@ -43,7 +41,7 @@ def configuration(folder: Path, options: argparse.Namespace) -> Path:
         audio.write_wav(prompt, noise.tobytes(), rate_hz=audio.RATE_HZ)
         words = f'play = "{prompt}"\nrepeat = 1000'
     else:
-        words = f'say = "{SENTENCES}"\nrepeat = 100'
+        words = f'say = "{SENTENCE}"\nrepeat = 1000\ndelay_ms = {options.pause_ms}'
     path = folder / "server.toml"
     path.write_text(
         f"""
@@ -163,6 +161,7 @@ def main() -> None:
     parser.add_argument("--rate", type=int, default=100, help="calls placed per second")
     parser.add_argument("--seconds", type=float, default=60, help="how long all calls are up and measured")
     parser.add_argument("--speech", choices=["espeak", "prompt"], default="espeak", help="live speech, or a prompt")
+    parser.add_argument("--pause-ms", type=int, default=5000, help="between two sentences; speech is of some 5000 ms")
     parser.add_argument("--two-way", action="store_true", help="the callers send RTP too")
     parser.add_argument("--ports", default="10000-31999", help="RTP ports of the server")
     options = parser.parse_args()
