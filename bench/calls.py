@@ -70,23 +70,20 @@ def metrics() -> dict[str, float]:
     return {name: float(re.search(rf"^{name} (\S+)", text, re.MULTILINE)[1]) for name in METRICS}  # type: ignore[index]
 
 
-def family(pid: int) -> list[int]:
-    """A process and its descendants."""
-    found = [pid]
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        for child in (task / "children").read_text().split():
-            found += family(int(child))
-    return found
-
-
-def usage(pids: list[int]) -> tuple[float, float]:
-    """CPU seconds and resident MiB of some processes."""
-    cpu = resident = 0.0
-    for pid in pids:
-        for task in Path(f"/proc/{pid}/task").glob("*"):
-            cpu += int((task / "schedstat").read_text().split()[0]) / 1e9
-        resident += int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
-    return cpu, resident
+def usage(pid: int) -> tuple[float, float]:
+    """CPU seconds, those of children that have ended included, and resident MiB of a process and its descendants."""
+    try:
+        times = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:15]
+        cpu_s = sum(map(int, times)) / os.sysconf("SC_CLK_TCK")
+        resident_mib = int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
+        tasks = Path(f"/proc/{pid}/task").iterdir()
+        children = [int(child) for task in tasks for child in (task / "children").read_text().split()]
+    except OSError:  # ended meanwhile: its parent has its time
+        return 0.0, 0.0
+    for child in children:
+        more_s, more_mib = usage(child)
+        cpu_s, resident_mib = cpu_s + more_s, resident_mib + more_mib
+    return cpu_s, resident_mib
 
 
 def measure(options: argparse.Namespace, folder: Path) -> dict[str, object]:
@@ -112,7 +109,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, object]:
                 break
             except OSError:
                 time.sleep(0.1)
-        _, idle_mib = usage(family(server.pid))
+        _, idle_mib = usage(server.pid)
         caller = subprocess.Popen(
             [
                 *("sipp", f"127.0.0.1:{SIP_PORT}", "-sf", str(HERE / "uac.xml"), "-inf", str(folder / "ports.csv")),
@@ -124,14 +121,13 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, object]:
             stderr=subprocess.DEVNULL,
         )
         time.sleep(ramp_s + 3)
-        pids = family(server.pid)
-        earlier, (cpu_s, _) = metrics(), usage(pids)
+        earlier, (cpu_s, _) = metrics(), usage(server.pid)
         receiver.stdin.write("go\n")
         started = time.monotonic()
         time.sleep(options.seconds)
         receiver.stdin.write("stop\n")
         took_s = time.monotonic() - started
-        later, (cpu_after_s, resident_mib) = metrics(), usage(family(server.pid))
+        later, (cpu_after_s, resident_mib) = metrics(), usage(server.pid)
         found: dict[str, object] = json.loads(receiver.stdout.readline())
         caller.wait(timeout=ramp_s * 2 + 60)
     finally:
