@@ -24,10 +24,12 @@ cdef struct law:
     const int16_t *expand        # 256 samples by code
 
 cdef law _mulaw = law(
-    <const uint8_t *>PyBytes_AS_STRING(g711.MULAW_FROM_LINEAR), <const int16_t *>PyBytes_AS_STRING(g711.LINEAR_FROM_MULAW)
+    <const uint8_t *>PyBytes_AS_STRING(g711.MULAW_FROM_LINEAR),
+    <const int16_t *>PyBytes_AS_STRING(g711.LINEAR_FROM_MULAW),
 )
 cdef law _alaw = law(
-    <const uint8_t *>PyBytes_AS_STRING(g711.ALAW_FROM_LINEAR), <const int16_t *>PyBytes_AS_STRING(g711.LINEAR_FROM_ALAW)
+    <const uint8_t *>PyBytes_AS_STRING(g711.ALAW_FROM_LINEAR),
+    <const int16_t *>PyBytes_AS_STRING(g711.LINEAR_FROM_ALAW),
 )
 
 

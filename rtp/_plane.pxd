@@ -274,7 +274,6 @@ cdef struct worker_t:
     int64_t lateness[BOUNDS]     # slots of streams by how late they were served
     int64_t lateness_sum_ns
     int64_t lateness_max_ns
-    int64_t gone[COUNTS]         # counts of lines that were removed
     uint8_t *captured            # what ticks without a thread would have sent: id, size, packet
     int64_t captured_size
     int64_t captured_room

@@ -26,13 +26,22 @@ class Plane:
     """The threads, and the lines that they serve.
 
     threads   each serves its share of the lines; with 0 nothing happens but by `tick` and `Line.receive`
+    start_ms  how much of an utterance is buffered before it is heard
+    ring_ms   how much is buffered at most, 120 to 60000
     realtime  ask for SCHED_FIFO at `priority`; the attribute of that name says whether it was granted
     epoch_ns  monotonic time at which the clock of the lines begins; now when left out
     """
 
     realtime: bool
     def __init__(
-        self, *, threads: int = 1, realtime: bool = True, epoch_ns: int | None = None, priority: int = 10
+        self,
+        *,
+        threads: int = 1,
+        start_ms: int = 300,
+        ring_ms: int = 1000,
+        realtime: bool = True,
+        epoch_ns: int | None = None,
+        priority: int = 10,
     ) -> None: ...
     def fileno(self) -> int:
         """Becomes readable when there are notices."""
@@ -58,13 +67,10 @@ class Plane:
         ssrc: int,
         sequence: int,
         timestamp: int,
-        start_ms: int,
-        ring_ms: int,
     ) -> Line:
         """A line on two bound, non-blocking UDP sockets, which stay the caller's to close (-1: none).
 
-        ssrc, sequence and timestamp begin the stream and are to be random (RFC 3550 section 5.1). start_ms is how
-        much of an utterance is buffered before it is heard; ring_ms, 120 to 60000, how much is buffered at most.
+        ssrc, sequence and timestamp begin the stream and are to be random (RFC 3550 section 5.1).
         """
 
     def tick(self, now_ns: int) -> list[tuple[int, bytes]]:

@@ -20,7 +20,8 @@ waits for up to a ptime until it is seen, which nothing minds: arrival times are
 Python and a worker share a line without a lock. The ring has one producer and one consumer; `tail` is moved by compare
 and swap because a flush takes from the consumer's end too, and carries a generation, so that the consumer sees that
 the utterance it was in the middle of is gone. Orders go in, and come back as acknowledgements, over stacks that are
-pushed by compare and swap and taken whole. A worker allocates nothing and frees nothing.
+pushed by compare and swap and taken whole. A worker allocates nothing and frees nothing. Counts are read while they are
+written, word by word: one may be a packet ahead of another.
 """
 
 cimport cython
@@ -33,13 +34,13 @@ from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 from posix.unistd cimport close, read, write
 
 from rtp._posix cimport (
-    AF_INET, AF_INET6, AF_UNSPEC, CMSG_DATA, CMSG_FIRSTHDR, EFD_CLOEXEC, EFD_NONBLOCK, EPOLL_CLOEXEC, EPOLL_CTL_ADD,
-    EPOLL_CTL_DEL, EPOLLIN, MSG_DONTWAIT, MSG_TRUNC, SCHED_FIFO, SCM_TIMESTAMPNS, SIG_SETMASK,
-    SO_TIMESTAMPNS, SOL_SOCKET, TIMER_ABSTIME, acquire, aligned_alloc, clock_nanosleep, cmsghdr, connect_socket,
+    AF_INET, AF_INET6, AF_UNSPEC, CMSG_DATA, CMSG_FIRSTHDR, EFD_CLOEXEC, EFD_NONBLOCK, EPOLLIN, EPOLL_CLOEXEC,
+    EPOLL_CTL_ADD, EPOLL_CTL_DEL, MSG_DONTWAIT, MSG_TRUNC, PR_SET_TIMERSLACK, SCHED_FIFO, SCM_TIMESTAMPNS, SIG_SETMASK,
+    SOL_SOCKET, SO_TIMESTAMPNS, TIMER_ABSTIME, acquire, aligned_alloc, clock_nanosleep, cmsghdr, connect_socket,
     epoll_create1, epoll_ctl, epoll_event, epoll_wait, eventfd, htons, increase, inet_ntop, inet_pton, mmsghdr, msghdr,
-    ntohs, prefetch, pthread_create, pthread_join, pthread_setname_np, pthread_setschedparam, pthread_sigmask, pthread_t,
-    recvfrom, recvmmsg, release, replace, sched_param, send, sendto, setsockopt, settle, settle_word, settled, settled_word,
-    sigfillset, sigset_t, sockaddr, sockaddr_in, sockaddr_in6, take,
+    ntohs, prctl, prefetch, pthread_create, pthread_join, pthread_setname_np, pthread_setschedparam, pthread_sigmask,
+    pthread_t, recvfrom, recvmmsg, release, replace, sched_param, send, sendto, setsockopt, settle, settle_word,
+    settled, settled_word, sigfillset, sigset_t, sockaddr, sockaddr_in, sockaddr_in6, take,
 )
 
 from rtp import g711
@@ -242,7 +243,8 @@ cdef void ring_copy_out(const uint8_t *ring, uint64_t at, void *data, uint64_t s
 
 
 cdef bint post(
-    line_t *line, notice_t notice, int64_t number, int64_t time_ns, const address_t *source, const void *data, uint32_t size
+    line_t *line, notice_t notice, int64_t number, int64_t time_ns, const address_t *source, const void *data,
+    uint32_t size,
 ) noexcept nogil:
     """Leave a notice for Python; false when there is no room for it."""
     cdef worker_t *worker = line.worker
@@ -267,7 +269,8 @@ cdef bint post(
 
 
 cdef void pass_on(
-    line_t *line, notice_t notice, int64_t number, int64_t now_ns, const address_t *source, const void *data, uint32_t size
+    line_t *line, notice_t notice, int64_t number, int64_t now_ns, const address_t *source, const void *data,
+    uint32_t size,
 ) noexcept nogil:
     """Post what a peer had to say, unless it says too much."""
     cdef int64_t second = now_ns // 1_000_000_000
@@ -451,14 +454,13 @@ cdef bint dial(line_t *line) noexcept nogil:
 cdef void speak(line_t *line) noexcept nogil:
     cdef frame_t frame
     cdef uint8_t before = line.sent
+    cdef bint marker
     if dial(line):
         return
     frame = next_frame(line, line.worker.packet + HEADER)
     tally(line, frame)
-    # RFC 3551 section 4.1: a talkspurt begins with a marker.
-    dispatch(
-        line, line.payload_type, media_clock(line), before == NOTHING or (frame == SPEECH and before != SPEECH), line.frame
-    )
+    marker = before == NOTHING or (frame == SPEECH and before != SPEECH)  # a talkspurt begins (RFC 3551 section 4.1)
+    dispatch(line, line.payload_type, media_clock(line), marker, line.frame)
 
 
 cdef void observe_lateness(worker_t *worker, int64_t late_ns) noexcept nogil:
@@ -695,6 +697,7 @@ cdef void receive(
     cdef int start, words, payload_type
     cdef uint16_t sequence
     cdef uint32_t timestamp, ssrc
+    cdef int64_t event
     cdef bint audio
     if line.latch == DEAF:
         line.counts[STRANGERS] += 1
@@ -742,7 +745,8 @@ cdef void receive(
     line.timed_out = False
     if payload_type == line.peer.telephone_event:
         # Its timestamp is that of the event's beginning, so it says nothing about jitter.
-        pass_on(line, TELEPHONE_EVENT, line.counts[SOURCES] << 32 | timestamp, now_ns, source, data + start, size - start)
+        event = line.counts[SOURCES] << 32 | timestamp
+        pass_on(line, TELEPHONE_EVENT, event, now_ns, source, data + start, size - start)
         return
     measure_jitter(line, timestamp, arrival_ns)
     if audio and line.playout != NULL:
@@ -793,7 +797,8 @@ cdef void ready_message(worker_t *worker, int at) noexcept nogil:
 
 
 cdef void listen_for_rtcp(worker_t *worker, int64_t until_ns, int timeout_ms) noexcept nogil:
-    """Read what RTCP came, until there is no more or the next slot is due. Wait for the first of it for `timeout_ms`."""
+    """Read what RTCP came, until there is no more or the next slot is due; wait for the first of it if there is none.
+    """
     cdef epoll_event events[64]
     cdef line_t *line
     cdef int at, count = 64
@@ -903,6 +908,11 @@ cdef void aim(line_t *line, const peer_t *peer, int64_t now_ms) noexcept nogil:
     """Where to send and what to accept, for the first time or anew (re-INVITE)."""
     cdef worker_t *worker = line.worker
     cdef bint moved = line.latch == DEAF or not same_address(&peer.address, &line.peer.address)
+    cdef epoll_event event
+    if line.latch == DEAF and line.rtcp_fd >= 0:  # what came before waits in the socket's buffer
+        event.events, event.data.ptr = EPOLLIN, line
+        if epoll_ctl(worker.epoll, EPOLL_CTL_ADD, line.rtcp_fd, &event) != 0:
+            line.counts[RECEIVE_ERRORS] += 1
     burden(worker, line, -1)
     if line.ptime_ms != peer.ptime_ms or line.peer.telephone_event != peer.telephone_event:
         stop_dialling(line)
@@ -944,13 +954,9 @@ cdef void stop_dialling(line_t *line) noexcept nogil:
 
 cdef void let_go(line_t *line) noexcept nogil:
     cdef worker_t *worker = line.worker
-    cdef int at
     burden(worker, line, -1)
     unhang(worker, line)
     stop_dialling(line)
-    for at in range(COUNTS):
-        worker.gone[at] += line.counts[at]
-    worker.gone[LOST] += lost(line)
     if line.rtcp_fd >= 0:
         epoll_ctl(worker.epoll, EPOLL_CTL_DEL, line.rtcp_fd, NULL)
     increase(&worker.lines, -1)
@@ -1026,6 +1032,7 @@ cdef void obey_all(worker_t *worker, int64_t now_ns) noexcept nogil:
 cdef void *work(void *argument) noexcept nogil:
     cdef worker_t *worker = <worker_t *>argument
     cdef int64_t now_ns, next_ns
+    prctl(PR_SET_TIMERSLACK, 1)  # wake up punctually without SCHED_FIFO, too
     while not settled(&worker.stopping):
         if settled(&worker.lines) == 0:
             listen_for_rtcp(worker, 1, -1)  # nobody is there: sleep until `wake`
@@ -1097,14 +1104,22 @@ cdef class Plane:
     cdef int notify
     cdef uint32_t last_id
     cdef dict lines
+    cdef int start_ms
+    cdef int ring_ms
+    cdef int64_t gone[COUNTS]    # of the lines that were removed
     cdef readonly bint realtime
 
-    def __cinit__(self, *, int threads=1, bint realtime=True, epoch_ns=None, int priority=10):
+    def __cinit__(
+        self, *, int threads=1, int start_ms=300, int ring_ms=1000, bint realtime=True, epoch_ns=None, int priority=10
+    ):
         cdef sched_param parameter
         cdef int at
         cdef int64_t epoch = clock_ns() if epoch_ns is None else epoch_ns
         if not 0 <= threads <= 256:
             raise LocalProtocolError(f"{threads} threads are not in 0..256")
+        if not 120 <= ring_ms <= 60_000 or not 0 <= start_ms <= ring_ms:
+            raise LocalProtocolError(f"a start threshold of {start_ms} ms in a ring of {ring_ms} ms (120 to 60000)")
+        self.start_ms, self.ring_ms = start_ms, ring_ms
         self.lines = {}
         self.notify = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)
         if self.notify < 0:
@@ -1164,30 +1179,30 @@ cdef class Plane:
         self._join()
         for line in self.lines.values():
             line.closed = True
+            line.add_counts(self.gone)
         self.lines.clear()
 
     def fileno(self):
         return self.notify
 
     def open(
-        self, *, int fd=-1, int rtcp_fd=-1, bint ipv6=False, uint32_t ssrc, uint16_t sequence, uint32_t timestamp,
-        int start_ms, int ring_ms,
+        self, *, int fd=-1, int rtcp_fd=-1, bint ipv6=False, uint32_t ssrc, uint16_t sequence, uint32_t timestamp
     ):
         cdef worker_t *worker = self.workers[0]
         cdef int at
         cdef uint64_t one = 1
+        cdef int on = 1
         cdef Line line
-        if not 120 <= ring_ms <= 60_000 or not 0 <= start_ms <= ring_ms:
-            raise LocalProtocolError(f"a start threshold of {start_ms} ms in a ring of {ring_ms} ms (120 to 60000)")
+        if fd >= 0 and setsockopt(fd, SOL_SOCKET, SO_TIMESTAMPNS, &on, sizeof(on)) != 0:
+            raise OSError(errno, "arrivals on the RTP port cannot be timed")
         for at in range(1, self.worker_count):
             if settled(&self.workers[at].lines) < settled(&worker.lines):
                 worker = self.workers[at]
         self.last_id += 1
         line = Line(self, self.last_id)
         line.family = AF_INET6 if ipv6 else AF_INET
-        line.make(worker, fd, rtcp_fd, ring_ms // 10, start_ms // 10)
+        line.make(worker, fd, rtcp_fd, self.ring_ms // 10, self.start_ms // 10)
         line.it.ssrc, line.it.sequence, line.it.offset = ssrc, sequence, timestamp
-        line.attend()
         line.give(line.order(ADOPT))
         self.lines[self.last_id] = line
         increase(&worker.lines, 1)
@@ -1227,13 +1242,13 @@ cdef class Plane:
 
     cdef _reap(self, command_t *command, list out):
         cdef command_t *next
-        cdef uint32_t id
+        cdef Line line
         while command != NULL:
             next = command.next
             if command.order == REMOVE:
-                id = command.line.id
-                out.append(("removed", id, 0, 0, ("", 0), b""))
-                del self.lines[id]
+                line = self.lines.pop(command.line.id)
+                line.add_counts(self.gone)
+                out.append(("removed", line.id, 0, 0, ("", 0), b""))
             free(command.playout)
             free(command)
             command = next
@@ -1254,14 +1269,10 @@ cdef class Plane:
     def counters(self):
         cdef Line line
         cdef int64_t totals[COUNTS]
-        cdef int at, count
-        memset(totals, 0, sizeof(totals))
-        for at in range(self.worker_count):
-            for count in range(COUNTS):
-                totals[count] += self.workers[at].gone[count]
+        cdef int at
+        memcpy(totals, self.gone, sizeof(totals))
         for line in self.lines.values():
-            if not line.closed:
-                line.add_counts(totals)
+            line.add_counts(totals)
         return {name: totals[at] for at, name in enumerate(COUNT_NAMES)}
 
     def lateness(self):
@@ -1304,16 +1315,6 @@ cdef class Line:
         self.it.frame = 8 * self.it.ptime_ms
         self.it.jump_to = -1
         self.it.trusted_ms = -QUIET_MS
-
-    cdef attend(self):
-        """Have arrivals on the RTP port timed by the kernel, and the RTCP port watched."""
-        cdef epoll_event event
-        cdef int on = 1
-        event.events, event.data.ptr = EPOLLIN, self.it
-        if self.it.fd >= 0 and setsockopt(self.it.fd, SOL_SOCKET, SO_TIMESTAMPNS, &on, sizeof(on)) != 0:
-            raise OSError(errno, "the RTP port cannot be timed")
-        if self.it.rtcp_fd >= 0 and epoll_ctl(self.it.worker.epoll, EPOLL_CTL_ADD, self.it.rtcp_fd, &event) != 0:
-            raise OSError(errno, "the RTCP port cannot be watched")
 
     def __dealloc__(self):
         if self.it != NULL:

@@ -51,6 +51,11 @@ cdef extern from "<netinet/in.h>" nogil:
         in6_addr sin6_addr
 
 
+cdef extern from "<sys/prctl.h>" nogil:
+    int prctl(int option, unsigned long value)
+    int PR_SET_TIMERSLACK
+
+
 cdef extern from "<arpa/inet.h>" nogil:
     uint16_t htons(uint16_t value)
     uint16_t ntohs(uint16_t value)

@@ -267,10 +267,8 @@ class Endpoint:
         if threads < 1:
             raise LocalProtocolError(f"{threads} threads cannot serve a stream")
         self._ports = _Ports(host, ports, quarantine_s)
-        self._start_ms = start_ms
-        self._ring_ms = ring_ms
         self._media_timeout_s = media_timeout_s
-        self._plane = Plane(threads=threads, realtime=realtime)
+        self._plane = Plane(threads=threads, start_ms=start_ms, ring_ms=ring_ms, realtime=realtime)
         self._streams: dict[int, Stream] = {}
 
     async def __aenter__(self) -> Self:
@@ -316,17 +314,21 @@ class Endpoint:
             raise LocalProtocolError(f"RTP port {port} is odd: RTP takes the even port of a pair")
         else:
             number, (rtp, rtcp) = port, self._ports.bind(port)
-        # RFC 3550 section 5.1: sequence number and timestamp begin at random.
-        line = self._plane.open(
-            fd=rtp.fileno(),
-            rtcp_fd=rtcp.fileno(),
-            ipv6=self._ports.family == socket.AF_INET6,
-            ssrc=ssrc,
-            sequence=secrets.randbits(16),
-            timestamp=secrets.randbits(32),
-            start_ms=self._start_ms,
-            ring_ms=self._ring_ms,
-        )
+        try:
+            line = self._plane.open(
+                fd=rtp.fileno(),
+                rtcp_fd=rtcp.fileno(),
+                ipv6=self._ports.family == socket.AF_INET6,
+                ssrc=ssrc,
+                # RFC 3550 section 5.1: sequence number and timestamp begin at random.
+                sequence=secrets.randbits(16),
+                timestamp=secrets.randbits(32),
+            )
+        except OSError:
+            rtp.close()
+            rtcp.close()
+            self._ports.rest(number, now_s)
+            raise
         stream = Stream(
             line,
             rtp=rtp,

@@ -76,8 +76,8 @@ def check(line: Line, fed: int) -> None:
 
 def fuzz(seed: int, count: int) -> None:
     chance = random.Random(seed)
-    plane = Plane(threads=0, epoch_ns=0)
-    line = plane.open(ssrc=1, sequence=0, timestamp=0, start_ms=0, ring_ms=1000)
+    plane = Plane(threads=0, epoch_ns=0, start_ms=0)
+    line = plane.open(ssrc=1, sequence=0, timestamp=0)
     line.connect(
         host=SIGNALLED[0],
         port=SIGNALLED[1],
