@@ -99,11 +99,11 @@ def speakable(text: str) -> bool:
 def split(text: str, *, enough: int = SHORTEST) -> Iterator[str]:
     """Yield the pieces of `text` in order; lazily, because a long text may be hung up on after its first sentence.
 
-    Sentences are joined until a piece has `enough` characters: few for an engine that is slow, more for one to which
-    each piece is a cost.
+    Sentences are joined until a piece has `enough` characters, and a text of that length stays whole: few for an engine
+    that is slow, more for one to which each piece is a cost.
     """
     text = normalise(text)
-    if len(text) <= UNCUT:
+    if len(text) <= max(UNCUT, enough):
         if text:
             yield text
         return
