@@ -8,11 +8,12 @@ from collections.abc import Awaitable, Callable, Mapping
 from aiohttp import web
 
 from .admission import Admission
-from .control import SpeechControl
+from .control import Host
 from .exchange import dress, exchange
 from .health import HEALTH, METRICS, READY, Condition
 from .intake import expect
 from .openapi import OPENAPI, Description, describe
+from .push import LIST, OPEN, SHOW, STOP, Pushes
 from .rendition import audio_formats
 from .route import Route
 from .schema import ApiLimits
@@ -23,11 +24,15 @@ __all__ = ["LIMITS", "make_app"]
 LIMITS: web.AppKey[ApiLimits] = web.AppKey("limits", ApiLimits)
 
 
-def make_table(synthesis: Synthesis, condition: Condition) -> tuple[Route, ...]:
+def make_table(synthesis: Synthesis, pushes: Pushes, condition: Condition) -> tuple[Route, ...]:
     """Every route, but for OPTIONS, which is answered everywhere, and HEAD, which is answered wherever GET is."""
     return (
         Route("synthesize", "POST", "/v1/synthesize", synthesis.synthesize, SYNTHESIZE),
         Route("stream", "POST", "/v1/synthesize/stream", synthesis.stream, STREAM),
+        Route("pushes", "POST", "/v1/rtp", pushes.open, OPEN),
+        Route("pushes", "GET", "/v1/rtp", pushes.list, LIST),
+        Route("push", "GET", "/v1/rtp/{id}", pushes.show, SHOW),
+        Route("push", "DELETE", "/v1/rtp/{id}", pushes.stop, STOP),
         Route("health", "GET", "/health", condition.health, HEALTH),
         Route("ready", "GET", "/ready", condition.ready, READY),
         Route("metrics", "GET", "/metrics", condition.metrics, METRICS),
@@ -35,7 +40,7 @@ def make_table(synthesis: Synthesis, condition: Condition) -> tuple[Route, ...]:
 
 
 def make_app(
-    control: SpeechControl,
+    control: Host,
     *,
     version: str,
     encode: Mapping[str, Callable[[bytes], bytes]],
@@ -55,7 +60,7 @@ def make_app(
     app[LIMITS] = limits
     app.on_response_prepare.append(dress)
     synthesis = Synthesis(control, limits=limits, admission=Admission(limits), formats=audio_formats(encode))
-    table = make_table(synthesis, Condition(control, version=version))
+    table = make_table(synthesis, Pushes(control, limits=limits), Condition(control, version=version))
     description = Description(describe(table, version=version, limits=limits))
     _install(app, (*table, Route("openapi", "GET", "/openapi.json", description.show, OPENAPI)))
     return app

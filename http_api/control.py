@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from datetime import datetime
+from typing import Literal, Protocol
 
-__all__ = ["Busy", "ControlError", "Failed", "Health", "NotFound", "Refused", "Speech", "SpeechControl"]
+__all__ = [
+    "Busy",
+    "Conflict",
+    "ControlError",
+    "Failed",
+    "FieldFault",
+    "Forbidden",
+    "Health",
+    "Host",
+    "NotFound",
+    "PushControl",
+    "PushFacts",
+    "PushOrder",
+    "Refused",
+    "Speech",
+    "SpeechControl",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,6 +33,55 @@ class Speech:
     text: str
     speaker_id: str
     rate_hz: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PushOrder:
+    """A request for speech in RTP packets, already validated by the schema.
+
+    text        what to say: plain text, or an SSML document when `ssml` is true
+    language    BCP 47 tag; "" leaves it to the voice
+    host        an IP address, and no name
+    ssrc        None: the server chooses one
+    local_port  an even port to send from; None: the server chooses one
+    """
+
+    text: str
+    ssml: bool
+    speaker_id: str
+    language: str
+    host: str
+    port: int
+    codec: Literal["PCMU", "PCMA"]
+    payload_type: int
+    ptime_ms: int
+    ssrc: int | None
+    local_port: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PushFacts:
+    """What is known of a push; the fields are those of schema.PushReport."""
+
+    id: str
+    state: Literal["streaming", "done", "stopped", "failed"]
+    failure: str | None
+    created_at: datetime
+    host: str
+    port: int
+    codec: Literal["PCMU", "PCMA"]
+    payload_type: int
+    ptime_ms: int
+    ssrc: int
+    local_port: int
+    packets_sent: int
+    packets_unsent: int
+    packets_refused: int
+    speech_frames: int
+    silence_frames: int
+    underrun_frames: int
+    underruns: int
+    played_ms: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,20 +99,28 @@ class ControlError(Exception):
     """Base of what a control raises; the message is meant for the client, unless the class says otherwise."""
 
 
-class NotFound(ControlError):
-    """What the request names does not exist; `field` is the field that names it."""
+class FieldFault(ControlError):
+    """One field of the request is at fault: `field`."""
 
     def __init__(self, message: str, *, field: str) -> None:
         super().__init__(message)
         self.field = field
 
 
-class Refused(ControlError):
-    """The request cannot be done as it stands; `field` is the field at fault."""
+class NotFound(FieldFault):
+    """What the field names does not exist."""
 
-    def __init__(self, message: str, *, field: str) -> None:
-        super().__init__(message)
-        self.field = field
+
+class Refused(FieldFault):
+    """The request cannot be done as it stands."""
+
+
+class Forbidden(FieldFault):
+    """The configuration does not allow it."""
+
+
+class Conflict(FieldFault):
+    """Somebody else has what the field asks for."""
 
 
 class Busy(ControlError):
@@ -81,8 +155,31 @@ class SpeechControl(Protocol):
         """The Prometheus exposition and its content type."""
 
     def observe_request(self, *, endpoint: str, status: int, latency_ms: float) -> None:
-        """A speech request ended: `endpoint` "synthesize" or "stream", `latency_ms` from request to last byte.
+        """A speech request ended: `endpoint` is the name of its route, `latency_ms` from request to last byte.
 
         `status` tells how it ended, which a status line sent ahead of the body cannot: 499 when the client left before
         the end, 408 when it stopped reading and was cut off, 500 when the speech broke half-way.
         """
+
+
+class PushControl(Protocol):
+    """Speech in RTP packets to an address that the request names."""
+
+    async def open_push(self, order: PushOrder) -> PushFacts:
+        """Begin to send; returns when the first sound is there. Cancelling it leaves nothing behind.
+
+        Raises NotFound, Refused, Forbidden, Conflict, Busy or Failed.
+        """
+
+    def pushes(self) -> Sequence[PushFacts]:
+        """Those that are alive, and for a while those that have ended."""
+
+    def push(self, id: str) -> PushFacts:
+        """One of `pushes`. Raises NotFound."""
+
+    async def stop_push(self, id: str) -> None:
+        """Stop sending, unless it has ended; when it returns, nothing leaves any more. Raises NotFound."""
+
+
+class Host(SpeechControl, PushControl, Protocol):
+    """All that the API needs."""

@@ -28,7 +28,7 @@ CLIENT_CLOSED = 499
 # No version to look up an attack for, and no type to guess.
 COMMON_HEADERS = {"Server": "mediaserver", "X-Content-Type-Options": "nosniff"}
 
-OBSERVED = frozenset({"synthesize", "stream"})
+OBSERVED = frozenset({"synthesize", "stream", "pushes"})
 POLLED = frozenset({"health", "ready", "metrics"})
 
 MAX_PATH_CHARS = 200
@@ -38,7 +38,7 @@ LINGER_RESET = struct.pack("ii", 1, 0)
 
 
 def exchange(control: SpeechControl) -> Middleware:
-    """The one middleware. Requests to the routes named "synthesize" and "stream" are observed by `control`."""
+    """The one middleware. Requests for speech, which are POST to the routes OBSERVED, are observed by `control`."""
 
     @web.middleware
     async def run(request: web.Request, handler: Act) -> web.StreamResponse:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 
 from aiohttp import web
-from pydantic import BaseModel
 
 from .control import SpeechControl
+from .intake import answer
 from .route import Answer, Operation
 from .schema import HealthReport, Readiness
 
@@ -62,23 +62,14 @@ class Condition:
                 "uptime_s": round(time.monotonic() - self._born, 3),
             }
         )
-        return _answer(200 if health.healthy else 503, report)
+        return answer(200 if health.healthy else 503, report)
 
     async def ready(self, request: web.Request) -> web.Response:
         """200 when new work is taken now, otherwise 503: starting, draining or full."""
         ready = self._control.health().ready
-        return _answer(200 if ready else 503, Readiness(ready=ready))
+        return answer(200 if ready else 503, Readiness(ready=ready))
 
     async def metrics(self, request: web.Request) -> web.Response:
         """The Prometheus exposition."""
         exposition, content_type = self._control.metrics()
         return web.Response(body=exposition, headers={"Content-Type": content_type, "Cache-Control": "no-store"})
-
-
-def _answer(status: int, body: BaseModel) -> web.Response:
-    return web.Response(
-        status=status,
-        body=body.model_dump_json().encode(),
-        content_type="application/json",
-        headers={"Cache-Control": "no-store"},
-    )

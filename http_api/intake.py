@@ -1,10 +1,11 @@
-"""Reading a request: its id, and its JSON body as a model."""
+"""Models in and out: the id of a request, its JSON body as a model, and a model as the answer."""
 
 from __future__ import annotations
 
 import asyncio
 import re
 import uuid
+from collections.abc import Mapping
 from typing import TypeVar
 
 from aiohttp import web
@@ -13,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 from .problem import Problem, of_validation
 from .schema import ApiLimits
 
-__all__ = ["FAILURE", "REQUEST_ID", "expect", "read_model", "request_id"]
+__all__ = ["FAILURE", "REQUEST_ID", "answer", "expect", "read_model", "request_id"]
 
 REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
 # What went wrong when the status line had left already, and the response was ended in an orderly way all the same.
@@ -64,6 +65,16 @@ async def read_model(request: web.Request, model: type[Model], limits: ApiLimits
         return model.model_validate_json(body, context=limits)
     except ValidationError as error:
         raise of_validation(error) from None
+
+
+def answer(status: int, body: BaseModel, headers: Mapping[str, str] | None = None) -> web.Response:
+    """A model as JSON, which nothing may keep: what it says of the server is true now."""
+    return web.Response(
+        status=status,
+        body=body.model_dump_json().encode(),
+        content_type="application/json",
+        headers={"Cache-Control": "no-store", **(headers or {})},
+    )
 
 
 def _check_type(request: web.Request) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from http import HTTPStatus
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from aiohttp import web
 from pydantic import BaseModel
@@ -13,7 +14,7 @@ from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from .problem import CONTENT_TYPE
 from .route import Answer, Operation, Route
-from .schema import ApiLimits, ProblemDetails, SpeechFigures, SynthesizeRequest
+from .schema import ApiLimits, ProblemDetails, SpeechFigures
 
 __all__ = ["OPENAPI", "Description", "describe"]
 
@@ -23,6 +24,9 @@ ABOUT = """Text in, speech out, over the same engine that speaks into telephone 
 
 Errors are problem details (RFC 9457) that name the field at fault. Every response has an `X-Request-Id`: the one that
 came with the request, or a new one; the server's log knows the request by it."""
+
+# Fields that a request is held to `ApiLimits.max_text_chars` in, wherever they are.
+WORDS = frozenset({"text", "ssml"})
 
 PROBLEM_HEADERS: dict[int, dict[str, str]] = {
     405: {"Allow": "What the path allows."},
@@ -82,7 +86,7 @@ def _operation(route: Route) -> Json:
     described: dict[str, Json] = {
         "operationId": f"{route.method.lower()}_{route.name}",
         "summary": operation.summary,
-        "parameters": [{"$ref": "#/components/parameters/RequestId"}],
+        "parameters": [{"$ref": "#/components/parameters/RequestId"}, *_path_parameters(route.path)],
         "responses": {str(answer.status): _answer(answer) for answer in operation.answers}
         | {str(status): _problem(status) for status in operation.problems},
     }
@@ -92,6 +96,13 @@ def _operation(route: Route) -> Json:
         content: Json = {"application/json": {"schema": _reference(operation.body)}}
         described["requestBody"] = {"required": True, "content": content}
     return described
+
+
+def _path_parameters(path: str) -> list[Json]:
+    return [
+        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+        for name in re.findall(r"\{(\w+)\}", path)
+    ]
 
 
 def _answer(answer: Answer) -> Json:
@@ -137,8 +148,11 @@ def _schemas(operations: Iterable[Operation], limits: ApiLimits) -> Json:
         for answer in operation.answers:
             models |= {body: "serialization" for body in answer.content.values() if isinstance(body, type)}
     _, schemas = models_json_schema(list(models.items()), ref_template="#/components/schemas/{model}")
-    definitions: dict[str, dict[str, dict[str, dict[str, Json]]]] = schemas["$defs"]
-    for model in models:
-        if issubclass(model, SynthesizeRequest):
-            definitions[model.__name__]["properties"]["text"]["maxLength"] = limits.max_text_chars
+    definitions: dict[str, dict[str, Any]] = schemas["$defs"]
+    for definition in definitions.values():
+        for name in WORDS & definition.get("properties", {}).keys():
+            text = definition["properties"][name]
+            next(way for way in text.get("anyOf", [text]) if way["type"] == "string")["maxLength"] = (
+                limits.max_text_chars
+            )
     return definitions

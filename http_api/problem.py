@@ -13,7 +13,7 @@ from http import HTTPStatus
 from aiohttp import web
 from pydantic import ValidationError
 
-from .control import Busy, ControlError, NotFound, Refused
+from .control import Busy, Conflict, ControlError, FieldFault, Forbidden, NotFound, Refused
 from .schema import FieldError, ProblemDetails
 
 __all__ = ["Problem", "of_control", "of_http", "of_validation"]
@@ -30,6 +30,8 @@ MESSAGES = {
     "missing": "This field is required",
     "model_type": "Body should be a JSON object",
 }
+
+FAULTS: Mapping[type[FieldFault], int] = {Forbidden: 403, NotFound: 404, Conflict: 409, Refused: 422}
 
 
 class Problem(Exception):
@@ -98,12 +100,10 @@ def of_validation(error: ValidationError) -> Problem:
 
 
 def of_control(error: ControlError) -> Problem:
-    """404 for what does not exist, 422 for what cannot be done, 503 when there is no room, otherwise 500."""
+    """The status that FAULTS has for a field at fault, 503 when there is no room, otherwise 500."""
     match error:
-        case NotFound():
-            return Problem.of_field(404, error.field, str(error))
-        case Refused():
-            return Problem.of_field(422, error.field, str(error))
+        case FieldFault():
+            return Problem.of_field(FAULTS[type(error)], error.field, str(error))
         case Busy():
             return Problem.of_overload(503, str(error), retry_after_s=error.retry_after_s)
         case _:

@@ -140,8 +140,18 @@ class Http(Section):
     max_concurrent: int = Field(default=64, ge=1)
 
 
+PRIVATE_NETWORKS = tuple(
+    ipaddress.ip_network(network)
+    for network in ("127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "::1/128", "fc00::/7")
+)
+
+
 class Rtp(Section):
-    """`start_ms` of speech must be ready before an utterance starts, so that the engine's jitter is not heard."""
+    """`start_ms` of speech must be ready before an utterance starts, so that the engine's jitter is not heard.
+
+    push_networks  where POST /v1/rtp may send: an open one would be a traffic reflector
+    max_pushes     that are alive at a time
+    """
 
     ports: PortRange = range(20000, 30000)
     advertise: AdvertisedHost = ""
@@ -149,6 +159,8 @@ class Rtp(Section):
     ring_ms: int = Field(default=1000, ge=400, le=10_000)
     threads: int = Field(default=1, ge=1, le=16)
     silence_timeout_s: float = Field(default=0, ge=0, description="no RTP from the peer for so long ends the call")
+    push_networks: tuple[Network, ...] = PRIVATE_NETWORKS
+    max_pushes: int = Field(default=200, ge=1)
 
     @model_validator(mode="after")
     def _ring_holds_the_start(self) -> Rtp:
@@ -198,6 +210,7 @@ class Route(Section):
     user     user part of the Request-URI; from: user part of From; each an exact value or a /regular expression/
     network  network that the caller's signalling comes from, such as "10.0.0.0/8"
     say      text, or ssml: a document, or play: an audio file; {from} and {to} are filled in
+    repeat   how often, with delay_ms of silence in between
     """
 
     user: Pattern | None = None
@@ -209,6 +222,7 @@ class Route(Section):
     voice: str = "default"
     language: str = ""
     repeat: int = Field(default=1, ge=1, le=1000)
+    delay_ms: int = Field(default=0, ge=0, le=3_600_000)
     then: Then = Then.HANGUP
     stay_s: float = Field(default=3600, gt=0, le=86_400)
 

@@ -2,29 +2,41 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import aclosing, contextmanager, suppress
+from dataclasses import replace
 
 import engines
 import http_api
+import rtp
+from mediaserver import audio, push
 from mediaserver.metrics import Metrics
+from mediaserver.push import Pushes
 from mediaserver.speech import Speech
 
 __all__ = ["Control"]
 
+# For a push to end, or for a port to have rested.
+RETRY_AFTER_S = 5.0
+
 
 class Control:
-    """Implements http_api.SpeechControl. `calls` counts the calls that are alive, `accepting` says if new ones are."""
+    """Implements http_api.Host. `calls` counts the calls that are alive, `accepting` says if new ones are."""
 
     def __init__(
-        self, speech: Speech, metrics: Metrics, *, calls: Callable[[], int], accepting: Callable[[], bool]
+        self,
+        speech: Speech,
+        pushes: Pushes,
+        metrics: Metrics,
+        *,
+        calls: Callable[[], int],
+        accepting: Callable[[], bool],
     ) -> None:
         self._speech = speech
+        self._pushes = pushes
         self._metrics = metrics
         self._calls = calls
         self._accepting = accepting
-        self._started = time.monotonic()
 
     @property
     def model_version(self) -> str:
@@ -32,19 +44,70 @@ class Control:
 
     async def synthesize(self, speech: http_api.Speech) -> AsyncGenerator[bytes, None]:
         utterance = engines.Utterance(text=speech.text, voice=speech.speaker_id, rate_hz=speech.rate_hz)
-        try:
+        with self._translated(utterance):
             self._speech.check(utterance)
             async with aclosing(self._speech.synthesize(utterance)) as chunks:
                 async for chunk in chunks:
                     yield chunk.samples
+
+    async def open_push(self, order: http_api.PushOrder) -> http_api.PushFacts:
+        utterance = engines.Utterance(
+            text=order.text, ssml=order.ssml, voice=order.speaker_id, language=order.language, rate_hz=audio.RATE_HZ
+        )
+        destination = push.Destination(
+            host=order.host,
+            port=order.port,
+            codec=order.codec,
+            payload_type=order.payload_type,
+            ptime_ms=order.ptime_ms,
+        )
+        try:
+            with self._translated(utterance):
+                facts = await self._pushes.open(utterance, destination, ssrc=order.ssrc, local_port=order.local_port)
+        except push.ForbiddenDestination as error:
+            raise http_api.Forbidden(str(error), field="host") from error
+        except push.UnreachableDestination as error:
+            raise http_api.Refused(str(error), field="host") from error
+        except push.LocalPortTaken as error:
+            raise http_api.Conflict(str(error), field="local_port") from error
+        except (push.TooManyPushes, rtp.PortsExhausted) as error:
+            raise http_api.Busy(str(error), retry_after_s=RETRY_AFTER_S) from error
+        return _told(facts)
+
+    def pushes(self) -> list[http_api.PushFacts]:
+        return [_told(facts) for facts in self._pushes.all()]
+
+    def push(self, id: str) -> http_api.PushFacts:
+        facts = self._pushes.find(id)
+        if facts is None:
+            raise _unknown_push(id)
+        return _told(facts)
+
+    async def stop_push(self, id: str) -> None:
+        if not await self._pushes.stop(id):
+            raise _unknown_push(id)
+
+    @contextmanager
+    def _translated(self, utterance: engines.Utterance) -> Iterator[None]:
+        """What goes wrong with speech, in the API's words."""
+        try:
+            yield
         except engines.UnknownVoice as error:
             raise http_api.NotFound(str(error), field="speaker_id") from error
         except engines.UnsuitableUtterance as error:
-            raise http_api.Refused(str(error), field="text") from error
+            raise http_api.Refused(str(error), field=self._culprit(utterance)) from error
         except engines.EngineBusy as error:
             raise http_api.Busy(str(error), retry_after_s=error.retry_after_s) from error
         except engines.EngineError as error:
             raise http_api.Failed(str(error)) from error
+
+    def _culprit(self, utterance: engines.Utterance) -> str:
+        """The field without which an unsuitable utterance could be said, if it is the language; otherwise the words."""
+        if utterance.language:
+            with suppress(engines.UnsuitableUtterance):
+                self._speech.check(replace(utterance, language=""))
+                return "language"
+        return "ssml" if utterance.ssml else "text"
 
     def health(self) -> http_api.Health:
         engine = self._speech.engine.health()
@@ -64,6 +127,7 @@ class Control:
                 "engine_restarts": engine.restarts,
                 "active_utterances": engine.active,
                 "active_calls": self._calls(),
+                "active_pushes": len(self._pushes),
             },
         )
 
@@ -74,3 +138,32 @@ class Control:
     def observe_request(self, *, endpoint: str, status: int, latency_ms: float) -> None:
         self._metrics.tts_requests.labels(endpoint, str(status)).inc()
         self._metrics.tts_request_latency.labels(endpoint).observe(latency_ms)
+
+
+def _unknown_push(id: str) -> http_api.NotFound:
+    return http_api.NotFound(f"There is no push {id!r}, or none that is remembered", field="id")
+
+
+def _told(facts: push.Facts) -> http_api.PushFacts:
+    to, counted = facts.destination, facts.counters
+    return http_api.PushFacts(
+        id=facts.id,
+        state=facts.state.value,
+        failure=facts.failure,
+        created_at=facts.created_at,
+        host=to.host,
+        port=to.port,
+        codec=to.codec,
+        payload_type=to.payload_type,
+        ptime_ms=to.ptime_ms,
+        ssrc=facts.ssrc,
+        local_port=facts.local_port,
+        packets_sent=counted.packets_sent,
+        packets_unsent=counted.send_blocked + counted.send_failed,
+        packets_refused=counted.send_refused,
+        speech_frames=counted.speech_frames,
+        silence_frames=counted.silence_frames,
+        underrun_frames=counted.underrun_frames,
+        underruns=counted.underruns,
+        played_ms=counted.played_ms,
+    )

@@ -79,6 +79,9 @@ class Metrics:
             "sip_call_duration_seconds", "From answer to end, s", buckets=DURATION_BUCKETS_S, registry=self.registry
         )
 
+        self.pushes = Counter("rtp_pushes_ended", "Pushes ended, by how", ["state"], registry=self.registry)
+        self.pushes_active = Gauge("rtp_pushes_active", "Pushes that are alive", registry=self.registry)
+
     def watch(self, collect: Callable[[], Iterable[Metric]]) -> None:
         """Ask `collect` for metric families at every scrape."""
         self.registry.register(_Watched(collect))

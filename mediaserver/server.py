@@ -22,6 +22,7 @@ from mediaserver.call import Means
 from mediaserver.control import Control
 from mediaserver.fetch import Fetcher
 from mediaserver.metrics import Metrics, rtp_families, sip_families
+from mediaserver.push import Pushes
 from mediaserver.script import BODY_TYPES
 from mediaserver.speech import Speech
 from mediaserver.switchboard import Switchboard
@@ -46,6 +47,7 @@ class Server:
     engine: engines.Engine
     endpoint: rtp.Endpoint
     switchboard: Switchboard
+    pushes: Pushes
 
     def banner(self) -> str:
         """Where it listens and what to try, for the terminal."""
@@ -148,10 +150,20 @@ async def running(settings: config.Config) -> AsyncIterator[Server]:
                 clips=clips,
             )
             switchboard = await stack.enter_async_context(Switchboard(means))
+            pushes = await stack.enter_async_context(
+                Pushes(
+                    endpoint,
+                    speech,
+                    metrics,
+                    host=settings.sip.listen.host,
+                    networks=settings.rtp.push_networks,
+                    max_pushes=settings.rtp.max_pushes,
+                )
+            )
             metrics.watch(lambda: rtp_families(endpoint.counters()))
             metrics.watch(lambda: sip_families(agent.counters()))
             app = http_api.make_app(
-                Control(speech, metrics, calls=switchboard.__len__, accepting=lambda: switchboard.accepting),
+                Control(speech, pushes, metrics, calls=switchboard.__len__, accepting=lambda: switchboard.accepting),
                 version=version("mediaserver"),
                 encode={"mulaw": g711.mulaw_encode, "alaw": g711.alaw_encode},
                 limits=http_api.ApiLimits(
@@ -175,4 +187,5 @@ async def running(settings: config.Config) -> AsyncIterator[Server]:
             engine=engine,
             endpoint=endpoint,
             switchboard=switchboard,
+            pushes=pushes,
         )

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import aiohttp
 
-from http_api import ApiLimits, Health, Listening, Speech, make_app, serve
+from http_api import ApiLimits, Busy, Health, Listening, NotFound, PushFacts, PushOrder, Speech, make_app, serve
 
 MODEL = "fake 1.0"
 VERSION = "9.8.7"
@@ -86,7 +86,7 @@ class Endless:
 
 @dataclass
 class FakeControl:
-    """A `SpeechControl` that keeps what it was told."""
+    """A `Host` that keeps what it was told, and has no room for a push."""
 
     script: Script
     state: Health = field(
@@ -112,6 +112,18 @@ class FakeControl:
 
     def metrics(self) -> tuple[bytes, str]:
         return b"# HELP up It is.\n# TYPE up gauge\nup 1\n", "text/plain; version=0.0.4; charset=utf-8"
+
+    async def open_push(self, order: PushOrder) -> PushFacts:
+        raise Busy("There is no room.", retry_after_s=7.2)
+
+    def pushes(self) -> list[PushFacts]:
+        return []
+
+    def push(self, id: str) -> PushFacts:
+        raise NotFound(f"There is no push {id!r}", field="id")
+
+    async def stop_push(self, id: str) -> None:
+        raise NotFound(f"There is no push {id!r}", field="id")
 
     def observe_request(self, *, endpoint: str, status: int, latency_ms: float) -> None:
         self.requests.append((endpoint, status))

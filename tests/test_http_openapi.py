@@ -43,6 +43,10 @@ async def test_every_route_is_described_and_everything_described_is_there() -> N
         assert described == {
             ("/v1/synthesize", "post"),
             ("/v1/synthesize/stream", "post"),
+            ("/v1/rtp", "post"),
+            ("/v1/rtp", "get"),
+            ("/v1/rtp/{id}", "get"),
+            ("/v1/rtp/{id}", "delete"),
             ("/health", "get"),
             ("/ready", "get"),
             ("/metrics", "get"),
@@ -57,6 +61,9 @@ async def test_the_limits_in_force_are_described() -> None:
         document = await fetch(api)
     for name in ("SynthesizeRequest", "StreamRequest"):
         assert document["components"]["schemas"][name]["properties"]["text"]["maxLength"] == 77
+    for name in ("text", "ssml"):
+        words, absent = document["components"]["schemas"]["PushRequest"]["properties"][name]["anyOf"]
+        assert (words["maxLength"], absent) == (77, {"type": "null"})
     chunk_size = document["components"]["schemas"]["StreamRequest"]["properties"]["chunk_size_ms"]
     assert (chunk_size["minimum"], chunk_size["maximum"], chunk_size["default"]) == (20, 1000, 100)
 
