@@ -190,7 +190,7 @@ class Push:
             self._state = PushState.FAILED
         if broken is not None and not self.begun.done():
             self.begun.set_exception(broken)
-        elif broken is not None:
+        elif self._state is PushState.FAILED:
             self._failure = "The speech broke off. The server's log knows this push by its id."
             log.error("push failed", push=self.id, exc_info=broken)
         elif not self.begun.done():

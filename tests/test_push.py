@@ -291,7 +291,7 @@ async def test_the_list_has_those_alive_and_those_that_ended() -> None:
         async with api(engine=TONE) as one:
             assert (await one.ask("GET"))[:2] == (200, {"pushes": []})
             alive = await one.open(ear, text=LONG)
-            ended = await one.open(ear, text="A.")
+            ended = await one.open(ear, text=LONG)
             await one.ask("DELETE", f"/v1/rtp/{ended['id']}")
             status, body, headers = await one.ask("GET")
             assert (status, headers["Cache-Control"]) == (200, "no-store")
@@ -357,6 +357,7 @@ async def refusing() -> AsyncIterator[Api]:
         ({"host": "255.255.255.255"}, 403, "host"),
         ({"host": "127.255.255.255"}, 403, "host"),
         ({"host": "::1"}, 422, "host"),  # the server of this test has IPv4 alone
+        ({"host": "10.1.2.3"}, 422, "host"),  # and its address leads nowhere but to loopback
         ({"host": "localhost"}, 422, "host"),
         ({"host": "2130706433"}, 422, "host"),
         ({"host": "127.1"}, 422, "host"),
@@ -572,6 +573,17 @@ async def test_speech_that_breaks_off_is_heard_as_far_as_it_came_and_the_push_ha
             assert facts.counters.speech_frames == 50
             ear.take()
             assert g711.mulaw_encode(SECOND) in b"".join(packet.payload for packet in ear.packets)
+
+
+async def test_a_stop_while_the_rest_of_broken_speech_is_heard_is_a_stop() -> None:
+    with listening() as ear:
+        async with pushing(Scripted(SECOND, engines.EngineFailure("broken"))) as pushes:
+            facts = await pushes.open(UTTERANCE, push.Destination(host=HERE, port=ear.port))
+            await ear.until(5)
+            await pushes.stop(facts.id)
+            stopped = await until_ended(pushes)
+            assert (stopped.state, stopped.failure) == (push.PushState.STOPPED, None)
+            assert stopped.counters.speech_frames < 50
 
 
 @pytest.mark.parametrize(
