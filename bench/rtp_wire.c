@@ -2,18 +2,19 @@
  * The two ends of the wire that bench/rtp.py measures with.
  *
  *   rtp_wire limit SOCKETS SECONDS
- *       Sends datagrams of 172 octets over SOCKETS connected sockets as fast as it can, while a second thread takes them
- *       off the sockets. Prints packets and the sender's CPU time. This is the physical limit: what the kernel takes.
+ *       Sends datagrams of 172 octets over SOCKETS connected sockets as fast as it can, while a second thread takes
+ *       them off the sockets. Prints packets and the sender's CPU time. This is the physical limit: what the kernel
+ *       takes.
  *
  *   rtp_wire receive STREAMS ECHO
  *       Binds STREAMS sockets and prints their ports. After a line on standard input it measures until the next line,
- *       then prints what came. Arrival times are the kernel's (SO_TIMESTAMPNS), taken inside the sender's system call on
- *       loopback, so neither this program's scheduling nor its load is in the figures; it sweeps its sockets every 20 ms
- *       instead of being woken by each packet. With ECHO 1 every packet is sent back.
+ *       then prints what came. Arrival times are the kernel's (SO_TIMESTAMPNS), taken inside the sender's system call
+ *       on loopback, so neither this program's scheduling nor its load is in the figures; it sweeps its sockets every
+ *       20 ms instead of being woken by each packet. With ECHO 1 every packet is sent back.
  *
- * Packet n of a stream belongs at t0 + n * 20 ms, where n is by its RTP timestamp and t0 is the least arrival - n * 20 ms
- * in the measured time: lateness is never negative, and one early packet makes all the others late, as it does for a
- * receiver with a fixed buffer.
+ * Packet n of a stream belongs at t0 + n * 20 ms, where n is by its RTP timestamp and t0 is the least
+ * arrival - n * 20 ms in the measured time: lateness is never negative, and one early packet makes all the others late,
+ * as it does for a receiver with a fixed buffer. A stream is its first packet's SSRC; other packets are not counted.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -136,18 +137,26 @@ struct arrival {
 
 struct stream {
     int fd;
-    uint32_t first_timestamp;
+    uint32_t ssrc, first_timestamp;
     uint16_t first_sequence, last_sequence;
     int64_t cycles;
     struct arrival *arrivals;
     size_t count, room;
 };
 
+static uint32_t word(const uint8_t *octets)
+{
+    return (uint32_t)octets[0] << 24 | octets[1] << 16 | octets[2] << 8 | octets[3];
+}
+
 static void record(struct stream *s, const uint8_t *packet, int64_t at_ns)
 {
     uint16_t sequence = packet[2] << 8 | packet[3];
-    uint32_t timestamp = (uint32_t)packet[4] << 24 | packet[5] << 16 | packet[6] << 8 | packet[7];
+    uint32_t timestamp = word(packet + 4), ssrc = word(packet + 8);
+    if (s->count && ssrc != s->ssrc)
+        return;
     if (s->count == 0) {
+        s->ssrc = ssrc;
         s->first_timestamp = timestamp;
         s->first_sequence = s->last_sequence = sequence;
     }
@@ -194,8 +203,8 @@ static void report(struct stream *streams, int count, double seconds)
         }
     }
     qsort(late_ms, n, sizeof *late_ms, ascending);
-    printf("{\"seconds\": %.3f, \"streams\": %d, \"packets\": %zu, \"lost\": %lld, \"over_20_ms\": %lld", seconds, heard, n,
-        (long long)lost, (long long)over_20_ms);
+    printf("{\"seconds\": %.3f, \"streams\": %d, \"packets\": %zu, \"lost\": %lld, \"over_20_ms\": %lld", seconds,
+        heard, n, (long long)lost, (long long)over_20_ms);
     if (n)
         printf(", \"p50_ms\": %.3f, \"p99_ms\": %.3f, \"p999_ms\": %.3f, \"max_ms\": %.3f", late_ms[n / 2],
             late_ms[(size_t)(n * 0.99)], late_ms[(size_t)(n * 0.999)], late_ms[n - 1]);
@@ -223,7 +232,8 @@ static int receive(int count, int echo)
                     if (start && messages[k].msg_len == SIZE)
                         record(&streams[i], packets[k], arrival_ns(k));
                     if (echo)
-                        sendto(streams[i].fd, packets[k], messages[k].msg_len, 0, (struct sockaddr *)&sources[k], sizeof sources[k]);
+                        sendto(streams[i].fd, packets[k], messages[k].msg_len, 0, (struct sockaddr *)&sources[k],
+                            sizeof sources[k]);
                 }
             }
         if (poll(&input, 1, 0) > 0) {
