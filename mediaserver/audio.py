@@ -12,7 +12,7 @@ import av.error
 import numpy as np
 import soxr
 
-__all__ = ["RATE_HZ", "AudioError", "decode", "silence", "write_wav"]
+__all__ = ["RATE_HZ", "AudioError", "decode", "write_wav"]
 
 RATE_HZ = 8000
 
@@ -48,11 +48,6 @@ def decode(source: bytes | Path, *, max_s: float) -> bytes:
     if not samples:
         raise AudioError("it holds no sound")
     return cast(bytes, soxr.resample(np.concatenate(chunks), rate_hz, RATE_HZ).astype(np.int16).tobytes())
-
-
-def silence(duration_ms: int) -> bytes:
-    """That much of nothing, at 8 kHz."""
-    return bytes(duration_ms * RATE_HZ // 1000 * 2)
 
 
 def write_wav(path: Path, samples: bytes, *, rate_hz: int) -> None:

@@ -198,10 +198,10 @@ class Call:
         try:
             async with asyncio.timeout(None) as self._limit:
                 for turn in itertools.count() if script.repeat is None else range(script.repeat):
-                    if turn:
-                        # A second at a time: what a caller asks for must not decide how much memory it takes.
-                        for start_ms in range(0, script.delay_ms, 1000):
-                            await stream.write(audio.silence(min(1000, script.delay_ms - start_ms)), audio.RATE_HZ)
+                    if turn and script.delay_ms:
+                        await self._confirmed.wait()
+                        await stream.drained()
+                        await asyncio.sleep(script.delay_ms / 1000)
                     said = await self._means.speech.say(content, stream, begin=self._note_first_speech)
                     if not said:  # markup without words, say, makes no sound however often it is repeated
                         break

@@ -194,6 +194,4 @@ def _routed(route: Route, request: sip.Request) -> Script:
         content = Text(text=ssml, ssml=True, voice=route.voice, language=route.language)
     else:
         content = Text(text=(route.say or "").format_map(names), voice=route.voice, language=route.language)
-    return Script(
-        content=content, repeat=route.repeat, delay_ms=route.delay_ms, then=route.then, stay_s=route.stay_s
-    )
+    return Script(content=content, repeat=route.repeat, delay_ms=route.delay_ms, then=route.then, stay_s=route.stay_s)

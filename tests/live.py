@@ -63,6 +63,17 @@ def floats(samples: bytes) -> Samples:
 
 def likeness(recorded: bytes, original: bytes) -> float:
     """The best normalised correlation of `original` with any stretch of `recorded`: 1.0 is the same sound."""
+    return float(np.max(_correlation(recorded, original)))
+
+
+def occurrences(recorded: bytes, original: bytes) -> list[float]:
+    """Where in `recorded`, in seconds from its start, `original` is heard."""
+    found = _correlation(recorded, original)
+    peaks = np.flatnonzero((found > 0.95) & (found >= np.roll(found, 1)) & (found >= np.roll(found, -1)))
+    return [int(peak) / 8000 for peak in peaks]
+
+
+def _correlation(recorded: bytes, original: bytes) -> Samples:
     pattern, signal = floats(original), floats(recorded)
     if len(signal) < len(pattern):
         signal = np.pad(signal, (0, len(pattern) - len(signal)))
@@ -72,4 +83,4 @@ def likeness(recorded: bytes, original: bytes) -> float:
     energy = np.concatenate(([0.0], np.cumsum(signal**2)))
     windows = energy[len(pattern) :] - energy[: len(signal) - len(pattern) + 1]
     scale = np.sqrt(np.maximum(windows, 1e-9) * np.sum(pattern**2))
-    return float(np.max(correlation / scale))
+    return np.asarray(correlation / scale)
