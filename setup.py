@@ -9,6 +9,12 @@ FLAGS = ["-O3", "-fno-strict-aliasing"]
 setup(
     ext_modules=[
         Extension("rtp._dsp", ["rtp/_dsp.pyx"], extra_compile_args=FLAGS),
-        Extension("rtp._plane", ["rtp/_plane.pyx"], extra_compile_args=FLAGS, libraries=["pthread"]),
+        Extension(
+            "rtp._plane",
+            ["rtp/_plane.pyx"],
+            depends=["rtp/_plane.pxd", "rtp/_posix.pxd"],
+            extra_compile_args=FLAGS,
+            libraries=["pthread"],
+        ),
     ]
 )

@@ -52,8 +52,6 @@ max_calls = 20000
 listen = "127.0.0.1:{HTTP_PORT}"
 [rtp]
 ports = "{options.ports}"
-[engine]
-max_text_chars = 20000
 [log]
 level = "warning"
 [[route]]

@@ -80,11 +80,16 @@ class Stayed:
 
 
 @dataclass(frozen=True, slots=True)
+class Expired:
+    """The call has lasted as long as any call may."""
+
+
+@dataclass(frozen=True, slots=True)
 class Shutdown:
     """The server stops."""
 
 
-Input = sip.Event | rtp.MediaTimeout | Prepared | Declined | Spoken | Stayed | Shutdown
+Input = sip.Event | rtp.MediaTimeout | Prepared | Declined | Spoken | Stayed | Expired | Shutdown
 
 
 class Call:
@@ -106,7 +111,8 @@ class Call:
         self._confirmed_at: float | None = None
         self._first_speech_at: float | None = None
         self._end: sip.Ended | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._timers: list[asyncio.TimerHandle] = []
+        self._digits = 0
         self._log = structlog.get_logger("call").bind(call_id=self._request.call_id)
 
     def deliver(self, event: Input) -> None:
@@ -129,8 +135,8 @@ class Call:
                     self._step(await self._inbox.get())
                 performing.cancel()
         finally:
-            if self._timer is not None:
-                self._timer.cancel()
+            for timer in self._timers:
+                timer.cancel()
             if self._media is not None:
                 self._media.close()
             self._means.metrics.calls_active.dec()
@@ -143,7 +149,11 @@ class Call:
         before, (self.state, act) = self.state, row
         if self.state is not before and self.state is not CallState.ENDED:
             self._log.info(f"call {self.state.value}")
-        act(self, event)
+        try:
+            act(self, event)
+        except sip.LocalProtocolError:
+            # A CANCEL or BYE crossed what we wanted: the call is over, and its Ended waits in the inbox.
+            self._log.debug("the peer was faster", wanted=type(event).__name__)
 
     # What the call says: one task from the INVITE until the last word is sent.
 
@@ -182,15 +192,18 @@ class Call:
         if isinstance(content, AudioFile):
             return engines.Pcm(self._means.clips[content.path], audio.RATE_HZ)
         if isinstance(content, Remote):
-            media_type, body = await self._means.fetcher.get(content.uri)
+            media_type, charset, body = await self._means.fetcher.get(content.uri)
             if media_type.startswith("audio/"):
                 max_s = self._means.config.fetch.max_audio_s
                 return engines.Pcm(await asyncio.to_thread(audio.decode, body, max_s=max_s), audio.RATE_HZ)
-            content = text_of(media_type, body, language=content.language)
+            content = text_of(media_type, body, charset=charset, voice=content.voice, language=content.language)
         utterance = engines.Utterance(
             text=content.text, ssml=content.ssml, voice=content.voice, language=content.language, rate_hz=audio.RATE_HZ
         )
-        self._means.speech.check(utterance)
+        most = self._means.config.sip.max_text_chars
+        if len(utterance.text) > most:
+            raise engines.UnsuitableUtterance(f"the text has {len(utterance.text)} characters; {most} are allowed")
+        self._means.speech.engine.check(utterance)
         return utterance
 
     async def _say(self, script: Script, content: engines.Utterance | engines.Pcm, stream: rtp.Stream) -> None:
@@ -245,12 +258,13 @@ class Call:
         self._media.start()
         self._confirmed_at = time.monotonic()
         self._confirmed.set()
+        self._expect(self._means.config.sip.max_call_s, Expired())
         if self._script.duration_ms is not None:
             self._limit.reschedule(asyncio.get_running_loop().time() + self._script.duration_ms / 1000)
 
     def _stay(self, event: Spoken) -> None:
         stay_s = self._script.stay_s if self._script.then is Then.STAY else TAIL_S
-        self._timer = asyncio.get_running_loop().call_later(stay_s, self.deliver, Stayed())
+        self._expect(stay_s, Stayed())
 
     def _renegotiate(self, event: sip.Reoffered) -> None:
         assert self._media is not None, "a call is answered with its media"
@@ -263,25 +277,34 @@ class Call:
             self._means.signalling.answer(self.id, body=answer)
 
     def _hang_up(self, event: Input) -> None:
-        if isinstance(event, rtp.MediaTimeout):
-            self._log.info("the caller's media stopped", silent_ms=event.silent_ms)
+        match event:
+            case rtp.MediaTimeout(silent_ms=silent_ms):
+                self._log.info("the caller's media stopped", silent_ms=silent_ms)
+            case Expired():
+                self._log.info("the call lasted as long as sip.max_call_s allows")
         self._means.signalling.bye(self.id)
 
     def _finish(self, event: sip.Ended) -> None:
         self._end = event
 
+    def _expect(self, seconds: float, event: Input) -> None:
+        self._timers.append(asyncio.get_running_loop().call_later(seconds, self.deliver, event))
+
     def _hear(self, event: rtp.StreamEvent) -> None:
-        if isinstance(event, rtp.MediaTimeout):
-            self.deliver(event)
-        else:
-            self._log.info("media event", event_=event)
+        match event:
+            case rtp.MediaTimeout():
+                self.deliver(event)
+            case rtp.Latched(host=host, port=port):
+                self._log.debug("media come from", host=host, port=port)
+            case rtp.Digit():
+                self._digits += 1  # which ones is the caller's secret: they may be a PIN
 
     def _record(self) -> None:
         """One line that sums the call up."""
         cause = self._end.cause.name.lower() if self._end else "abandoned"
         status = self._end.status if self._end else None
         self._means.metrics.calls.labels(cause, str(status or "")).inc()
-        facts: dict[str, object] = {"cause": cause, "status": status}
+        facts: dict[str, object] = {"cause": cause, "status": status, "digits": self._digits}
         if self._confirmed_at is not None:
             talked_s = time.monotonic() - self._confirmed_at
             self._means.metrics.call_duration.observe(talked_s)
@@ -308,11 +331,13 @@ TABLE: Mapping[tuple[CallState, type[Input]], tuple[CallState, Action]] = {
     (CallState.TALKING, Spoken): (CallState.STAYING, Call._stay),
     (CallState.TALKING, sip.Reoffered): (CallState.TALKING, Call._renegotiate),
     (CallState.TALKING, rtp.MediaTimeout): (CallState.ENDING, Call._hang_up),
+    (CallState.TALKING, Expired): (CallState.ENDING, Call._hang_up),
     (CallState.TALKING, Shutdown): (CallState.ENDING, Call._hang_up),
     (CallState.TALKING, sip.Ended): (CallState.ENDED, Call._finish),
     (CallState.STAYING, Stayed): (CallState.ENDING, Call._hang_up),
     (CallState.STAYING, sip.Reoffered): (CallState.STAYING, Call._renegotiate),
     (CallState.STAYING, rtp.MediaTimeout): (CallState.ENDING, Call._hang_up),
+    (CallState.STAYING, Expired): (CallState.ENDING, Call._hang_up),
     (CallState.STAYING, Shutdown): (CallState.ENDING, Call._hang_up),
     (CallState.STAYING, sip.Ended): (CallState.ENDED, Call._finish),
     (CallState.ENDING, sip.Ended): (CallState.ENDED, Call._finish),

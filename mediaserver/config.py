@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -129,6 +130,8 @@ class Sip(Section):
     listen: ListenAddress = Address(host="0.0.0.0", port=5060)
     advertise: AdvertisedHost = ""
     max_calls: int = Field(default=1000, ge=1)
+    max_call_s: float = Field(default=7200, gt=0, le=7 * 86_400)
+    max_text_chars: int = Field(default=5000, ge=1, le=100_000)
 
 
 class Http(Section):
@@ -175,14 +178,13 @@ class Engine(Section):
     name: Literal["espeak", "tone"] = "espeak"
     voice: str = ""
     workers: int = Field(default=0, ge=0, le=64)
-    max_text_chars: int = Field(default=5000, ge=1, le=100_000, description="longest text that a call may bring")
     chatterbox_cfg_scale: float | None = Field(default=None, ge=0, le=2)
 
 
 class Fetch(Section):
     """What a caller may make this server fetch for `play=http...`: nothing, unless a host is listed."""
 
-    allow_hosts: tuple[str, ...] = ()
+    allow_hosts: tuple[Annotated[str, AfterValidator(str.lower)], ...] = ()
     timeout_s: float = Field(default=5, gt=0, le=60)
     max_bytes: int = Field(default=10 * 1024 * 1024, ge=1024)
     max_audio_s: float = Field(default=600, gt=0)
@@ -193,8 +195,15 @@ class Log(Section):
     format: Literal["auto", "console", "json"] = "auto"
 
 
+def _check_redis_url(value: SecretStr) -> SecretStr:
+    parts = urlsplit(value.get_secret_value())
+    if parts.scheme not in ("redis", "rediss", "unix") or not (parts.hostname or parts.path):
+        raise ValueError('write it as "redis://[:password@]host[:port][/database]", or rediss:// for TLS')
+    return value
+
+
 class Redis(Section):
-    url: SecretStr | None = None
+    url: Annotated[SecretStr, AfterValidator(_check_redis_url)] | None = None
 
 
 class Then(Enum):

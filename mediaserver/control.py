@@ -45,7 +45,7 @@ class Control:
     async def synthesize(self, speech: http_api.Speech) -> AsyncGenerator[bytes, None]:
         utterance = engines.Utterance(text=speech.text, voice=speech.speaker_id, rate_hz=speech.rate_hz)
         with self._translated(utterance):
-            self._speech.check(utterance)
+            self._speech.engine.check(utterance)
             async with aclosing(self._speech.synthesize(utterance)) as chunks:
                 async for chunk in chunks:
                     yield chunk.samples
@@ -105,7 +105,7 @@ class Control:
         """The field without which an unsuitable utterance could be said, if it is the language; otherwise the words."""
         if utterance.language:
             with suppress(engines.UnsuitableUtterance):
-                self._speech.check(replace(utterance, language=""))
+                self._speech.engine.check(replace(utterance, language=""))
                 return "language"
         return "ssml" if utterance.ssml else "text"
 

@@ -37,8 +37,8 @@ class Fetcher:
     ) -> None:
         await self._session.close()
 
-    async def get(self, uri: str) -> tuple[str, bytes]:
-        """Media type and body at `uri`. A redirect is an answer like any other failure: it could lead anywhere.
+    async def get(self, uri: str) -> tuple[str, str, bytes]:
+        """Media type, charset and body at `uri`. A redirect counts as a failure: it could lead anywhere.
 
         Raises Forbidden for a host that is not listed, FetchError for everything else that goes wrong.
         """
@@ -57,6 +57,6 @@ class Fetcher:
                     body += chunk
                     if len(body) > self._settings.max_bytes:
                         raise FetchError(f"larger than fetch.max_bytes ({self._settings.max_bytes})")
-                return response.content_type, bytes(body)
+                return response.content_type, response.charset or "utf-8", bytes(body)
         except (TimeoutError, aiohttp.ClientError, ValueError) as error:
             raise FetchError(f"{host}: {type(error).__name__}") from error

@@ -19,6 +19,7 @@ def configure(settings: config.Log) -> None:
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
+        structlog.stdlib.ExtraAdder(),
         stamp,
     ]
     as_json = settings.format == "json" or (settings.format == "auto" and not sys.stderr.isatty())

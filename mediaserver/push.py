@@ -301,7 +301,7 @@ class Pushes:
 
         Raises PushError, rtp.PortsExhausted, and engines.EngineError when the speech does not begin.
         """
-        self._speech.check(utterance)
+        self._speech.engine.check(utterance)
         address = check_destination(destination.host, self._networks)
         self._check_route(address, destination.port)
         if len(self._alive) >= self._max_pushes:

@@ -4,10 +4,11 @@ In this order:
 
 1. RFC 4240 announcement: user "annc" with `play=`; it ends the call when all is said.
 2. a text/plain or application/ssml+xml part beside the SDP in a multipart/mixed body
-3. the headers X-Speak, X-Speaker and X-Language
+3. the header X-Speak
 4. the first matching [[route]] of the configuration
 
-What 2 and 3 bring replaces the words of the matching route; what happens afterwards stays the route's to say.
+What 2 and 3 bring replaces the words of the matching route; what happens afterwards stays the route's to say. The
+headers X-Speaker and X-Language choose the voice for all four.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import binascii
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from urllib.parse import unquote, unquote_to_bytes
+from urllib.parse import unquote_to_bytes
 from xml.sax.saxutils import escape
 
 import sip
@@ -81,19 +82,19 @@ def read(request: sip.Request, source: str, config: Config) -> Script:
     Raises sip.RemoteProtocolError with the status that the INVITE deserves when it asks for something unclear.
     """
     if request.uri.user == ANNOUNCEMENT_USER:
-        return _announcement(request.uri.parameters)
+        return _voiced(_announcement(request.uri.parameters), request)
     route = config.route_for(
         user=request.uri.user or "", caller=request.from_.uri.user or "", source=source.partition("%")[0]
     )
-    script = _routed(route, request)
     text = _body_text(request) or _header_text(request)
     if text is None:
-        return script
-    if route is DEFAULT_ROUTE:
-        return Script(content=text)
-    if text.voice == "default":
-        text = replace(text, voice=route.voice)
-    return replace(script, content=text, repeat=1)
+        script = _routed(route, request)
+    elif route is DEFAULT_ROUTE:
+        script = Script(content=text)
+    else:
+        text = replace(text, voice=route.voice, language=text.language or route.language)
+        script = Script(content=text, then=route.then, stay_s=route.stay_s)
+    return _voiced(script, request)
 
 
 def offer_in(request: sip.Request) -> bytes | None:
@@ -109,7 +110,7 @@ def _announcement(parameters: Mapping[str, str | None]) -> Script:
     language = (parameters.get("locale") or "").replace("_", "-")
     repeat = parameters.get("repeat", "1")
     return Script(
-        content=_content(unquote(uri), language=language),
+        content=_content(uri, language=language),
         repeat=None if repeat in ("forever", "-1") else _number("repeat", repeat, at_least=1),
         delay_ms=_number("delay", parameters.get("delay", "0")),
         duration_ms=_number("duration", parameters["duration"], at_least=1) if "duration" in parameters else None,
@@ -126,15 +127,15 @@ def _content(uri: str, *, language: str = "") -> Text | Remote:
     """The content that a `play` URI names: data: holds the words themselves, http(s): is to be fetched."""
     scheme = uri.partition(":")[0].lower()
     if scheme == "data":
-        media_type, data = _data_uri(uri)
-        return text_of(media_type, data, language=language)
+        media_type, charset, data = _data_uri(uri)
+        return text_of(media_type, data, charset=charset, language=language)
     if scheme in ("http", "https"):
         return Remote(uri=uri, language=language)
     raise sip.RemoteProtocolError(f"Cannot play a {scheme[:16]!r} URI, only data:, http: and https:", status=404)
 
 
-def _data_uri(uri: str) -> tuple[str, bytes]:
-    """Media type and bytes of a data: URI (RFC 2397)."""
+def _data_uri(uri: str) -> tuple[str, str, bytes]:
+    """Media type, charset and octets of a data: URI (RFC 2397), whose charset is UTF-8 here if it names none."""
     meta, comma, data = uri[len("data:") :].partition(",")
     if not comma:
         raise sip.RemoteProtocolError("The data: URI has no comma", status=400)
@@ -145,42 +146,42 @@ def _data_uri(uri: str) -> tuple[str, bytes]:
             octets = base64.b64decode(octets, validate=True)
         except binascii.Error:
             raise sip.RemoteProtocolError("The data: URI is not base64", status=400) from None
-    return media_type or "text/plain", octets
+    charsets = [part.removeprefix("charset=") for part in parameters if part.startswith("charset=")]
+    return media_type or "text/plain", charsets[0] if charsets else "utf-8", octets
 
 
-def text_of(media_type: str, data: bytes, *, language: str = "") -> Text:
-    """The words of a resource of one of the two text types, which are UTF-8 here."""
+def text_of(media_type: str, data: bytes, *, charset: str, voice: str = "default", language: str = "") -> Text:
+    """The words of a resource. Raises sip.RemoteProtocolError: 415 if it is no text, 400 if it does not decode."""
     if media_type not in TEXT_TYPES:
         raise sip.RemoteProtocolError(
             f"Cannot speak {media_type[:40]}", status=415, headers=(("Accept", ", ".join(TEXT_TYPES)),)
         )
     try:
-        return Text(text=data.decode("utf-8"), ssml=TEXT_TYPES[media_type], language=language)
-    except UnicodeDecodeError:
-        raise sip.RemoteProtocolError("The text is not UTF-8", status=400) from None
+        return Text(text=data.decode(charset), ssml=TEXT_TYPES[media_type], voice=voice, language=language)
+    except (UnicodeDecodeError, LookupError):
+        raise sip.RemoteProtocolError(f"The text is not {charset[:20]!r}", status=400) from None
 
 
 def _body_text(request: sip.Request) -> Text | None:
     for part in parts_of(request, BODY_TYPES):
         if part.content_type in TEXT_TYPES:
-            return Text(
-                text=part.text,
-                ssml=TEXT_TYPES[part.content_type],
-                voice=request.headers.get("X-Speaker") or "default",
-                language=request.headers.get("X-Language") or part.headers.get("Content-Language") or "",
-            )
+            language = part.headers.get("Content-Language") or ""
+            return Text(text=part.text, ssml=TEXT_TYPES[part.content_type], language=language)
     return None
 
 
 def _header_text(request: sip.Request) -> Text | None:
     text = request.headers.get("X-Speak")
-    if text is None:
-        return None
-    return Text(
-        text=text,
-        voice=request.headers.get("X-Speaker") or "default",
-        language=request.headers.get("X-Language") or "",
-    )
+    return None if text is None else Text(text=text)
+
+
+def _voiced(script: Script, request: sip.Request) -> Script:
+    """With X-Speaker and X-Language, which hold for whatever is to be synthesised."""
+    if isinstance(script.content, AudioFile):
+        return script
+    voice = request.headers.get("X-Speaker") or script.content.voice
+    language = request.headers.get("X-Language") or script.content.language
+    return replace(script, content=replace(script.content, voice=voice, language=language))
 
 
 def _routed(route: Route, request: sip.Request) -> Script:

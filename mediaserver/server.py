@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import random
 import signal
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -33,6 +34,9 @@ __all__ = ["Server", "StartError", "open_engine", "problems", "running", "serve"
 log = structlog.get_logger("server")
 
 
+LONGEST_CLIP_S = 3600.0
+
+
 class StartError(Exception):
     """The server cannot start; the message says why, and what to do."""
 
@@ -55,7 +59,7 @@ class Server:
         here = "127.0.0.1" if self.sip_address.host == "0.0.0.0" else self.sip_address.host
         uri = f"sip:hello@{config.Address(host=here, port=self.sip_address.port)}"
         web = f"http://{self.http_address}"
-        command = ".venv/bin/mediaserver" if Path(".venv/bin/mediaserver").exists() else "mediaserver"
+        command = sys.argv[0] if Path(sys.argv[0]).name == "mediaserver" else "mediaserver"
         engine = f"{self.engine.name} {self.engine.version}, {len(self.engine.voices())} voices"
         return f"""\
 Media server {version("mediaserver")} is up: {engine}
@@ -71,20 +75,49 @@ def open_engine(settings: config.Engine) -> AbstractAsyncContextManager[engines.
     return engines.open_engine(settings.name, default_voice=settings.voice, workers=settings.workers or None)
 
 
-def problems(settings: config.Config) -> list[str]:
-    """What the configuration names and this machine lacks; a sentence each."""
-    found = []
-    for number, route in enumerate(settings.route):
-        if route.play is not None:
-            try:
-                _clip(route.play)
-            except audio.AudioError as error:
-                found.append(f"route.{number}.play: {route.play}: {error}")
-    return found
+async def problems(settings: config.Config) -> list[str]:
+    """What the configuration names and this machine lacks: a sentence each, beginning with the key."""
+    try:
+        with _naming("engine"):
+            async with open_engine(settings.engine) as engine:
+                return (await _rehearse(settings.route, engine))[1]
+    except StartError as error:
+        return [str(error)]
 
 
-def _clip(path: Path) -> bytes:
-    return audio.decode(path, max_s=3600)
+async def _rehearse(routes: Sequence[config.Route], engine: engines.Engine) -> tuple[dict[Path, bytes], list[str]]:
+    """The decoded audio of the routes' files, and what in the routes cannot be said, a sentence each."""
+    clips: dict[Path, bytes] = {}
+    faults = []
+    for number, route in enumerate(routes):
+        try:
+            if route.play is not None:
+                clips[route.play] = await asyncio.to_thread(audio.decode, route.play, max_s=LONGEST_CLIP_S)
+            else:
+                words = (route.ssml or route.say or "").format_map({"from": "100", "to": "200"})
+                engine.check(
+                    engines.Utterance(
+                        text=words,
+                        ssml=route.ssml is not None,
+                        voice=route.voice,
+                        language=route.language,
+                        rate_hz=8000,
+                    )
+                )
+        except audio.AudioError as error:
+            faults.append(f"route.{number}.play: {route.play}: {error}")
+        except engines.EngineError as error:
+            faults.append(f"route.{number}: {error}")
+    return clips, faults
+
+
+@contextmanager
+def _naming(key: str) -> Iterator[None]:
+    """Name the key of the configuration by which something could not be started."""
+    try:
+        yield
+    except (engines.EngineError, OSError) as error:
+        raise StartError(f"{key}: {error}") from error
 
 
 async def serve(settings: config.Config, *, banner: Callable[[str], None]) -> None:
@@ -105,13 +138,12 @@ async def running(settings: config.Config) -> AsyncIterator[Server]:
     if settings.redis.url is not None:
         log.warning("redis.url is set, but nothing is kept in Redis yet")
     async with AsyncExitStack() as stack:
-        try:
-            clips = {
-                route.play: await asyncio.to_thread(_clip, route.play)
-                for route in settings.route
-                if route.play is not None
-            }
+        with _naming("engine"):
             engine = await stack.enter_async_context(open_engine(settings.engine))
+        clips, faults = await _rehearse(settings.route, engine)
+        if faults:
+            raise StartError("\n".join(faults))
+        with _naming("rtp"):
             endpoint = await stack.enter_async_context(
                 rtp.Endpoint(
                     host=settings.sip.listen.host,
@@ -122,16 +154,17 @@ async def running(settings: config.Config) -> AsyncIterator[Server]:
                     media_timeout_s=settings.rtp.silence_timeout_s,
                 )
             )
-            metrics = Metrics()
-            speech = Speech(engine, metrics, max_text_chars=settings.engine.max_text_chars)
-            fetcher = await stack.enter_async_context(Fetcher(settings.fetch))
-            advertised = settings.sip.advertise
-            agent = sip.Agent(
-                random=random.SystemRandom(),
-                advertise=(advertised, settings.sip.listen.port) if advertised else None,
-                accept=(*BODY_TYPES, "multipart/mixed", "multipart/alternative"),
-                product=f"mediaserver/{version('mediaserver')}",
-            )
+        metrics = Metrics()
+        speech = Speech(engine, metrics)
+        fetcher = await stack.enter_async_context(Fetcher(settings.fetch))
+        advertised = settings.sip.advertise
+        agent = sip.Agent(
+            random=random.SystemRandom(),
+            advertise=(advertised, settings.sip.listen.port) if advertised else None,
+            accept=(*BODY_TYPES, "multipart/mixed", "multipart/alternative"),
+            product=f"mediaserver/{version('mediaserver')}",
+        )
+        with _naming("sip.listen"):
             transport = await stack.enter_async_context(
                 sip.Transport.open(
                     agent,
@@ -139,44 +172,43 @@ async def running(settings: config.Config) -> AsyncIterator[Server]:
                     deliver=lambda event: switchboard.deliver(event),
                 )
             )
-            # No event is delivered before the event loop has its next turn, and so none before this line.
-            means = Means(
-                config=settings,
-                signalling=transport,
-                endpoint=endpoint,
-                speech=speech,
-                fetcher=fetcher,
-                metrics=metrics,
-                clips=clips,
+        # No event is delivered before the event loop has its next turn, and so none before `switchboard` is there.
+        means = Means(
+            config=settings,
+            signalling=transport,
+            endpoint=endpoint,
+            speech=speech,
+            fetcher=fetcher,
+            metrics=metrics,
+            clips=clips,
+        )
+        switchboard = await stack.enter_async_context(Switchboard(means))
+        pushes = await stack.enter_async_context(
+            Pushes(
+                endpoint,
+                speech,
+                metrics,
+                host=settings.sip.listen.host,
+                networks=settings.rtp.push_networks,
+                max_pushes=settings.rtp.max_pushes,
             )
-            switchboard = await stack.enter_async_context(Switchboard(means))
-            pushes = await stack.enter_async_context(
-                Pushes(
-                    endpoint,
-                    speech,
-                    metrics,
-                    host=settings.sip.listen.host,
-                    networks=settings.rtp.push_networks,
-                    max_pushes=settings.rtp.max_pushes,
-                )
-            )
-            metrics.watch(lambda: rtp_families(endpoint.counters()))
-            metrics.watch(lambda: sip_families(agent.counters()))
-            app = http_api.make_app(
-                Control(speech, pushes, metrics, calls=switchboard.__len__, accepting=lambda: switchboard.accepting),
-                version=version("mediaserver"),
-                encode={"mulaw": g711.mulaw_encode, "alaw": g711.alaw_encode},
-                limits=http_api.ApiLimits(
-                    max_text_chars=settings.http.max_text_chars,
-                    max_body_bytes=settings.http.max_body_bytes,
-                    max_concurrent=settings.http.max_concurrent,
-                ),
-            )
+        )
+        metrics.watch(lambda: rtp_families(endpoint.counters()))
+        metrics.watch(lambda: sip_families(agent.counters()))
+        app = http_api.make_app(
+            Control(speech, pushes, metrics, calls=switchboard.__len__, accepting=lambda: switchboard.accepting),
+            version=version("mediaserver"),
+            encode={"mulaw": g711.mulaw_encode, "alaw": g711.alaw_encode},
+            limits=http_api.ApiLimits(
+                max_text_chars=settings.http.max_text_chars,
+                max_body_bytes=settings.http.max_body_bytes,
+                max_concurrent=settings.http.max_concurrent,
+            ),
+        )
+        with _naming("http.listen"):
             web = await stack.enter_async_context(
                 http_api.serve(app, settings.http.listen.host, settings.http.listen.port)
             )
-        except (audio.AudioError, engines.EngineError, OSError) as error:
-            raise StartError(str(error)) from error
         sip_host, sip_port = transport.addresses[0]
         http_host, http_port = web.addresses[0]
         log.info("listening", sip=transport.addresses[0], http=web.addresses[0], realtime=endpoint.counters().realtime)

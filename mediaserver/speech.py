@@ -16,18 +16,9 @@ __all__ = ["Speech"]
 class Speech:
     """What an engine says, counted and timed."""
 
-    def __init__(self, engine: engines.Engine, metrics: Metrics, *, max_text_chars: int) -> None:
+    def __init__(self, engine: engines.Engine, metrics: Metrics) -> None:
         self.engine = engine
         self._metrics = metrics
-        self._max_text_chars = max_text_chars
-
-    def check(self, utterance: engines.Utterance) -> None:
-        """Raise engines.UnsuitableUtterance at once if it cannot be said."""
-        if len(utterance.text) > self._max_text_chars:
-            raise engines.UnsuitableUtterance(
-                f"the text has {len(utterance.text)} characters, more than the {self._max_text_chars} allowed"
-            )
-        self.engine.check(utterance)
 
     async def synthesize(self, utterance: engines.Utterance) -> AsyncGenerator[engines.Pcm, None]:
         """The engine's chunks as they come. Time spent by the consumer between chunks is not the engine's."""

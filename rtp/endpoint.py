@@ -219,11 +219,14 @@ class _Ports:
             rtp.close()
             raise
 
-    def rest(self, port: int, now_s: float) -> None:
-        """Keep a port out of use for a while: packets of the call that had it may still be on their way."""
+    def give_back(self, port: int, now_s: float, *, used: bool) -> None:
+        """Take a port back; one that a peer was told of rests first: packets for it may still be on their way."""
         if port in self._taken:
             self._taken.remove(port)
-            self._resting.append((now_s + self._quarantine_s, port))
+            if used:
+                self._resting.append((now_s + self._quarantine_s, port))
+            else:
+                self._free.append(port)
 
     def _socket(self, port: int) -> socket.socket:
         made = socket.socket(self.family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
@@ -327,7 +330,7 @@ class Endpoint:
         except OSError:
             rtp.close()
             rtcp.close()
-            self._ports.rest(number, now_s)
+            self._ports.give_back(number, now_s, used=False)
             raise
         stream = Stream(
             line,
@@ -375,7 +378,7 @@ class Endpoint:
                     stream._take_rtcp(data, address, time_ns)
                 case "removed":
                     stream._release()
-                    self._ports.rest(stream.port, time.monotonic())
+                    self._ports.give_back(stream.port, time.monotonic(), used=stream.connected)
                     del self._streams[line]
 
 
@@ -543,6 +546,11 @@ class Stream:
         if not self._started:
             self._started = True
             self._line.start()
+
+    @property
+    def connected(self) -> bool:
+        """Whether it was ever told where to send, and so may be known to a peer."""
+        return self._signalled is not None
 
     def hold(self) -> None:
         """Send no RTP from now on. The ring and RTCP are kept; digits being sent are dropped; no MediaTimeout."""

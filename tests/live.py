@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import random
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 import engines
+import sip
 from mediaserver import config, server, softphone
+from rtp import g711
 
 Samples = npt.NDArray[np.float64]
 
@@ -84,3 +89,81 @@ def _correlation(recorded: bytes, original: bytes) -> Samples:
     windows = energy[len(pattern) :] - energy[: len(signal) - len(pattern) + 1]
     scale = np.sqrt(np.maximum(windows, 1e-9) * np.sum(pattern**2))
     return np.asarray(correlation / scale)
+
+
+OFFER = b"""v=0\r
+o=- 1 1 IN IP4 127.0.0.1\r
+s=-\r
+c=IN IP4 127.0.0.1\r
+t=0 0\r
+m=audio 4000 RTP/AVP 0\r
+"""
+Event = TypeVar("Event", bound=sip.Event)
+
+
+async def anext_of(events: asyncio.Queue[sip.Event], kind: type[Event]) -> Event:
+    """The next event of that kind; those before it are passed over."""
+    while not isinstance(event := await events.get(), kind):
+        pass
+    return event
+
+
+def invited(
+    running: server.Server,
+    transport: sip.Transport,
+    events: asyncio.Queue[sip.Event],
+    body: bytes,
+    *,
+    content_type: str = "application/sdp",
+) -> str:
+    """Send an INVITE with that body; the key of the call."""
+    return transport.invite(
+        sip.Uri.parse(f"sip:x@{running.sip_address}"),
+        transport.flow_to("127.0.0.1", running.sip_address.port),
+        from_=sip.NameAddr.parse("<sip:tester@127.0.0.1>"),
+        body=body,
+        content_type=content_type,
+    )
+
+
+async def dialled(
+    running: server.Server, body: bytes, *, content_type: str = "application/sdp", cancel_after_s: float | None = None
+) -> sip.Ended:
+    """A call without media of its own, to its end; cancelled, or ended with BYE, after so long if that is given."""
+    events: asyncio.Queue[sip.Event] = asyncio.Queue()
+    agent = sip.Agent(random=random.Random())
+    async with sip.Transport.open(agent, [("127.0.0.1", 0)], deliver=events.put_nowait) as transport:
+        call = invited(running, transport, events, body, content_type=content_type)
+        if cancel_after_s is not None:
+            await asyncio.sleep(cancel_after_s)
+            try:
+                transport.cancel(call)
+            except sip.LocalProtocolError:
+                transport.bye(call)
+        return await anext_of(events, sip.Ended)
+
+
+class Ear:
+    """A bare UDP socket that keeps the PCMU packets it gets. A context manager."""
+
+    def __init__(self) -> None:
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+        self._socket.bind(("127.0.0.1", 0))
+        self._socket.setblocking(False)
+        self.port: int = self._socket.getsockname()[1]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._socket.close()
+
+    def heard(self) -> bytes:
+        """The samples of all packets that have come, in order."""
+        payloads = []
+        with contextlib.suppress(BlockingIOError):
+            while packet := self._socket.recv(2048):
+                if packet[1] & 0x7F == 0:
+                    payloads.append(packet[12:])
+        return g711.mulaw_decode(b"".join(payloads))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import random
 import resource
 import signal
 import socket
@@ -15,8 +16,25 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
+import rtp
+import sip
 from mediaserver import audio, server, softphone
-from tests.live import heard, likeness, occurrences, serving, spoken, until_calls
+from sip import sdp
+from sip.body import Part, compose
+from tests.live import (
+    OFFER,
+    Ear,
+    anext_of,
+    dialled,
+    heard,
+    invited,
+    likeness,
+    occurrences,
+    rtp_ports,
+    serving,
+    spoken,
+    until_calls,
+)
 
 TEXT = "The quick brown fox jumps over the lazy dog."
 
@@ -174,7 +192,7 @@ async def test_an_unknown_speaker_is_not_found() -> None:
 
 
 async def test_too_long_a_text_is_refused() -> None:
-    async with serving(engine={"max_text_chars": 100}) as running:
+    async with serving(sip={"max_text_chars": 100}) as running:
         assert (await heard(running, text="word " * 30)).status == 400
 
 
@@ -226,3 +244,97 @@ async def test_a_pause_of_weeks_takes_no_memory() -> None:
         outcome = await announced(running, annc("data:text/plain,a", repeat=2, delay=999_999_999, duration=1000))
         assert outcome.ended_by == "the peer hung up"
         assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000  # KiB
+
+
+async def test_an_offer_that_is_refused_takes_no_port() -> None:
+    ports = rtp_ports().partition("-")[0]
+    async with serving(engine={"name": "tone"}, rtp={"ports": f"{ports}-{int(ports) + 3}"}) as running:
+        for _ in range(6):
+            refused = await dialled(running, OFFER.replace(b"RTP/AVP 0", b"RTP/AVP 18"))
+            assert refused.status == 488
+        assert (await dialled(running, OFFER)).cause is sip.Cause.REMOTE_BYE
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "application/ssml+xml"])
+async def test_a_multipart_body_brings_its_words(kind: str) -> None:
+    words = "Guten Tag." if kind == "text/plain" else "<speak>Guten Tag.</speak>"
+    text = Part.of(kind, words.encode(), ("Content-Language", "de"))
+    content_type, body = compose((Part.of("application/sdp", OFFER), text))
+    with Ear() as ear:
+        async with serving() as running:
+            offer = body.replace(b"4000", str(ear.port).encode())
+            ended = await dialled(running, offer, content_type=content_type)
+            speech = await spoken(running.engine, words, language="de", ssml=kind != "text/plain")
+        assert ended.cause is sip.Cause.REMOTE_BYE
+        assert likeness(ear.heard(), speech) > 0.98
+
+
+async def test_a_cancel_that_crosses_the_answer_is_no_error(capsys: pytest.CaptureFixture[str]) -> None:
+    async with serving(engine={"name": "tone"}) as running:
+        for delay_s in (0.0, 0.001, 0.002, 0.003, 0.004, 0.005, 0.006, 0.008, 0.01) * 3:
+            ended = await dialled(running, OFFER, cancel_after_s=delay_s)
+            assert ended.cause in (sip.Cause.LOCAL_CANCEL, sip.Cause.LOCAL_BYE, sip.Cause.REMOTE_BYE)
+        await until_calls(running, 0)
+    assert "[error" not in capsys.readouterr().out
+
+
+async def test_a_call_ends_when_it_has_lasted_too_long() -> None:
+    async with serving(engine={"name": "tone"}, sip={"max_call_s": 1}) as running:
+        outcome = await announced(running, annc("data:text/plain,Hello", repeat="forever"))
+        assert outcome.ended_by == "the peer hung up"
+        assert 0.9 < outcome.seconds < 2
+
+
+@pytest.mark.parametrize(
+    ("route", "matches"),
+    [
+        ({"from": "softphone"}, True),
+        ({"from": "/soft.*/"}, True),
+        ({"from": "/soft/"}, False),
+        ({"user": "/[a-z]+/"}, True),
+        ({"network": "127.0.0.0/8"}, True),
+        ({"network": "10.0.0.0/8"}, False),
+    ],
+)
+async def test_a_route_is_chosen_by_its_conditions(route: dict[str, str], matches: bool) -> None:
+    chosen = {"say": "a", "voice": "tone-880"} | route
+    async with serving(engine={"name": "tone"}, route=[chosen, {"say": "a", "voice": "tone-440"}]) as running:
+        outcome = await heard(running)
+        voice = "tone-880" if matches else "tone-440"
+        assert likeness(outcome.heard, await spoken(running.engine, "a", voice=voice)) > 0.95
+
+
+async def test_the_speaker_of_the_header_holds_for_a_route_too() -> None:
+    async with serving(engine={"name": "tone"}, route=[{"say": "a"}]) as running:
+        outcome = await heard(running, voice="tone-880")
+        assert likeness(outcome.heard, await spoken(running.engine, "a", voice="tone-880")) > 0.95
+
+
+async def test_digits_are_nobody_elses_business(capsys: pytest.CaptureFixture[str]) -> None:
+    events: asyncio.Queue[sip.Event] = asyncio.Queue()
+    agent = sip.Agent(random=random.Random(1))
+    async with (
+        serving(engine={"name": "tone"}, route=[{"say": "a", "then": "stay", "stay_s": 1}]) as running,
+        sip.Transport.open(agent, [("127.0.0.1", 0)], deliver=events.put_nowait) as transport,
+        rtp.Endpoint(host="127.0.0.1", ports=range(0), realtime=False) as endpoint,
+    ):
+        stream = endpoint.open(port=0)
+        ours = sdp.Capabilities(host="127.0.0.1", port=stream.port, session_id=1)
+        offer = sdp.offer(ours)
+        invited(running, transport, events, offer.serialise())
+        answer = await anext_of(events, sip.Answered)
+        audio = sdp.settle(offer, sdp.SessionDescription.parse(answer.response.body), ours)
+        stream.connect(
+            host=audio.remote_host,
+            port=audio.remote_port,
+            codec="PCMU",
+            payload_type=0,
+            telephone_event=audio.telephone_event,
+        )
+        stream.start()
+        stream.send_digits("7")
+        await anext_of(events, sip.Ended)
+        stream.close()
+    log = capsys.readouterr().out
+    assert "digits=1" in log
+    assert "Digit" not in log

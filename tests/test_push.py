@@ -542,7 +542,7 @@ async def pushing(engine: Scripted) -> AsyncIterator[push.Pushes]:
     settings = config.Config().rtp
     async with rtp.Endpoint(host="127.0.0.1", ports=PORTS) as endpoint:
         metrics = Metrics()
-        speech = Speech(engine, metrics, max_text_chars=1000)
+        speech = Speech(engine, metrics)
         async with push.Pushes(
             endpoint, speech, metrics, host="127.0.0.1", networks=settings.push_networks, max_pushes=1
         ) as pushes:

@@ -216,12 +216,40 @@ async def test_exhausted_ports_refuse_the_next_stream_and_harm_no_other(peer: Pe
 
 async def test_port_rests_between_two_streams() -> None:
     async with Endpoint(host="127.0.0.1", ports=free_range(1), quarantine_s=0.2, realtime=False) as endpoint:
-        endpoint.open().close()
+        stream = endpoint.open()
+        stream.connect(host="127.0.0.1", port=9, codec="PCMU", payload_type=0)
+        stream.close()
         await asyncio.sleep(0.1)
         with pytest.raises(PortsExhausted, match=r"rest for 0\.2 s"):
             endpoint.open()
         await until(lambda: endpoint.counters().ports_free)
         endpoint.open()
+
+
+async def test_port_that_no_peer_was_told_of_needs_no_rest() -> None:
+    async with Endpoint(host="127.0.0.1", ports=free_range(1), realtime=False) as endpoint:
+        for _ in range(3):
+            endpoint.open().close()
+            await until(lambda: endpoint.counters().ports_free)
+
+
+async def test_many_streams_closed_in_the_midst_of_their_notices(caplog: pytest.LogCaptureFixture) -> None:
+    """A line's "removed" is its last notice, however the threads interleave."""
+    async with Endpoint(host="127.0.0.1", ports=free_range(64), quarantine_s=0, realtime=False) as endpoint:
+        for _ in range(12):
+            streams = [endpoint.open() for _ in range(60)]
+            for stream in streams:
+                stream.connect(host="127.0.0.1", port=9, codec="PCMU", payload_type=0)
+                stream.start()
+                await stream.write(bytes(320), 8000)
+                stream.end()
+            drained = [asyncio.create_task(stream.drained()) for stream in streams]
+            for stream in streams:
+                await asyncio.sleep(0.0007)
+                stream.close()
+            await asyncio.gather(*drained, return_exceptions=True)
+            await asyncio.gather(*(stream.wait_closed() for stream in streams))
+    assert not [record for record in caplog.records if "_take_notices" in record.getMessage()]
 
 
 async def test_port_that_somebody_else_has_is_passed_over() -> None:
