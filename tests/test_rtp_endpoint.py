@@ -233,25 +233,6 @@ async def test_port_that_no_peer_was_told_of_needs_no_rest() -> None:
             await until(lambda: endpoint.counters().ports_free)
 
 
-async def test_many_streams_closed_in_the_midst_of_their_notices(caplog: pytest.LogCaptureFixture) -> None:
-    """A line's "removed" is its last notice, however the threads interleave."""
-    async with Endpoint(host="127.0.0.1", ports=free_range(64), quarantine_s=0, realtime=False) as endpoint:
-        for _ in range(12):
-            streams = [endpoint.open() for _ in range(60)]
-            for stream in streams:
-                stream.connect(host="127.0.0.1", port=9, codec="PCMU", payload_type=0)
-                stream.start()
-                await stream.write(bytes(320), 8000)
-                stream.end()
-            drained = [asyncio.create_task(stream.drained()) for stream in streams]
-            for stream in streams:
-                await asyncio.sleep(0.0007)
-                stream.close()
-            await asyncio.gather(*drained, return_exceptions=True)
-            await asyncio.gather(*(stream.wait_closed() for stream in streams))
-    assert not [record for record in caplog.records if "_take_notices" in record.getMessage()]
-
-
 async def test_port_that_somebody_else_has_is_passed_over() -> None:
     ports = free_range(2)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as squatter:

@@ -314,6 +314,18 @@ def test_writer_is_woken_once_when_the_ring_has_run_down() -> None:
     assert not line.await_room()
 
 
+def test_removal_is_the_last_notice_of_a_line() -> None:
+    plane, (line,) = plane_with(1)
+    line.write(bytes(160), 0, False)
+    line.end()
+    assert line.await_end()
+    for ms in range(60):
+        plane.tick(ms * MS)
+    line.remove()
+    plane.tick(60 * MS)
+    assert kinds(plane) == ["drained", "removed"]
+
+
 def test_end_is_noticed_once_when_all_has_been_sent() -> None:
     plane, (line,) = plane_with(1)
     line.write(bytes(480), 0, False)
