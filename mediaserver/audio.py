@@ -2,52 +2,110 @@
 
 from __future__ import annotations
 
-import io
+import asyncio
+import math
+import os
+import sys
 import wave
+from asyncio.subprocess import PIPE
 from pathlib import Path
-from typing import cast
-
-import av
-import av.error
-import numpy as np
-import soxr
+from typing import BinaryIO, Final
 
 __all__ = ["RATE_HZ", "AudioError", "decode", "write_wav"]
 
-RATE_HZ = 8000
+RATE_HZ: Final = 8000
+
+START_LIMIT_S: Final = 10.0
+LEAST_SPEED: Final = 60
+"""Decoding may take START_LIMIT_S, and a second more for every LEAST_SPEED seconds of sound that are allowed. (An hour
+of MP3 takes about 11 s.)"""
+
+_LONGEST_REASON: Final = 4096
 
 
 class AudioError(Exception):
     """The bytes are not audio that can be used; the message says why."""
 
 
-def decode(source: bytes | Path, *, max_s: float) -> bytes:
-    """The first audio track of any common container, as samples at 8 kHz.
+async def decode(source: bytes | Path, *, max_s: float) -> bytes:
+    """The first audio track of any common container, as samples at RATE_HZ in native byte order.
 
-    Blocks for as long as decoding takes; call it off the event loop. Raises AudioError when there is no audio track,
-    when it does not decode, or when it is longer than `max_s` seconds.
+    Works in a process of its own (decoder.py), which ends with this call, however it ends. Raises AudioError when the
+    file cannot be read, when there is no audio track in it, when that does not decode or takes too long to, or when it
+    is longer than `max_s` seconds.
     """
-    file = io.BytesIO(source) if isinstance(source, bytes) else str(source)
-    chunks: list[np.ndarray[tuple[int], np.dtype[np.int16]]] = []
-    samples = 0
+    limit_s = START_LIMIT_S + max_s / LEAST_SPEED
     try:
-        with av.open(file, mode="r", metadata_errors="ignore") as container:
-            if not container.streams.audio:
-                raise AudioError("there is no audio track in it")
-            track = container.streams.audio[0]
-            rate_hz = track.codec_context.sample_rate
-            mono = av.AudioResampler(format="s16", layout="mono", rate=rate_hz)
-            for frame in container.decode(track):
-                for piece in mono.resample(frame):
-                    chunks.append(cast("np.ndarray[tuple[int], np.dtype[np.int16]]", piece.to_ndarray().reshape(-1)))
-                    samples += piece.samples
-                if samples > max_s * rate_hz:
-                    raise AudioError(f"it is longer than {max_s:g} s")
-    except (av.error.FFmpegError, OSError, ValueError) as error:
-        raise AudioError(f"it does not decode as audio: {error}") from error
-    if not samples:
-        raise AudioError("it holds no sound")
-    return cast(bytes, soxr.resample(np.concatenate(chunks), rate_hz, RATE_HZ).astype(np.int16).tobytes())
+        with _as_file(source) as file:
+            process = await asyncio.create_subprocess_exec(
+                *_command(max_s, limit_s),
+                env=_environment(),
+                stdin=file,
+                stdout=PIPE,
+                stderr=PIPE,
+                start_new_session=True,  # Ctrl-C in the terminal is for the server alone.
+            )
+    except OSError as error:
+        raise AudioError(f"no process can be started to decode it: {error.strerror}") from error
+    assert process.stdout is not None, "it is a pipe"
+    assert process.stderr is not None, "it is a pipe"
+    most_bytes = round(max_s * RATE_HZ) * 2
+    try:
+        async with asyncio.timeout(limit_s):
+            samples, reason = await asyncio.gather(
+                _at_most(most_bytes, process.stdout), _at_most(_LONGEST_REASON, process.stderr)
+            )
+            status = await process.wait()
+    except TimeoutError:
+        raise AudioError(f"it takes longer than {limit_s:g} s to decode") from None
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+    if status:
+        raise AudioError(_why(status, reason))
+    return samples
+
+
+def _as_file(source: bytes | Path) -> BinaryIO:
+    """`source`, open at its beginning, for a decoder that has to seek in it."""
+    if isinstance(source, Path):
+        try:
+            return source.open("rb")
+        except OSError as error:
+            raise AudioError(f"it cannot be read: {error.strerror}") from error
+    file = open(os.memfd_create("audio"), "w+b")  # noqa: SIM115  The caller closes it.
+    file.write(source)
+    file.seek(0)
+    return file
+
+
+def _command(max_s: float, limit_s: float) -> list[str]:
+    # -P: the working directory is not searched for modules.
+    return [sys.executable, "-P", "-m", "mediaserver.decoder", str(RATE_HZ), str(max_s), str(math.ceil(limit_s))]
+
+
+def _environment() -> dict[str, str]:
+    """The server's, with this package on the path."""
+    here = str(Path(__file__).resolve().parent.parent)
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH", "")]))}
+
+
+async def _at_most(size: int, stream: asyncio.StreamReader) -> bytes:
+    """What comes until the end of the stream, or its first `size` bytes. Who writes more, waits for ever."""
+    try:
+        return await stream.readexactly(size)
+    except asyncio.IncompleteReadError as error:
+        return error.partial
+
+
+def _why(status: int, reason: bytes) -> str:
+    """The decoder's last words; they go into answers and logs, and it may have been taken over by its file."""
+    if status < 0:
+        return f"its decoder was killed by signal {-status}"
+    lines = reason.decode(errors="replace").splitlines()
+    words = "".join(filter(str.isprintable, lines[-1])) if lines else ""
+    return words or f"its decoder exited with status {status}"
 
 
 def write_wav(path: Path, samples: bytes, *, rate_hz: int) -> None:

@@ -33,7 +33,10 @@ TAIL_S = 0.3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Means:
-    """What every call works with. `clips` holds the decoded audio of the routes' files."""
+    """What every call works with.
+
+    `clips` holds the decoded audio of the routes' files; `decoding` bounds how many fetched ones are decoded at a time.
+    """
 
     config: Config
     signalling: sip.Transport
@@ -42,6 +45,7 @@ class Means:
     fetcher: Fetcher
     metrics: Metrics
     clips: Mapping[Path, bytes]
+    decoding: asyncio.Semaphore
 
 
 class CallState(enum.Enum):
@@ -195,7 +199,8 @@ class Call:
             media_type, charset, body = await self._means.fetcher.get(content.uri)
             if media_type.startswith("audio/"):
                 max_s = self._means.config.fetch.max_audio_s
-                return engines.Pcm(await asyncio.to_thread(audio.decode, body, max_s=max_s), audio.RATE_HZ)
+                async with self._means.decoding:
+                    return engines.Pcm(await audio.decode(body, max_s=max_s), audio.RATE_HZ)
             content = text_of(media_type, body, charset=charset, voice=content.voice, language=content.language)
         utterance = engines.Utterance(
             text=content.text, ssml=content.ssml, voice=content.voice, language=content.language, rate_hz=audio.RATE_HZ

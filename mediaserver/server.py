@@ -35,6 +35,7 @@ log = structlog.get_logger("server")
 
 
 LONGEST_CLIP_S = 3600.0
+DECODERS = 2
 
 
 class StartError(Exception):
@@ -92,7 +93,7 @@ async def _rehearse(routes: Sequence[config.Route], engine: engines.Engine) -> t
     for number, route in enumerate(routes):
         try:
             if route.play is not None:
-                clips[route.play] = await asyncio.to_thread(audio.decode, route.play, max_s=LONGEST_CLIP_S)
+                clips[route.play] = await audio.decode(route.play, max_s=LONGEST_CLIP_S)
             else:
                 words = (route.ssml or route.say or "").format_map({"from": "100", "to": "200"})
                 engine.check(
@@ -181,6 +182,7 @@ async def running(settings: config.Config) -> AsyncIterator[Server]:
             fetcher=fetcher,
             metrics=metrics,
             clips=clips,
+            decoding=asyncio.Semaphore(DECODERS),
         )
         switchboard = await stack.enter_async_context(Switchboard(means))
         pushes = await stack.enter_async_context(
