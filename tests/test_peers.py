@@ -129,14 +129,13 @@ def judge(packets: list[tuple[float, RtpPacket]], seconds: float) -> None:
     late_ms = 1000 * (times - times[0] - 0.02 * np.arange(len(times)))
     late_ms -= np.percentile(late_ms, 1)
     assert abs(np.median(late_ms[-100:]) - np.median(late_ms[:100])) < 1.0, "the pace drifts"
-    assert np.percentile(late_ms, 99) < 20.0
+    assert np.percentile(late_ms, 99) < 5.0
 
 
 @pytest.mark.alone
-@pytest.mark.parametrize("seconds", [5.0, pytest.param(60.0, marks=pytest.mark.slow)])
-async def test_the_wire_is_as_rfc_3550_wants_it(seconds: float) -> None:
-    async with serving() as running, listening(running, seconds, f"{TEXT} " * 20) as packets:
-        judge(packets, seconds)
+async def test_the_wire_is_as_rfc_3550_wants_it_for_a_minute() -> None:
+    async with serving() as running, listening(running, 60.0, f"{TEXT} " * 20) as packets:
+        judge(packets, 60.0)
 
 
 @pytest.mark.alone
