@@ -1,9 +1,10 @@
-"""The command line. Exit codes: 0 done, 1 it failed, 2 wrong usage or configuration, 3 the call was not answered."""
+"""The command line; `mediaserver --help` lists the commands, and what their exit codes mean."""
 
 from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -12,12 +13,25 @@ import click
 import engines
 from mediaserver import audio, config, logs, server, softphone
 
+# A call that a signal ends is over by then, whatever hangs: twice the time that hanging up may take.
+LAST_RESORT_S = 2 * softphone.GOODBYE_S
+
 CONFIG_OPTION = click.option(
     "--config",
     "path",
     type=click.Path(path_type=Path, dir_okay=False),
     help="TOML file; deploy/mediaserver.toml shows every key. Without it the defaults apply.",
 )
+
+
+class Commands(click.Group):
+    """Commands that Ctrl-C ends with 130, as in every shell."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            sys.exit(128 + signal.SIGINT)
 
 
 class ConfigurationFault(click.ClickException):
@@ -31,7 +45,63 @@ def _load(path: Path | None) -> config.Config:
         raise ConfigurationFault(str(error)) from error
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def _line(_ctx: click.Context, _parameter: click.Parameter, text: str | None) -> str | None:
+    """Text for one field of the header of a call."""
+    if text is None:
+        return None
+    line = softphone.one_line(text)
+    try:
+        size = len(line.encode())
+    except UnicodeEncodeError as error:
+        raise click.BadParameter("it is not UTF-8.") from error
+    if not line:
+        raise click.BadParameter("it is empty.")
+    if size > softphone.LONGEST_FIELD_BYTES:
+        raise click.BadParameter(
+            f"it has {size} bytes of UTF-8. A call is placed with one UDP datagram, which has room for "
+            f"{softphone.LONGEST_FIELD_BYTES}."
+        )
+    return line
+
+
+def _writable(_ctx: click.Context, _parameter: click.Parameter, path: Path | None) -> Path | None:
+    """A file that could be written now, and that is left as it is until there is something to write."""
+    if path is None:
+        return None
+    try:
+        if path.is_dir():
+            raise click.BadParameter(f"{path} is a directory.")
+        if not path.exists():
+            # Nothing but creating it tells for sure. A link may lead to where there is nothing yet.
+            place = Path(os.path.realpath(path))
+            place.touch(exist_ok=False)
+            place.unlink()
+    except OSError as error:
+        raise click.BadParameter(f"{path} cannot be written: {error.strerror}.") from error
+    return path
+
+
+def _write(path: Path, samples: bytes, *, rate_hz: int) -> None:
+    try:
+        audio.write_wav(path, samples, rate_hz=rate_hz)
+    except OSError as error:
+        raise click.ClickException(f"{path} cannot be written: {error.strerror}.") from error
+
+
+@click.group(
+    cls=Commands,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="""Exit codes:
+
+    \b
+    0    done
+    1    it failed
+    2    wrong usage or configuration
+    3    the call was not answered
+    130  ended by Ctrl-C (SIGINT)
+    143  ended by SIGTERM; a server that SIGTERM or Ctrl-C ends has done its work, which is 0
+    """,
+)
 @click.version_option(package_name="mediaserver")
 def main() -> None:
     """A telephony media server: it answers SIP calls, and speaks.
@@ -64,23 +134,33 @@ def serve(path: Path | None) -> None:
 def check(path: Path | None) -> None:
     """Check a configuration, the environment included, and say exactly which key is wrong."""
     settings = _load(path)
-    if problems := server.problems(settings):
+    if problems := asyncio.run(server.problems(settings)):
         raise ConfigurationFault("\n".join(problems))
     click.echo(f"{path or 'the defaults'}: good, with {len(settings.route)} route(s)")
 
 
 @main.command()
-@click.argument("uri")
-@click.option("--text", help="What the server is to say, sent in the header X-Speak. Without it: what its routes say.")
-@click.option("--voice", help="The voice to say it with (X-Speaker).")
-@click.option("--language", help='The language to say it in, such as "de" (X-Language).')
+@click.argument("uri", callback=_line)
+@click.option(
+    "--text",
+    callback=_line,
+    help="What the server is to say, sent in the header X-Speak. Without it: what its routes say.",
+)
+@click.option("--voice", callback=_line, help="The voice to say it with (X-Speaker).")
+@click.option("--language", callback=_line, help='The language to say it in, such as "de" (X-Language).')
 @click.option(
     "--record",
-    type=click.Path(path_type=Path, dir_okay=False, writable=True),
+    type=click.Path(path_type=Path, writable=True),
+    callback=_writable,
+    metavar="FILE",
     help="Write what is heard to this WAV file (8 kHz, 16 bit, mono).",
 )
 @click.option(
-    "--seconds", type=click.FloatRange(min=0.1), default=60.0, show_default=True, help="Hang up after so long."
+    "--seconds",
+    type=click.FloatRange(min=0.1),
+    default=60.0,
+    show_default=True,
+    help="Hang up so many seconds after the answer.",
 )
 @click.option("--codec", type=click.Choice(["PCMU", "PCMA"]), default="PCMU", show_default=True)
 def call(
@@ -94,22 +174,49 @@ def call(
 ) -> None:
     """Call URI (sip:user@host:port) with a small softphone, and listen until the other side hangs up.
 
-    Shows state, packets, loss, jitter and level while it listens. Exits with 3 when the call is not answered.
+    Shows state, packets, loss, jitter and level while it listens. Ctrl-C hangs up, a second Ctrl-C leaves at once.
+    Exits with 3 when the call is not answered.
     """
-    order = softphone.Order(
-        uri=uri, text=text, voice=voice, language=language, record=record, seconds=seconds, codec=codec
-    )
+    order = softphone.Order(uri=uri, text=text, voice=voice, language=language, seconds=seconds, codec=codec)
     try:
-        outcome = asyncio.run(softphone.call(order, progress=_progress if sys.stderr.isatty() else None))
+        outcome, signalled = asyncio.run(_place(order))
     except softphone.CallError as error:
         raise click.UsageError(str(error)) from error
-    except KeyboardInterrupt:
-        sys.exit(130)
+    except OSError as error:
+        raise click.ClickException(f"there is no socket to call from: {error.strerror}.") from error
     if sys.stderr.isatty():
         click.echo(err=True)
     click.echo(outcome.summary())
+    if record is not None and outcome.answered:
+        if outcome.heard:
+            _write(record, outcome.heard, rate_hz=audio.RATE_HZ)
+            click.echo(f"Recorded {len(outcome.heard) / 2 / audio.RATE_HZ:.1f} s to {record}.")
+        else:
+            click.echo(f"Nothing was heard, so {record} is not written.")
+    if signalled is not None:
+        sys.exit(128 + signalled)
     if not outcome.answered:
         sys.exit(3)
+
+
+async def _place(order: softphone.Order) -> tuple[softphone.Outcome, signal.Signals | None]:
+    """The call, and the signal that ended it: the first SIGINT or SIGTERM hangs up, the second leaves at once."""
+    loop = asyncio.get_running_loop()
+    hang_up: asyncio.Future[None] = loop.create_future()
+    signalled: signal.Signals | None = None
+
+    def leave(number: signal.Signals) -> None:
+        nonlocal signalled
+        if hang_up.done():
+            os._exit(128 + number)
+        signalled = number
+        hang_up.set_result(None)
+        loop.call_later(LAST_RESORT_S, os._exit, 128 + number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, leave, number)
+    outcome = await softphone.call(order, progress=_progress if sys.stderr.isatty() else None, hang_up=hang_up)
+    return outcome, signalled
 
 
 def _progress(line: str) -> None:
@@ -119,7 +226,13 @@ def _progress(line: str) -> None:
 @main.command()
 @click.argument("text")
 @click.option(
-    "-o", "--output", type=click.Path(path_type=Path, dir_okay=False, writable=True), required=True, help="WAV file."
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, writable=True),
+    callback=_writable,
+    metavar="FILE",
+    required=True,
+    help="WAV file.",
 )
 @click.option("--voice", default="default", show_default=True, help="A voice of the engine.")
 @click.option("--language", default="", help='Such as "de" or "en-GB".')
@@ -143,7 +256,9 @@ def say(text: str, output: Path, voice: str, language: str, ssml: bool, rate_hz:
         raise click.UsageError(str(error)) from error
     except engines.EngineError as error:
         raise click.ClickException(str(error)) from error
-    audio.write_wav(output, samples, rate_hz=utterance.rate_hz)
+    if not samples:
+        raise click.UsageError("the text contains nothing to say")
+    _write(output, samples, rate_hz=utterance.rate_hz)
     click.echo(f"{output}: {len(samples) / 2 / utterance.rate_hz:.2f} s of speech at {utterance.rate_hz} Hz")
 
 

@@ -3,29 +3,37 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import random
+import re
 import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 import rtp
 import sip
-from mediaserver import audio
 from mediaserver.media import Media
 
-__all__ = ["CallError", "Order", "Outcome", "call"]
+__all__ = ["GOODBYE_S", "LONGEST_FIELD_BYTES", "CallError", "Order", "Outcome", "call", "one_line"]
+
+# Of UTF-8: with it the INVITE is far from the limits of a datagram and of a line of its header.
+LONGEST_FIELD_BYTES = 8000
 
 # The dynamic ports of RFC 6335: below them are those of servers.
 PORTS = range(49152, 65536)
 RING_S = 30.0
+GOODBYE_S = 2.0
 LISTEN_TAIL_S = 0.2
 PROGRESS_S = 0.1
 LEVELS = " ▁▂▃▄▅▆▇█"
+CONTROL_CHARACTERS = dict.fromkeys((*range(0x20), *range(0x7F, 0xA0)), " ")
+# What is called without a scheme: [user@]host[:port][;parameters]. "localhost:5060" has the form of another URI, but
+# none that can be called has only a port behind its colon.
+NO_SCHEME = re.compile(r"(?!(?:sips?|tel):)(?:[^:@]+@)?(?:[\w.-]+|\[[^]]*\])(?::\d{1,5})?(?:[;?].*)?", re.IGNORECASE)
 
 
 class CallError(Exception):
@@ -40,14 +48,13 @@ class Order:
     text: str | None = None
     voice: str | None = None
     language: str | None = None
-    record: Path | None = None
     seconds: float = 60.0
     codec: str = "PCMU"
 
     def headers(self) -> tuple[tuple[str, str], ...]:
-        """The header fields that ask for speech. A field holds one line, so line breaks become spaces."""
+        """The header fields that ask for speech."""
         wanted = (("X-Speak", self.text), ("X-Speaker", self.voice), ("X-Language", self.language))
-        return tuple((name, " ".join(value.split())) for name, value in wanted if value)
+        return tuple((name, one_line(value)) for name, value in wanted if value)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +70,6 @@ class Outcome:
     seconds: float
     counters: rtp.StreamCounters | None
     heard: bytes
-    record: Path | None
 
     def summary(self) -> str:
         """A few lines for a person."""
@@ -71,14 +77,16 @@ class Outcome:
             hint = "\nNo SIP server answers there by UDP. Is it running, and is the port right?" * self.unreachable
             return f"Not answered: {self.status} {self.reason}{hint}"
         seen = self.counters
-        lines = [
-            f"Answered after {self.setup_ms:.0f} ms, {self.seconds:.1f} s long, {self.ended_by}.",
+        return (
+            f"Answered after {self.setup_ms:.0f} ms, {self.seconds:.1f} s long, {self.ended_by}.\n"
             f"Received {seen.packets_received} packets, {seen.lost} lost, jitter {seen.jitter_ms:.1f} ms, "
-            f"level {level_dbfs(self.heard):.0f} dBFS.",
-        ]
-        if self.record is not None:
-            lines.append(f"Recorded {len(self.heard) / 2 / audio.RATE_HZ:.1f} s to {self.record}.")
-        return "\n".join(lines)
+            f"level {level_dbfs(self.heard):.0f} dBFS."
+        )
+
+
+def one_line(text: str) -> str:
+    """`text` as a header field holds it: line breaks, control characters and runs of space are one space each."""
+    return " ".join(text.translate(CONTROL_CHARACTERS).split())
 
 
 def level_dbfs(samples: bytes) -> float:
@@ -88,15 +96,22 @@ def level_dbfs(samples: bytes) -> float:
     return max(-96.0, 10 * math.log10(mean / 32768**2)) if mean else -96.0
 
 
-async def call(order: Order, *, progress: Callable[[str], None] | None = None) -> Outcome:
+async def call(
+    order: Order, *, progress: Callable[[str], None] | None = None, hang_up: asyncio.Future[None] | None = None
+) -> Outcome:
     """Place the call, listen until it ends or `order.seconds` are over, and say how it went.
 
     progress  takes a line for the terminal, ten times a second
-    Raises CallError when the URI cannot be called.
+    hang_up   once it is done the call is ended, or given up, and is over within GOODBYE_S whatever the peer does
+
+    Raises CallError when the URI cannot be called, OSError when there is no socket to call from.
     """
     target, (host, port) = await _resolve(order.uri)
+    hang_up = hang_up or asyncio.get_running_loop().create_future()
     events: asyncio.Queue[sip.Event] = asyncio.Queue()
     agent = sip.Agent(random=random.SystemRandom(), product="mediaserver-call")
+    # It has one line: who calls it meanwhile hears that it is busy.
+    agent.admission = sip.Admission(status=486)
     everywhere = "::" if ":" in host else "0.0.0.0"
     async with (
         sip.Transport.open(agent, [(everywhere, 0)], deliver=events.put_nowait) as transport,
@@ -110,23 +125,19 @@ async def call(order: Order, *, progress: Callable[[str], None] | None = None) -
             async with asyncio.TaskGroup() as tasks:
                 watching = tasks.create_task(line.watch(progress)) if progress else None
                 listening = tasks.create_task(line.listen())
-                await line.converse(target, flow)
-                # What is on the way, or in the jitter buffer, still counts as heard.
-                await asyncio.sleep(LISTEN_TAIL_S)
+                await line.converse(target, flow, hang_up)
+                await line.part()
                 listening.cancel()
                 if watching is not None:
                     watching.cancel()
-            outcome = line.outcome()
+            return line.outcome()
         finally:
             media.close()
-    if order.record is not None and outcome.answered:
-        audio.write_wav(order.record, outcome.heard, rate_hz=audio.RATE_HZ)
-    return outcome
 
 
 async def _resolve(text: str) -> tuple[sip.Uri, tuple[str, int]]:
     try:
-        uri = sip.Uri.parse(text if ":" in text else f"sip:{text}")
+        uri = sip.Uri.parse(f"sip:{text}" if NO_SCHEME.fullmatch(text) else text)
     except sip.SipError as error:
         raise CallError(f"{text!r} is not a SIP URI such as sip:user@host:5060: {error}") from error
     if uri.scheme != "sip":
@@ -137,6 +148,8 @@ async def _resolve(text: str) -> tuple[sip.Uri, tuple[str, int]]:
         )
     except OSError as error:
         raise CallError(f"the host {uri.host!r} cannot be resolved: {error.strerror}") from error
+    except UnicodeError as error:
+        raise CallError(f"{uri.host!r} is not the name of a host") from error
     host, port = found[0][4][:2]
     return uri, (str(host), int(port))
 
@@ -154,12 +167,16 @@ class _Line:
         self.frame = b""
         self.ended: sip.Ended | None = None
         self.responded = False
+        self.leave_by: float | None = None
         self.placed_at = time.monotonic()
         self.answered_at: float | None = None
         self.ended_at = 0.0
 
-    async def converse(self, target: sip.Uri, flow: sip.Flow) -> None:
-        """From the INVITE to the end."""
+    async def converse(self, target: sip.Uri, flow: sip.Flow, hang_up: asyncio.Future[None]) -> None:
+        """From the INVITE to the end; no INVITE if `hang_up` was quicker than finding the host."""
+        if hang_up.done():
+            self.ended = self._given_up("")
+            return
         host = f"[{flow.local[0]}]" if ":" in flow.local[0] else flow.local[0]
         me = sip.NameAddr(uri=sip.Uri.parse(f"sip:softphone@{host}"))
         key = self.transport.invite(
@@ -170,11 +187,12 @@ class _Line:
             headers=self.order.headers(),
             ring_timeout_s=RING_S,
         )
-        hang_up: asyncio.TimerHandle | None = None
+        hang_up.add_done_callback(lambda _: self._hang_up(key))
+        enough: asyncio.TimerHandle | None = None
         while self.ended is None:
             event = await self.events.get()
             # A 408 without any response before it is our own timer's (RFC 3261 section 8.1.3.1).
-            self.responded |= not (isinstance(event, sip.Ended) and event.status == 408)
+            self.responded |= not (isinstance(event, sip.Ended) and event.status in (408, None))
             match event:
                 case sip.Progressed(response=response):
                     self.state = "ringing"
@@ -183,23 +201,43 @@ class _Line:
                 case sip.Answered(response=response):
                     self.answered_at = time.monotonic()
                     self.state = "answered"
-                    if not self._take_up(response):
-                        self.transport.bye(key)
-                        continue
-                    loop = asyncio.get_running_loop()
-                    hang_up = loop.call_later(self.order.seconds, self._bye, key)
+                    if self.leave_by is not None or not self._take_up(response):
+                        self._hang_up(key)
+                    else:
+                        enough = asyncio.get_running_loop().call_later(self.order.seconds, self._hang_up, key)
                 case sip.Reoffered(request=request):
                     self._renegotiate(key, request)
                 case sip.Ended() as ended:
                     self.ended = ended
-        if hang_up is not None:
-            hang_up.cancel()
+        if enough is not None:
+            enough.cancel()
         self.ended_at = time.monotonic()
         self.state = "ended"
 
-    def _bye(self, key: str) -> None:
-        if self.ended is None:
-            self.transport.bye(key)
+    async def part(self) -> None:
+        """Hear what is still on the way, and let a BYE that was lost be sent again."""
+        await asyncio.sleep(LISTEN_TAIL_S)
+        while self.transport.agent.counters().dialogs and time.monotonic() < (self.leave_by or 0.0):  # noqa: ASYNC110
+            await asyncio.sleep(LISTEN_TAIL_S)
+
+    def _hang_up(self, key: str) -> None:
+        if self.ended is not None:
+            return
+        self.state = "leaving"
+        self.leave_by = time.monotonic() + GOODBYE_S
+        # A peer that does not respond to that cannot keep us.
+        asyncio.get_running_loop().call_later(GOODBYE_S, self.events.put_nowait, self._given_up(key))
+        # Where the call has gone on already, the event that says so is in the queue: the end, or the answer, after
+        # which `converse` comes here again.
+        with contextlib.suppress(sip.LocalProtocolError):
+            if self.answered_at is None:
+                self.transport.cancel(key)
+            else:
+                self.transport.bye(key)
+
+    def _given_up(self, key: str) -> sip.Ended:
+        cause = sip.Cause.LOCAL_CANCEL if self.answered_at is None else sip.Cause.LOCAL_BYE
+        return sip.Ended(call=key, cause=cause, status=None, reason="")
 
     def _take_up(self, response: sip.Response) -> bool:
         try:
@@ -211,12 +249,14 @@ class _Line:
         return True
 
     def _renegotiate(self, key: str, request: sip.Request) -> None:
-        try:
-            answer = self.media.answer(request.body) if request.body else self.media.offer()
-        except sip.RemoteProtocolError as error:
-            self.transport.reject(key, status=error.status, reason=error.reason, headers=error.headers)
-        else:
-            self.transport.answer(key, body=answer)
+        # If the call has gone on already, there is nothing to answer any more.
+        with contextlib.suppress(sip.LocalProtocolError):
+            try:
+                answer = self.media.answer(request.body) if request.body else self.media.offer()
+            except sip.RemoteProtocolError as error:
+                self.transport.reject(key, status=error.status, reason=error.reason, headers=error.headers)
+            else:
+                self.transport.answer(key, body=answer)
 
     async def listen(self) -> None:
         async for frame in self.media.stream.listen():
@@ -237,15 +277,16 @@ class _Line:
     def outcome(self) -> Outcome:
         assert self.ended is not None, "the call has ended"
         answered_at = self.answered_at
+        # RFC 3261 section 21: what the peer would have said, had it responded.
+        silent = 487 if self.ended.cause is sip.Cause.LOCAL_CANCEL else 408
         return Outcome(
             answered=answered_at is not None,
             unreachable=not self.responded,
-            status=self.ended.status or (200 if answered_at is not None else 408),
+            status=self.ended.status or (200 if answered_at is not None else silent),
             reason=self.ended.reason or self.ended.cause.value,
             ended_by=self.ended.cause.value,
             setup_ms=((answered_at or self.placed_at) - self.placed_at) * 1000,
             seconds=self.ended_at - (answered_at or self.ended_at),
             counters=self.media.stream.counters(),
             heard=bytes(self.heard),
-            record=self.order.record,
         )
