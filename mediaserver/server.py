@@ -36,6 +36,7 @@ log = structlog.get_logger("server")
 
 LONGEST_CLIP_S = 3600.0
 DECODERS = 2
+"""So many fetched files are decoded at a time."""
 
 
 class StartError(Exception):
