@@ -10,6 +10,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any
 
+import aiohttp
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -66,8 +67,11 @@ class Fuzzed:
         return self.runner.run(self._post(path, body))
 
     async def _post(self, path: str, body: bytes) -> tuple[int, bytes]:
-        headers = {"Content-Type": "application/json", "Connection": "close"}
-        async with self.api.client.post(path, data=body, headers=headers) as response:
+        # A connection for each: one that is kept may be closed by the server just as the next request is written.
+        async with (
+            aiohttp.ClientSession(self.api.listening.url, connector=aiohttp.TCPConnector(force_close=True)) as client,
+            client.post(path, data=body, headers={"Content-Type": "application/json"}) as response,
+        ):
             return response.status, await response.read()
 
 
