@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import enum
 import itertools
 import time
@@ -155,9 +156,17 @@ class Call:
             self._log.info(f"call {self.state.value}")
         try:
             act(self, event)
-        except sip.LocalProtocolError:
-            # A CANCEL or BYE crossed what we wanted: the call is over, and its Ended waits in the inbox.
-            self._log.debug("the peer was faster", wanted=type(event).__name__)
+        except sip.LocalProtocolError as error:
+            # Mostly a CANCEL or BYE crossed what we wanted: then its Ended waits in the inbox, and this changes nothing.
+            self._log.debug("the call does not allow it", wanted=type(event).__name__, why=str(error))
+            self.abandon()
+
+    def abandon(self) -> None:
+        """End the call towards the peer, whatever state it is in; nothing if it has ended."""
+        with contextlib.suppress(sip.LocalProtocolError):
+            self._means.signalling.reject(self.id, status=500)
+        with contextlib.suppress(sip.LocalProtocolError):
+            self._means.signalling.bye(self.id)
 
     # What the call says: one task from the INVITE until the last word is sent.
 
@@ -245,8 +254,10 @@ class Call:
         self._means.metrics.call_setup.observe((self._answered_at - self._offered_at) * 1000)
 
     def _reject(self, event: Declined) -> None:
-        self._log.info("call refused", status=event.status, reason=event.reason)
-        self._means.signalling.reject(self.id, status=event.status, reason=event.reason, headers=event.headers)
+        # The reason may quote what the caller sent, and a phrase is one line (RFC 3261 section 25.1).
+        reason = " ".join("".join(c if c.isprintable() else " " for c in event.reason).split())
+        self._log.info("call refused", status=event.status, reason=reason)
+        self._means.signalling.reject(self.id, status=event.status, reason=reason, headers=event.headers)
 
     def _turn_away(self, event: Shutdown) -> None:
         self._means.signalling.reject(self.id, status=503, headers=(("Retry-After", "10"),))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from types import TracebackType
 
 import structlog
@@ -75,11 +74,7 @@ class Switchboard:
             await call.run()
         except Exception:
             log.exception("call failed", call=call.id)
-            # Whatever state it is in, one of the two ends it towards the peer.
-            with contextlib.suppress(sip.LocalProtocolError):
-                self._means.signalling.reject(call.id, status=500)
-            with contextlib.suppress(sip.LocalProtocolError):
-                self._means.signalling.bye(call.id)
+            call.abandon()
         finally:
             del self._calls[call.id]
             if self.accepting:

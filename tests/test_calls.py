@@ -174,6 +174,8 @@ async def test_an_announcement_is_fetched_from_a_listed_host_only(tmp_path: Path
         (annc("data:text/plain,a", repeat="often"), 400),
         (annc("data:text/plain,a", duration="0"), 400),
         (annc("data:image/png,a"), 415),
+        (";play=data:te%0D%0AX-Injected:%20x/x,a", 415),
+        (";play=data:text%2Fplain;charset=nonsense,a", 400),
         (annc("data:application/ssml+xml,<speak>"), 400),
         (annc("file:///etc/passwd"), 404),
         (annc("gopher://x"), 404),
