@@ -157,7 +157,7 @@ class Call:
         try:
             act(self, event)
         except sip.LocalProtocolError as error:
-            # Mostly a CANCEL or BYE crossed what we wanted: then its Ended waits in the inbox, and this changes nothing.
+            # Mostly a CANCEL or BYE crossed what we wanted: its Ended waits in the inbox then, and this does nothing.
             self._log.debug("the call does not allow it", wanted=type(event).__name__, why=str(error))
             self.abandon()
 
