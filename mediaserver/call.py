@@ -36,7 +36,7 @@ TAIL_S = 0.3
 class Means:
     """What every call works with.
 
-    `clips` holds the decoded audio of the routes' files; `decoding` bounds how many fetched ones are decoded at a time.
+    `clips` holds the audio of the routes' files; `decoding` bounds how many fetched ones are decoded at a time.
     """
 
     config: Config
@@ -45,7 +45,7 @@ class Means:
     speech: Speech
     fetcher: Fetcher
     metrics: Metrics
-    clips: Mapping[Path, bytes]
+    clips: Mapping[Path, rtp.Clip]
     decoding: asyncio.Semaphore
 
 
@@ -200,16 +200,16 @@ class Call:
             await self._say(script, content, self._media.stream)
             self.deliver(Spoken())
 
-    async def _resolve(self, content: Text | AudioFile | Remote) -> engines.Utterance | engines.Pcm:
+    async def _resolve(self, content: Text | AudioFile | Remote) -> engines.Utterance | rtp.Clip:
         """Fetch and decode what must be, check what will be synthesised: afterwards only the engine can fail."""
         if isinstance(content, AudioFile):
-            return engines.Pcm(self._means.clips[content.path], audio.RATE_HZ)
+            return self._means.clips[content.path]
         if isinstance(content, Remote):
             media_type, charset, body = await self._means.fetcher.get(content.uri)
             if media_type.startswith("audio/"):
                 max_s = self._means.config.fetch.max_audio_s
                 async with self._means.decoding:
-                    return engines.Pcm(await audio.decode(body, max_s=max_s), audio.RATE_HZ)
+                    return await asyncio.to_thread(rtp.Clip, await audio.decode(body, max_s=max_s), audio.RATE_HZ)
             content = text_of(media_type, body, charset=charset, voice=content.voice, language=content.language)
         utterance = engines.Utterance(
             text=content.text, ssml=content.ssml, voice=content.voice, language=content.language, rate_hz=audio.RATE_HZ
@@ -220,8 +220,8 @@ class Call:
         self._means.speech.engine.check(utterance)
         return utterance
 
-    async def _say(self, script: Script, content: engines.Utterance | engines.Pcm, stream: rtp.Stream) -> None:
-        """Write the script's speech into the stream, which holds it back until the ACK, and wait until it is sent."""
+    async def _say(self, script: Script, content: engines.Utterance | rtp.Clip, stream: rtp.Stream) -> None:
+        """Have the stream say the script, which it holds back until the ACK, and wait until it is sent."""
         try:
             async with asyncio.timeout(None) as self._limit:
                 for turn in itertools.count() if script.repeat is None else range(script.repeat):

@@ -87,14 +87,15 @@ async def problems(settings: config.Config) -> list[str]:
         return [str(error)]
 
 
-async def _rehearse(routes: Sequence[config.Route], engine: engines.Engine) -> tuple[dict[Path, bytes], list[str]]:
-    """The decoded audio of the routes' files, and what in the routes cannot be said, a sentence each."""
-    clips: dict[Path, bytes] = {}
+async def _rehearse(routes: Sequence[config.Route], engine: engines.Engine) -> tuple[dict[Path, rtp.Clip], list[str]]:
+    """The audio of the routes' files, and what in the routes cannot be said, a sentence each."""
+    clips: dict[Path, rtp.Clip] = {}
     faults = []
     for number, route in enumerate(routes):
         try:
             if route.play is not None:
-                clips[route.play] = await audio.decode(route.play, max_s=LONGEST_CLIP_S)
+                samples = await audio.decode(route.play, max_s=LONGEST_CLIP_S)
+                clips[route.play] = rtp.Clip(samples, audio.RATE_HZ)
             else:
                 words = (route.ssml or route.say or "").format_map({"from": "100", "to": "200"})
                 engine.check(

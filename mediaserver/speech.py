@@ -42,9 +42,9 @@ class Speech:
                 self._metrics.tts_rtf.observe(inference_s / audio_s)
 
     async def say(
-        self, content: engines.Utterance | engines.Pcm, stream: rtp.Stream, *, begin: Callable[[], None]
+        self, content: engines.Utterance | rtp.Clip, stream: rtp.Stream, *, begin: Callable[[], None]
     ) -> bool:
-        """Write `content` into `stream` as an utterance, at the pace at which the line takes it; whether it had sound.
+        """Have `stream` say `content` as an utterance, at the pace at which the line takes it; whether it had sound.
 
         begin  is called when the first sound is there, before it is written
 
@@ -53,21 +53,19 @@ class Speech:
         """
         said = False
         try:
-            async with aclosing(self._chunks(content)) as chunks:
-                async for chunk in chunks:
-                    if not said:
-                        said = True
-                        begin()
-                    await stream.write(chunk.samples, chunk.rate_hz)
+            if isinstance(content, rtp.Clip):
+                said = content.duration_ms > 0
+                if said:
+                    begin()
+                await stream.play(content)
+            else:
+                async with aclosing(self.synthesize(content)) as chunks:
+                    async for chunk in chunks:
+                        if not said:
+                            said = True
+                            begin()
+                        await stream.write(chunk.samples, chunk.rate_hz)
         finally:
             if not stream.closed:
                 stream.end()
         return said
-
-    async def _chunks(self, content: engines.Utterance | engines.Pcm) -> AsyncGenerator[engines.Pcm, None]:
-        if isinstance(content, engines.Pcm):
-            yield content
-            return
-        async with aclosing(self.synthesize(content)) as chunks:
-            async for chunk in chunks:
-                yield chunk

@@ -10,6 +10,7 @@ if find_spec("rtp._plane") is None or find_spec("rtp._dsp") is None:
     raise ImportError("rtp is compiled code, and it has not been built: run scripts/serve, or `pip install -e .`")
 
 from .endpoint import (
+    Clip,
     Codec,
     Digit,
     Endpoint,
@@ -26,6 +27,7 @@ from .endpoint import (
 from .packet import LocalProtocolError, RemoteProtocolError, RtpError
 
 __all__ = [
+    "Clip",
     "Codec",
     "Digit",
     "Endpoint",

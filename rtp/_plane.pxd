@@ -44,6 +44,7 @@ cdef enum:
     LISTENED = 160               # samples in a frame of the peer's audio: 20 ms
     WINDOW = 16                  # such frames in which late packets still find their place
     BACKLOG = 50                 # such frames that wait for their consumer
+    CLIPS = 4                    # that wait in a line at once
 
 
 cdef enum talk_t:                # what the frames of a stream are at the moment
@@ -112,6 +113,13 @@ cdef enum order_t:               # what Python has to say to the plane
     DIAL
     LISTEN
     REMOVE
+
+
+cdef struct clip_t:              # speech that is read where it lies, in its place among the blocks of a line
+    uint64_t start               # position of its first block
+    uint64_t blocks
+    const uint8_t *codes         # the producer's to keep until the plane has passed it
+    uint8_t tag                  # of each block
 
 
 cdef struct probation_t:         # a run of consecutive packets from one address with one SSRC
@@ -194,10 +202,14 @@ cdef struct line_t:
     int32_t wants_room           # set by the producer, taken by the plane
     int32_t wants_end
     int32_t wants_audio
-    uint64_t head                # blocks published; written by the producer
+    uint64_t head                # blocks published, clips' too; written by the producer
     uint64_t ended               # one past the last block that ends an utterance; written by the producer
     uint64_t tail                # generation << 48 | blocks consumed; either side moves it by compare and swap
     uint64_t generation          # the plane's: of the tail that `talk` belongs to
+    uint64_t clips_head          # clips published; written by the producer
+    uint64_t clips_tail          # clips passed; written by the plane
+    uint64_t passed              # the plane's: blocks of the clips that it has passed
+    clip_t clips[CLIPS]
     # Set once.
     uint64_t blocks              # of the ring, RESERVE included
     uint64_t start_blocks        # how much of an utterance must be there before it is heard

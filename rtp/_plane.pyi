@@ -139,6 +139,10 @@ class Line:
     def write(self, codes: Buffer, start: int, alaw: bool) -> int:
         """Put G.711 codes from `start` on into the ring; returns how many there was room for."""
 
+    def play(self, codes: bytes, alaw: bool) -> bool:
+        """Put G.711 codes, a multiple of 80, behind what was written, without copying them. False when there is no
+        room: the line has run down to two fifths of its ring then, clips included, and four clips wait at most."""
+
     def end(self, codes: Buffer = b"", alaw: bool = False) -> None:
         """The utterance is complete with these codes, 1920 at most, for which there is always room."""
 
@@ -146,7 +150,7 @@ class Line:
         """Drop what has not been sent and close the utterance; returns how many octets were dropped."""
 
     def await_room(self) -> bool:
-        """Ask for the notice "room" when the ring has run down to two fifths; false when it has already."""
+        """Ask for the notice "room" when `play` would find some; false when it would already."""
 
     def await_end(self) -> bool:
         """Ask for the notice "drained"; false when the line is idle already."""

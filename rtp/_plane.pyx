@@ -24,6 +24,8 @@ pushed by compare and swap and taken whole. A worker allocates nothing and frees
 written, word by word: one may be a packet ahead of another.
 """
 
+from collections import deque
+
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.errno cimport EAGAIN, ECONNREFUSED, ENOBUFS, errno
@@ -368,10 +370,37 @@ cdef inline void tally(line_t *line, frame_t frame) noexcept nogil:
     line.counts[SPEECH_FRAMES + (frame - SPEECH)] += 1
 
 
-cdef inline void take_block(line_t *line, uint64_t block, uint8_t *out) noexcept nogil:
+cdef inline void pass_clips(line_t *line, uint64_t position) noexcept nogil:
+    """Give back to the producer the clips that lie before `position`, from where the line will never go back."""
+    cdef clip_t *clip
+    while line.clips_tail != acquire(&line.clips_head):
+        clip = &line.clips[line.clips_tail % CLIPS]
+        if position < clip.start + clip.blocks:
+            break
+        line.passed += clip.blocks
+        release(&line.clips_tail, line.clips_tail + 1)
+
+
+cdef inline uint8_t block_at(line_t *line, uint64_t position, const uint8_t **codes) noexcept nogil:
+    """What the block is, and where its codes lie: in the ring, or in a clip."""
+    cdef uint64_t passed = line.passed, at = line.clips_tail, block
+    cdef const clip_t *clip
+    while at != acquire(&line.clips_head):
+        clip = &line.clips[at % CLIPS]
+        if position < clip.start:
+            break
+        if position < clip.start + clip.blocks:
+            codes[0] = clip.codes + (position - clip.start) * BLOCK
+            return clip.tag
+        passed += clip.blocks
+        at += 1
+    block = (position - passed) % line.blocks
+    codes[0] = line.codes + block * BLOCK
+    return line.tags[block]
+
+
+cdef inline void take_block(const line_t *line, const uint8_t *codes, bint alaw, uint8_t *out) noexcept nogil:
     """Copy a block, into the law that is spoken now if it was written in the other one."""
-    cdef const uint8_t *codes = line.codes + block * BLOCK
-    cdef bint alaw = (line.tags[block] & ALAW) != 0
     cdef const uint8_t *table = from_other[line.alaw]
     cdef int at
     if alaw == line.alaw:
@@ -383,7 +412,8 @@ cdef inline void take_block(line_t *line, uint64_t block, uint8_t *out) noexcept
 
 cdef frame_t next_frame(line_t *line, uint8_t *out) noexcept nogil:
     """What the slot carries; `out` is filled with it (session.py: the sender's table)."""
-    cdef uint64_t tail, position, ready, taken, block
+    cdef uint64_t tail, position, ready, taken
+    cdef const uint8_t *codes
     cdef int filled
     cdef uint8_t tag
     while True:
@@ -392,16 +422,16 @@ cdef frame_t next_frame(line_t *line, uint8_t *out) noexcept nogil:
             line.generation = tail >> 48
             line.talk = SILENT
         position = tail & POSITION
+        pass_clips(line, position)
         ready = acquire(&line.head) - position
         if line.talk != SPEAKING and ready < line.start_blocks and acquire(&line.ended) <= position:
             break  # still filling
 
         filled, taken, tag = 0, 0, 0
         while taken < ready and filled < line.frame and not tag & LAST:
-            block = (position + taken) % line.blocks
-            tag = line.tags[block]
+            tag = block_at(line, position + taken, &codes)
             if not tag & EMPTY:
-                take_block(line, block, out + filled)
+                take_block(line, codes, tag & ALAW, out + filled)
                 filled += BLOCK
             taken += 1
         if filled < line.frame and not tag & LAST:
@@ -409,7 +439,7 @@ cdef frame_t next_frame(line_t *line, uint8_t *out) noexcept nogil:
                 line.talk = STARVED
                 line.counts[UNDERRUNS] += 1
             break
-        if filled == line.frame and taken < ready and line.tags[(position + taken) % line.blocks] & EMPTY:
+        if filled == line.frame and taken < ready and block_at(line, position + taken, &codes) & EMPTY:
             tag |= LAST
             taken += 1
         if not replace(&line.tail, &tail, tail + taken):
@@ -480,6 +510,7 @@ cdef void serve(line_t *line, int64_t now_ms, int64_t now_ns) noexcept nogil:
     if line.held or not line.running:
         line.sent = NOTHING
         line.due_ms += slots * line.ptime_ms
+        pass_clips(line, acquire(&line.tail) & POSITION)  # a flush may have left them behind
     else:
         observe_lateness(worker, now_ns - worker.epoch_ns - line.due_ms * NS_PER_MS)
         if slots > SLOTS_AT_ONCE:
@@ -491,14 +522,14 @@ cdef void serve(line_t *line, int64_t now_ms, int64_t now_ns) noexcept nogil:
             speak(line)
             line.due_ms += line.ptime_ms
             slots -= 1
-        if settled(&line.wants_room):
-            filling = acquire(&line.head) - (acquire(&line.tail) & POSITION)
-            if filling <= line.low_blocks:
-                post_to_waiting(line, ROOM, &line.wants_room)
         if settled(&line.wants_end) and acquire(&line.head) == (acquire(&line.tail) & POSITION):
             post_to_waiting(line, DRAINED, &line.wants_end)
         if line.timeout_ms and not line.timed_out and now_ms - line.heard_ms >= line.timeout_ms:
             line.timed_out = post(line, TIMED_OUT, now_ms - line.heard_ms, now_ns, NULL, NULL, 0)
+    if settled(&line.wants_room):
+        filling = acquire(&line.head) - (acquire(&line.tail) & POSITION)
+        if filling <= line.low_blocks and line.clips_head - line.clips_tail < CLIPS:
+            post_to_waiting(line, ROOM, &line.wants_room)
     # What comes before `connect` waits in the socket's buffer: it may be the peer's first word.
     if line.fd >= 0 and now_ms >= line.look_ms and line.latch != DEAF:
         receive_rtp(line, now_ns)
@@ -515,12 +546,19 @@ cdef inline void fetch_ahead(const line_t *line) noexcept nogil:
 
 
 cdef inline void fetch_frame_ahead(const line_t *line) noexcept nogil:
-    cdef uint64_t block = (line.tail & POSITION) % line.blocks
-    cdef const uint8_t *codes = line.codes + block * BLOCK
+    cdef uint64_t position = line.tail & POSITION
+    cdef const clip_t *clip = &line.clips[line.clips_tail % CLIPS]
+    cdef const uint8_t *codes
+    cdef uint64_t block
     cdef int at
+    if line.clips_tail != line.clips_head and position >= clip.start:
+        codes = clip.codes + (position - clip.start) * BLOCK
+    else:
+        block = (position - line.passed) % line.blocks
+        codes = line.codes + block * BLOCK
+        prefetch(line.tags + block)
     for at in range(0, line.frame + 64, 64):
         prefetch(codes + at)
-    prefetch(line.tags + block)
 
 
 cdef void serve_all(worker_t *worker, int64_t now_ns) noexcept nogil:
@@ -1288,10 +1326,13 @@ cdef class Plane:
         return counts, total_ns, max_ns, late_ticks
 
 
+@cython.no_gc_clear  # the plane reads its clips
 cdef class Line:
     cdef line_t *it
     cdef Plane plane             # whose threads use `it`
     cdef playout_t *playout      # which the plane fills, or will when it obeys
+    cdef object clips            # (first block's position, blocks, codes) of those that the plane may still read
+    cdef uint64_t clip_blocks    # of all clips there were
     cdef bint closed
     cdef int family
     cdef readonly uint32_t id
@@ -1299,6 +1340,7 @@ cdef class Line:
     def __cinit__(self, Plane plane not None, uint32_t id):
         self.plane = plane
         self.id = id
+        self.clips = deque()
 
     cdef make(self, worker_t *worker, int fd, int rtcp_fd, uint64_t capacity, uint64_t start):
         cdef uint64_t blocks = capacity + RESERVE
@@ -1306,7 +1348,7 @@ cdef class Line:
         self.it = <line_t *>aligned_alloc(64, size)
         if self.it == NULL:
             raise MemoryError
-        memset(self.it, 0, size)
+        memset(self.it, 0, sizeof(line_t))  # the ring's pages are not touched before it is written
         self.it.worker, self.it.id, self.it.fd, self.it.rtcp_fd = worker, self.id, fd, rtcp_fd
         self.it.blocks, self.it.start_blocks, self.it.low_blocks = blocks, start, 2 * capacity // 5
         self.it.codes = <uint8_t *>self.it + sizeof(line_t)
@@ -1397,32 +1439,95 @@ cdef class Line:
             self.closed = True
 
     def write(self, const uint8_t[::1] codes, Py_ssize_t start, bint alaw):
-        return self._append(codes, start, alaw, self.it.blocks - RESERVE)
+        cdef uint64_t filling = self.filling(), capacity = self.it.blocks - RESERVE
+        return self._append(codes, start, alaw, capacity - filling if filling < capacity else 0)
 
-    cdef Py_ssize_t _append(self, const uint8_t[::1] codes, Py_ssize_t start, bint alaw, uint64_t capacity) noexcept:
+    cdef uint64_t filling(self) noexcept:
+        """Blocks that have not been sent."""
+        return self.it.head - (settled_word(&self.it.tail) & POSITION)
+
+    cdef uint64_t free_blocks(self):
+        """Of the ring, in which clips take no room."""
+        cdef uint64_t position = acquire(&self.it.tail) & POSITION, start, blocks
+        cdef uint64_t filling = self.it.head - position
+        for start, blocks, _ in self.clips:
+            if position < start + blocks:
+                filling -= min(blocks, start + blocks - position)
+        return self.it.blocks - filling
+
+    cdef Py_ssize_t _append(self, const uint8_t[::1] codes, Py_ssize_t start, bint alaw, uint64_t room) noexcept:
+        """Put codes into `room` blocks; returns how many."""
         cdef line_t *it = self.it
         cdef Py_ssize_t size = codes.shape[0], at = start
-        cdef uint64_t head = it.head, block
+        cdef uint64_t block
         cdef uint32_t part
         if alaw != it.writes_alaw:
             self._rewrite(alaw)
-        while at < size and head - (acquire(&it.tail) & POSITION) < capacity:
-            block = head % it.blocks
+        while at < size and room:
+            block = self.slot()
             part = min(BLOCK - it.filling, size - at)
             memcpy(it.codes + block * BLOCK + it.filling, &codes[at], part)
             it.uttering = True
             it.filling += part
             at += part
             if it.filling == BLOCK:
-                it.tags[block] = ALAW if alaw else 0
-                it.filling = 0
-                head += 1
-                release(&it.head, head)
+                self._publish(ALAW if alaw else 0)
+                room -= 1
         return at - start
+
+    cdef uint64_t slot(self) noexcept:
+        """The block of the ring at hand."""
+        return (self.it.head - self.clip_blocks) % self.it.blocks
+
+    cdef void _publish(self, uint8_t tag) noexcept:
+        """The block at hand is complete."""
+        self.it.tags[self.slot()] = tag
+        self.it.filling = 0
+        release(&self.it.head, self.it.head + 1)
+
+    cdef void _fill_up(self) noexcept:
+        """Have silence in the rest of the block at hand."""
+        memset(
+            self.it.codes + self.slot() * BLOCK + self.it.filling,
+            silences[self.it.writes_alaw],
+            BLOCK - self.it.filling,
+        )
+
+    def play(self, bytes codes, bint alaw):
+        cdef line_t *it = self.it
+        cdef clip_t *clip
+        cdef uint64_t blocks = len(codes) // BLOCK
+        if len(codes) % BLOCK:
+            raise LocalProtocolError(f"a clip of {len(codes)} octets is no whole number of 10 ms")
+        self._forget_passed()
+        if self._full():
+            return False
+        if it.filling:
+            self._fill_up()
+            self._publish(ALAW if it.writes_alaw else 0)
+        if blocks:
+            clip = &it.clips[it.clips_head % CLIPS]
+            clip.start, clip.blocks, clip.codes = it.head, blocks, <const uint8_t *>PyBytes_AS_STRING(codes)
+            clip.tag = ALAW if alaw else 0
+            self.clips.append((it.head, blocks, codes))
+            self.clip_blocks += blocks
+            it.uttering = True
+            release(&it.clips_head, it.clips_head + 1)
+            release(&it.head, it.head + blocks)
+        return True
+
+    cdef bint _full(self) noexcept:
+        return (
+            self.filling() > self.it.low_blocks or self.it.clips_head - settled_word(&self.it.clips_tail) == CLIPS
+        )
+
+    cdef _forget_passed(self):
+        while <uint64_t>len(self.clips) > self.it.clips_head - acquire(&self.it.clips_tail):
+            self.clips.popleft()
 
     cdef void _rewrite(self, bint alaw) noexcept:
         """Turn what stands in the block at hand into the other law."""
-        cdef uint8_t *codes = self.it.codes + self.it.head % self.it.blocks * BLOCK
+        cdef uint8_t *codes = self.it.codes + self.slot() * BLOCK
         cdef const uint8_t *table = from_other[alaw]
         cdef uint32_t at
         for at in range(self.it.filling):
@@ -1431,36 +1536,45 @@ cdef class Line:
 
     def end(self, const uint8_t[::1] codes=b"", bint alaw=False):
         cdef line_t *it = self.it
-        cdef uint64_t block
-        if codes.shape[0] and self._append(codes, 0, alaw, it.blocks - 1) < codes.shape[0]:
+        if codes.shape[0] and self._append(codes, 0, alaw, self.free_blocks() - 1) < codes.shape[0]:
             raise LocalProtocolError(f"{codes.shape[0]} octets are too many for the end of an utterance")
         if not it.uttering:
             return
-        block = it.head % it.blocks
-        if it.filling:
-            memset(it.codes + block * BLOCK + it.filling, silences[it.writes_alaw], BLOCK - it.filling)
-            it.tags[block] = LAST | (ALAW if it.writes_alaw else 0)
-        else:
-            it.tags[block] = LAST | EMPTY
-        it.filling = 0
         it.uttering = False
         release(&it.ended, it.head + 1)
-        release(&it.head, it.head + 1)
+        if it.filling:
+            self._fill_up()
+            self._publish(LAST | (ALAW if it.writes_alaw else 0))
+        else:
+            self._publish(LAST | EMPTY)
 
     def flush(self):
         cdef line_t *it = self.it
-        cdef uint64_t tail = acquire(&it.tail), at
+        cdef uint64_t tail = acquire(&it.tail)
         cdef int64_t dropped
         while True:
-            dropped = it.filling
-            for at in range(tail & POSITION, it.head):
-                if not it.tags[at % it.blocks] & EMPTY:
-                    dropped += BLOCK
+            dropped = it.filling + BLOCK * self._audible_from(tail & POSITION)
             if replace(&it.tail, &tail, ((tail >> 48) + 1) << 48 | it.head):
                 break
         it.filling = 0
         it.uttering = False
         return dropped
+
+    cdef int64_t _audible_from(self, uint64_t position):
+        """Blocks of audio from there on."""
+        cdef int64_t audible = 0
+        cdef uint64_t passed = self.clip_blocks, start, blocks
+        for _, blocks, _ in self.clips:
+            passed -= blocks
+        for start, blocks, _ in (*self.clips, (self.it.head, 0, b"")):
+            while position < start:
+                audible += not self.it.tags[(position - passed) % self.it.blocks] & EMPTY
+                position += 1
+            passed += blocks
+            if position < start + blocks:
+                audible += start + blocks - position
+                position = start + blocks
+        return audible
 
     @property
     def uttering(self):
@@ -1468,11 +1582,11 @@ cdef class Line:
 
     @property
     def idle(self):
-        return not self.it.uttering and self.it.head == (settled_word(&self.it.tail) & POSITION)
+        return not self.it.uttering and self.filling() == 0
 
     def await_room(self):
         settle(&self.it.wants_room, 1)
-        if self.it.head - (settled_word(&self.it.tail) & POSITION) > self.it.low_blocks:
+        if self._full():
             return True
         settle(&self.it.wants_room, 0)
         return False

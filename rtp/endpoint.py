@@ -33,11 +33,12 @@ from typing import Literal, Self
 from . import dtmf, quality
 from ._dsp import Resampler, encode
 from ._plane import LATENESS_BOUNDS_US, Line, Plane
-from .g711 import RATE_HZ
+from .g711 import ALAW_SILENCE, MULAW_SILENCE, RATE_HZ
 from .packet import LocalProtocolError, RemoteProtocolError, RtpError
 from .session import Heard, Latched, MediaTimeout, RtcpSchedule, Sent
 
 __all__ = [
+    "Clip",
     "Codec",
     "Digit",
     "Endpoint",
@@ -56,6 +57,8 @@ Codec = Literal["PCMU", "PCMA"]
 
 _EXPEDITED = 46 << 2  # DSCP EF in the traffic class octet (RFC 3246), which telephony expects (RFC 4594 section 4.1)
 _SLICE_MS = 1000  # how much audio is encoded before the ring is offered it
+_BLOCK = RATE_HZ // 100  # octets of G.711 in 10 ms: the unit of the plane's rings
+_SILENCES: dict[Codec, bytes] = {"PCMU": bytes((MULAW_SILENCE,)), "PCMA": bytes((ALAW_SILENCE,))}
 _EPHEMERAL_ATTEMPTS = 64
 _NS_PER_S = 1_000_000_000
 
@@ -69,6 +72,29 @@ class StreamClosed(RtpError):
 
 
 Digit = dtmf.Digit
+
+
+class Clip:
+    """Speech that is kept to be played, to any number of streams at a time: encoded once, in both laws.
+
+    samples  signed 16-bit mono in native byte order, of `rate_hz`
+
+    It is filled up with silence to whole 10 ms. Raises LocalProtocolError for half a sample, and for a rate that is not
+    in 4000..192000.
+    """
+
+    __slots__ = ("_codes", "duration_ms")
+
+    def __init__(self, samples: bytes | bytearray | memoryview, rate_hz: int) -> None:
+        pcm: bytes | bytearray | memoryview = samples
+        if rate_hz != RATE_HZ:
+            resampler = Resampler(rate_hz, RATE_HZ)
+            pcm = resampler.feed(samples) + resampler.finish()
+        self._codes: dict[Codec, bytes] = {}
+        for codec, silence in _SILENCES.items():
+            codes = encode(pcm, codec)
+            self._codes[codec] = codes + silence * (-len(codes) % _BLOCK)
+        self.duration_ms = len(self._codes["PCMU"]) // (RATE_HZ // 1000)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -582,6 +608,23 @@ class Stream:
             if self._flushes != flushes:
                 return
 
+    async def play(self, clip: Clip) -> None:
+        """Append a clip to the utterance, or open one. Waits until what was written before is nearly sent.
+
+        The plane reads the clip where it lies: once this has returned, playing it depends on no Python. Raises
+        StreamClosed, and LocalProtocolError while a write or another clip waits.
+        """
+        self._check_open()
+        if self._room is not None:
+            raise LocalProtocolError("another write is under way")
+        flushes = self._flushes
+        if self._resampler is not None:
+            rest = self._resampler.finish()
+            self._resampler = None
+            await self._put(encode(rest, self._codec), later_ms=clip.duration_ms)
+        while self._flushes == flushes and not self._line.play(clip._codes[self._codec], self._alaw):
+            await self._wait_for_room(unwritten_ms=clip.duration_ms)
+
     def end(self) -> None:
         """The utterance is complete. Its last frame is filled up with silence, and silence after it is designed."""
         self._check_open()
@@ -794,16 +837,21 @@ class Stream:
         flushes = self._flushes
         at = self._line.write(codes, 0, alaw)
         while at < len(codes) and self._flushes == flushes:
-            if self._line.await_room():
-                self._unwritten_ms = (len(codes) - at) / 8 + later_ms
-                self._room = self._loop.create_future()
-                try:
-                    await self._room
-                finally:
-                    self._room = None
-                    self._unwritten_ms = 0.0
-            else:
+            await self._wait_for_room(unwritten_ms=(len(codes) - at) / 8 + later_ms)
+            if self._flushes == flushes:
                 at += self._line.write(codes, at, alaw)
+
+    async def _wait_for_room(self, *, unwritten_ms: float) -> None:
+        """Wait until the line has run down, or a flush; `unwritten_ms` is what waits to be written."""
+        if not self._line.await_room():
+            return
+        self._unwritten_ms = unwritten_ms
+        self._room = self._loop.create_future()
+        try:
+            await self._room
+        finally:
+            self._room = None
+            self._unwritten_ms = 0.0
 
     def _schedule_report(self) -> None:
         delay_s = (self._reports.wake_at_ns() - time.monotonic_ns()) / _NS_PER_S

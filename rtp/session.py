@@ -15,7 +15,8 @@ stream is held. What the packet carries is one of
 An utterance opens with its first `write` and closes with `end`. It starts to be heard when `start_ms` of it are
 buffered, or all of it. When its audio runs out before `end` that is one underrun, however many frames it lasts, and
 speech goes on when `start_ms` are buffered again, or the rest. Less than a whole frame of an open utterance waits
-for the rest of its frame.
+for the rest of its frame. A clip is part of an utterance that `play` appends whole: it is read where it lies, whatever
+its length, and so cannot run out.
 
 The marker is set (RFC 3551 section 4.1) on the first packet after `start`, after a hold and after skipped slots, on
 the first packet of a telephone event, and on a speech packet whose predecessor was no speech. That section wants no
@@ -254,7 +255,7 @@ class Sender:
     @property
     def room(self) -> int:
         """How many codes `write` takes at this moment."""
-        return self._capacity - len(self._ring)
+        return max(self._capacity - len(self._ring), 0)
 
     def write(self, codes: bytes) -> int:
         """Append to the open utterance, or open one; returns how many codes there was room for."""
@@ -262,6 +263,11 @@ class Sender:
         self._ring += taken
         self._open = self._open or bool(taken)
         return len(taken)
+
+    def play(self, codes: bytes) -> None:
+        """Append a clip, however long, to the open utterance, or open one."""
+        self._ring += codes
+        self._open = self._open or bool(codes)
 
     def end(self) -> None:
         """The open utterance is complete."""

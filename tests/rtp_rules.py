@@ -54,6 +54,9 @@ class Rig(Protocol):
     def write(self, codes: bytes) -> None:
         """G.711 codes of the law that is agreed at this moment."""
 
+    def play(self, codes: bytes) -> None:
+        """A clip of whole 10 ms, in the law that is agreed at this moment."""
+
     def end(self) -> None: ...
     def flush(self) -> float:
         """Milliseconds of speech that were dropped."""
@@ -188,6 +191,66 @@ def silence_is_the_code_of_zero(open_rig: OpenRig) -> None:
         rig.start()
         for p in packets(rig.run(100)):
             assert (p.payload_type, p.payload) == (PAYLOAD_TYPES[codec], bytes((octet,)) * 160)
+
+
+@rule
+def clip_is_heard_in_its_place_among_what_is_written(open_rig: OpenRig) -> None:
+    for ptime_ms in (10, 20, 30, 40, 60):
+        said = speech(40)
+        rig = open_rig(Options(ptime_ms=ptime_ms))
+        rig.write(said[:240])
+        rig.play(said[240:2400])
+        rig.write(said[2400:2480])
+        rig.play(said[2480:2560])
+        rig.write(said[2560:])
+        rig.end()
+        rig.start()
+        assert spoken(rig.run(1000)).rstrip(b"\xff") == said
+        assert (rig.sent()["underruns"], rig.sent()["underrun"]) == (0, 0)
+
+
+@rule
+def clip_whose_last_frame_lacks_a_part_waits_for_it(open_rig: OpenRig) -> None:
+    said = speech(6)
+    rig = open_rig(Options(ptime_ms=60))
+    rig.play(said[: 480 + 80])
+    rig.write(said[560:640])
+    rig.start()
+    assert spoken(rig.run(300)) == said[:480]
+    assert rig.sent()["underruns"] == 1
+    rig.write(said[640:])
+    rig.end()
+    assert spoken(rig.run(120)) == said[480:]
+
+
+@rule
+def clip_is_turned_into_a_new_codec(open_rig: OpenRig) -> None:
+    rig = open_rig(Options())
+    rig.play(bytes((0x10,)) * 320)
+    rig.end()
+    rig.start()
+    assert packets(rig.run(20))[0].payload == bytes((0x10,)) * 160
+    rig.connect(Options(codec="PCMA"))
+    (second,) = packets(rig.run(20))
+    assert (second.payload_type, second.payload) == (8, g711.alaw_encode(g711.mulaw_decode(bytes((0x10,)))) * 160)
+
+
+@rule
+def flush_drops_the_rest_of_a_clip(open_rig: OpenRig) -> None:
+    said = speech(50)
+    rig = open_rig(Options())
+    rig.write(said[:160])
+    rig.play(said[160:2400])
+    rig.play(said[2400:6400])
+    rig.write(said[6400:])
+    rig.start()
+    assert spoken(rig.run(100)) == said[:800]
+    assert rig.flush() == 900
+    assert spoken(rig.run(100)) == b""
+    rig.play(said[:800])
+    rig.end()
+    assert spoken(rig.run(200)) == said[:800]
+    assert rig.sent()["underruns"] == 0
 
 
 @rule

@@ -7,6 +7,7 @@ import os
 import socket
 import struct
 import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 from aiortc.rtp import RtcpByePacket, RtcpPacket, RtcpSdesPacket, RtcpSrPacket, RtpPacket
 
 from rtp import (
+    Clip,
     Digit,
     Endpoint,
     Latched,
@@ -24,7 +26,7 @@ from rtp import (
     Stream,
     StreamClosed,
 )
-from rtp.g711 import mulaw_decode, mulaw_encode
+from rtp.g711 import alaw_encode, mulaw_decode, mulaw_encode
 from rtp.packet import Packet, serialise
 from rtp.rtcp import (
     CNAME,
@@ -348,6 +350,72 @@ async def test_speech_after_a_flush_is_heard(stream: Stream, peer: Peer) -> None
     stream.end()
     await stream.drained()
     assert payloads(peer.received()).strip(b"\xff").endswith(mulaw_encode(SPEECH))
+
+
+@pytest.mark.parametrize(("codec", "payload_type", "encode"), [("PCMU", 0, mulaw_encode), ("PCMA", 8, alaw_encode)])
+async def test_clip_is_played_in_the_codec_of_each_stream(
+    endpoint: Endpoint, peer: Peer, codec: str, payload_type: int, encode: Callable[[bytes], bytes]
+) -> None:
+    clip = Clip(SPEECH * 5 + SPEECH[:20], 8000)
+    assert clip.duration_ms == 110
+    stream = endpoint.open(port=0)
+    connect(stream, peer, codec=codec, payload_type=payload_type)
+    stream.start()
+    for _ in range(2):
+        await stream.play(clip)
+        stream.end()
+    await stream.drained()
+    await asyncio.sleep(0.05)
+    packets = peer.received()
+    silence = encode(bytes(2))
+    padded = encode(SPEECH * 5 + SPEECH[:20]) + silence * 150
+    spoken = [packet.payload for packet in packets if set(packet.payload) != set(silence)]
+    assert b"".join(spoken) == padded * 2
+    assert stream.counters().played_ms == 220
+
+
+async def test_clip_of_any_rate_is_resampled_once() -> None:
+    clip = Clip(struct.pack("=h", 8000) * 24000, 24000)
+    assert 1000 <= clip.duration_ms <= 1010
+    with pytest.raises(LocalProtocolError, match="3 octets are no whole number"):
+        Clip(bytes(3), 8000)
+
+
+async def test_clip_follows_what_was_written_at_another_rate(stream: Stream, peer: Peer) -> None:
+    stream.start()
+    await stream.write(struct.pack("=h", 8000) * 2400, 24000)
+    await stream.play(Clip(SPEECH, 8000))
+    await stream.write(struct.pack("=h", 8000) * 2400, 24000)
+    stream.end()
+    await stream.drained()
+    assert mulaw_encode(SPEECH) in payloads(peer.received())
+    assert stream.counters().played_ms == 220
+
+
+async def test_clip_is_heard_whatever_python_does(stream: Stream, peer: Peer) -> None:
+    stream.start()
+    await stream.play(Clip(SPEECH * 100, 8000))  # 2 s, twice of what a ring holds
+    stream.end()
+    time.sleep(1.9)  # noqa: ASYNC251 - the event loop stands still
+    assert stream.counters().speech_frames >= 90
+    assert stream.counters().underruns == 0
+    await stream.drained()
+    assert payloads(peer.received()).strip(b"\xff") == mulaw_encode(SPEECH * 100)
+
+
+async def test_flush_frees_a_clip_that_waits_for_its_turn(stream: Stream) -> None:
+    clip = Clip(SPEECH * 50, 8000)
+    stream.start()
+    await stream.play(clip)
+    waiting = asyncio.create_task(stream.play(clip))
+    await asyncio.sleep(0.1)
+    assert not waiting.done()
+    with pytest.raises(LocalProtocolError, match="another write is under way"):
+        await stream.play(clip)
+    played_ms = stream.counters().played_ms
+    assert 2000 - played_ms - 20 <= stream.flush() <= 2000 - played_ms
+    await waiting
+    await asyncio.wait_for(stream.drained(), 1)
 
 
 async def test_drained_waits_for_the_end_of_the_utterance(stream: Stream) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
@@ -73,6 +74,9 @@ class PlaneRig:
 
     def write(self, codes: bytes) -> None:
         assert self.line.write(codes, 0, self.alaw) == len(codes)
+
+    def play(self, codes: bytes) -> None:
+        assert self.line.play(codes, self.alaw)
 
     def end(self) -> None:
         self.line.end()
@@ -155,6 +159,7 @@ def test_rule(rule: Rule) -> None:
 
 OPERATIONS = st.one_of(
     st.tuples(st.just("write"), st.integers(1, 12)),  # in units of 10 ms
+    st.tuples(st.just("play"), st.integers(1, 150)),
     st.tuples(st.just("end")),
     st.tuples(st.just("flush")),
     st.tuples(st.just("hold")),
@@ -183,9 +188,18 @@ def test_reference_and_plane_send_the_same(ptime_ms: int, start_ms: int, do: lis
         if what == "write":
             codes = speech(6, first=written)[: 80 * arguments[0]]
             written += 1
-            taken = reference.write(codes)
-            assert rig.line.write(codes, 0, rig.alaw) == taken
+            taken = rig.line.write(codes, 0, rig.alaw)
+            assert reference.write(codes[:taken]) == taken
+            assert taken == len(codes) or rig.line.await_room()
             over = (over + taken) % (8 * ptime_ms)
+        elif what == "play":
+            codes = speech(75, first=written)[: 80 * arguments[0]]
+            written += 1
+            if rig.line.play(codes, rig.alaw):
+                reference.play(codes)
+                over = (over + len(codes)) % (8 * ptime_ms)
+            else:
+                assert rig.line.await_room()
         elif what == "end":
             if over:  # in whole frames: where two short utterances share one, reference and plane differ
                 continue
@@ -312,6 +326,72 @@ def test_writer_is_woken_once_when_the_ring_has_run_down() -> None:
     # 400 ms are left after the packet of 580 ms; the notice may wait for company for 10 ms.
     assert 580 <= woken[0] <= 590
     assert not line.await_room()
+
+
+def test_clip_of_any_length_takes_no_room_in_the_ring() -> None:
+    plane, (line,) = plane_with(1)
+    clip = speech(3000)  # a minute
+    assert line.play(clip, False)
+    assert line.write(bytes(160), 0, False) == 0
+    line.end(b"\x7f" * 1920, False)
+    packets = b"".join(packet[12:] for _, _, packet in ticks(plane, 0, 60_239))
+    assert packets == clip + b"\x7f" * 1920
+    assert line.idle
+    assert line.write(bytes(9000), 0, False) == 8000
+
+
+def test_line_knows_at_any_time_what_of_its_clips_is_left() -> None:
+    plane, (line,) = plane_with(1)
+    line.write(b"\x01" * 100, 0, False)  # a clip begins on whole 10 ms
+    line.play(b"\x02" * 1600, False)
+    line.write(b"\x03" * 160, 0, False)
+    line.end()
+    assert line.play(b"\x04" * 800, False)
+    sent = b"".join(packet[12:] for _, _, packet in ticks(plane, 0, 119))
+    assert sent == b"\x01" * 100 + b"\xff" * 60 + b"\x02" * 800
+    assert line.flush() == 800 + 160 + 800
+    assert line.idle
+
+
+def test_clip_waits_for_what_is_before_it_and_no_more_than_four_wait() -> None:
+    plane, (line,) = plane_with(1)
+    clip = bytes(4000)  # 500 ms
+    assert line.play(clip, False)
+    assert not line.play(clip, False)
+    assert line.await_room()
+    woken = [ms for ms in range(500) for _ in plane.tick(ms * MS) if "room" in kinds(plane)]
+    assert 80 <= woken[0] <= 100, "400 ms are left"
+    assert line.play(clip, False)
+    line.flush()
+    assert [line.play(bytes(80), False) for _ in range(6)] == [True] * 2 + [False] * 4, "the flushed ones are in use"
+    assert line.await_room()
+    ticks(plane, 500, 520)
+    assert kinds(plane) == ["room"]
+    assert line.play(bytes(80), False)
+
+
+def test_clip_is_let_go_once_it_has_been_heard_or_flushed() -> None:
+    plane, (line,) = plane_with(1)
+    clip = bytes(1600)
+    held = sys.getrefcount(clip)
+    line.play(clip, False)
+    line.play(clip, False)
+    assert sys.getrefcount(clip) == held + 2
+    ticks(plane, 0, 219)
+    line.play(b"", False)
+    assert sys.getrefcount(clip) == held + 1
+    line.hold()
+    line.flush()
+    assert sys.getrefcount(clip) == held + 1, "the plane may be reading it"
+    ticks(plane, 220, 240)
+    line.play(b"", False)
+    assert sys.getrefcount(clip) == held
+
+
+def test_clip_of_less_than_a_block_is_refused() -> None:
+    _, (line,) = plane_with(1)
+    with pytest.raises(LocalProtocolError, match="81 octets is no whole number of 10 ms"):
+        line.play(bytes(81), False)
 
 
 def test_removal_is_the_last_notice_of_a_line() -> None:

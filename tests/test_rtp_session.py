@@ -66,6 +66,9 @@ class Reference:
     def write(self, codes: bytes) -> None:
         assert self._sender.write(codes) == len(codes)
 
+    def play(self, codes: bytes) -> None:
+        self._sender.play(codes)
+
     def end(self) -> None:
         self._sender.end()
 
