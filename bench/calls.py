@@ -52,6 +52,7 @@ max_calls = 20000
 listen = "127.0.0.1:{HTTP_PORT}"
 [rtp]
 ports = "{options.ports}"
+threads = {options.threads}
 [log]
 level = "warning"
 [[route]]
@@ -82,6 +83,13 @@ def usage(pid: int) -> tuple[float, float]:
         more_s, more_mib = usage(child)
         cpu_s, resident_mib = cpu_s + more_s, resident_mib + more_mib
     return cpu_s, resident_mib
+
+
+def plane_cpu_s(pid: int) -> float:
+    """CPU seconds of the plane's threads, by the kernel's accounting."""
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    planes = [task for task in tasks if (task / "comm").read_text() == "rtp-plane\n"]
+    return sum(int((task / "schedstat").read_text().split()[0]) for task in planes) / 1e9
 
 
 def measure(options: argparse.Namespace, folder: Path) -> dict[str, object]:
@@ -119,13 +127,14 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, object]:
             stderr=subprocess.DEVNULL,
         )
         time.sleep(ramp_s + 3)
-        earlier, (cpu_s, _) = metrics(), usage(server.pid)
+        earlier, (cpu_s, _), plane_s = metrics(), usage(server.pid), plane_cpu_s(server.pid)
         receiver.stdin.write("go\n")
         started = time.monotonic()
         time.sleep(options.seconds)
         receiver.stdin.write("stop\n")
         took_s = time.monotonic() - started
         later, (cpu_after_s, resident_mib) = metrics(), usage(server.pid)
+        plane_s = plane_cpu_s(server.pid) - plane_s
         found: dict[str, object] = json.loads(receiver.stdout.readline())
         caller.wait(timeout=ramp_s * 2 + 60)
     finally:
@@ -142,6 +151,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, object]:
         "setup_mean_ms": last.get("ResponseTimesetup(C)", ""),
         "cores": (cpu_after_s - cpu_s) / took_s,
         "us_per_packet": 1e6 * (cpu_after_s - cpu_s) / sent if sent else float("nan"),
+        "plane_us": 1e6 * plane_s / sent if sent else float("nan"),
         "kib_per_call": (resident_mib - idle_mib) * 1024 / options.calls,
         "underruns": later["rtp_underruns_total"] - earlier["rtp_underruns_total"],
         "skipped": later["rtp_skipped_frames_total"] - earlier["rtp_skipped_frames_total"],
@@ -157,6 +167,7 @@ def main() -> None:
     parser.add_argument("--speech", choices=["espeak", "prompt"], default="espeak", help="live speech, or a prompt")
     parser.add_argument("--pause-ms", type=int, default=5000, help="between two sentences; speech is of some 5000 ms")
     parser.add_argument("--two-way", action="store_true", help="the callers send RTP too")
+    parser.add_argument("--threads", type=int, default=1, help="threads of the plane")
     parser.add_argument("--ports", default="10000-31999", help="RTP ports of the server")
     options = parser.parse_args()
     files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]

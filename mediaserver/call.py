@@ -289,6 +289,8 @@ class Call:
             answer = self._media.offer() if offer is None else self._media.answer(offer)
         except sip.RemoteProtocolError as error:
             self._means.signalling.reject(self.id, status=error.status, reason=error.reason, headers=error.headers)
+        except rtp.PortsExhausted:
+            self._means.signalling.reject(self.id, status=503, headers=(("Retry-After", "5"),))
         else:
             self._means.signalling.answer(self.id, body=answer)
 

@@ -11,7 +11,7 @@ srtp_protect and srtp_unprotect: `length` goes in and comes out, 0 is success.
 
 from libc.stdint cimport int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
-from rtp._posix cimport iovec, mmsghdr, sockaddr, sockaddr_in, sockaddr_in6
+from rtp._posix cimport iovec, mmsghdr, pollfd, sockaddr, sockaddr_in, sockaddr_in6
 
 
 cdef extern from *:
@@ -38,6 +38,7 @@ cdef enum:
     RESERVE = 25                 # blocks of a ring that only the end of an utterance may fill, since it never waits
     WHEEL = 120                  # slots of 1 ms: the least common multiple of 10, 20, 30, 40 and 60
     BATCH = 16                   # datagrams in one system call
+    LOOKS = 64                   # ports that are looked at in one system call
     DATAGRAM = 2048              # longer ones are no telephony
     NOTICES = 1 << 18            # octets of the ring of notices
     BOUNDS = 12                  # of the lateness histogram, the last one open
@@ -166,6 +167,7 @@ cdef struct command_t:
     line_t *line
     order_t order
     peer_t peer
+    int any_fd                   # given by CONNECT; -1 for none
     playout_t *playout           # given by LISTEN, taken back with its acknowledgement
     int tones                    # of `tone`
     int sent
@@ -240,6 +242,7 @@ cdef struct line_t:
     void *context
 
     # The plane's: what is received.
+    int any_fd                   # a second socket on the RTP port, which hears whom the first does not; -1 for none
     peer_t peer
     latch_t latch
     int64_t opened_ms            # when `connect` opened the latch
@@ -290,6 +293,9 @@ cdef struct worker_t:
     int64_t captured_size
     int64_t captured_room
     uint8_t packet[HEADER + LARGEST_FRAME + TRAILER]
+    pollfd looks[LOOKS]          # ports that nothing came to for a while
+    line_t *looked[LOOKS]        # and whose they are
+    int looking
     mmsghdr messages[BATCH]      # for receiving; `vectors` to `controls` are what they point to
     iovec vectors[BATCH]
     address_t sources[BATCH]

@@ -117,11 +117,14 @@ class Line:
         comfort_noise: int | None = None,
         latch: bool = True,
         timeout_ms: int = 0,
+        any_fd: int = -1,
     ) -> None:
         """Where to send and what, and what to accept; anew by a re-INVITE.
 
         latch       accept another source than host and port (an IP literal), and send there then
         timeout_ms  of media, 0 for never
+        any_fd      a second socket on the RTP port, the plane's to close from now on: the first one is connected, and
+                    hears the target alone
         """
 
     def start(self) -> None: ...

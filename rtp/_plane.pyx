@@ -7,7 +7,7 @@ the streams ("lines" in here), and does in each millisecond, in this order:
     obey        the orders that Python left in its inbox
     serve       the lines that are due: take a frame out of the ring, stamp it, send it, count it; then read what came
                 to the line's port
-    listen      for RTCP, on the ports of all lines at once
+    listen      to RTCP and to strangers, on the ports of all lines at once
     notify      Python, once for everything that it should know
 
 A line's grid lies on whole milliseconds of the worker's clock, on the phase that had the least to do when it started.
@@ -16,6 +16,10 @@ The lines that are due in a millisecond stand in that millisecond's slot of a wh
 RTP ports are read in the line's own slot, and not when epoll says that something came: a socket that epoll watches
 makes each packet *sent* cost a sixth more, because the kernel tells the watcher that there is room again. So a packet
 waits for up to a ptime until it is seen, which nothing minds: arrival times are the kernel's own.
+
+An RTP port has two sockets. The one that sends is connected to the target: the kernel then sends faster, keeps
+strangers out of it and reports ICMP errors. While somebody else may still become the source, a second one, which is
+not connected and never sends, hears whoever the first does not; that one epoll may watch.
 
 Python and a worker share a line without a lock. The ring has one producer and one consumer; `tail` is moved by compare
 and swap because a flush takes from the consumer's end too, and carries a generation, so that the consumer sees that
@@ -29,7 +33,7 @@ from collections import deque
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.errno cimport EAGAIN, ECONNREFUSED, ENOBUFS, errno
-from libc.stdint cimport int16_t, int32_t, int64_t, intptr_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int16_t, int32_t, int64_t, intptr_t, uintptr_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, llabs, malloc, realloc
 from libc.string cimport memcmp, memcpy, memset
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
@@ -40,7 +44,7 @@ from rtp._posix cimport (
     EPOLL_CTL_ADD, EPOLL_CTL_DEL, MSG_DONTWAIT, MSG_TRUNC, PR_SET_TIMERSLACK, SCHED_FIFO, SCM_TIMESTAMPNS, SIG_SETMASK,
     SOL_SOCKET, SO_TIMESTAMPNS, TIMER_ABSTIME, acquire, aligned_alloc, clock_nanosleep, cmsghdr, connect_socket,
     epoll_create1, epoll_ctl, epoll_event, epoll_wait, eventfd, htons, increase, inet_ntop, inet_pton, mmsghdr, msghdr,
-    ntohs, prctl, prefetch, pthread_create, pthread_join, pthread_setname_np, pthread_setschedparam, pthread_sigmask,
+    ntohs, poll, pollfd, POLLIN, prctl, prefetch, pthread_create, pthread_join, pthread_setname_np, pthread_setschedparam, pthread_sigmask,
     pthread_t, recvfrom, recvmmsg, release, replace, sched_param, send, sendto, setsockopt, settle, settle_word,
     settled, settled_word, sigfillset, sigset_t, sockaddr, sockaddr_in, sockaddr_in6, take,
 )
@@ -82,6 +86,10 @@ cdef enum:
     BATCHES = 4                  # of datagrams that a line reads at once at most
     ATTENTIVE_MS = 1000          # after a packet of the peer, its port is read in every slot
     INATTENTIVE_MS = 60          # later on it is read this often
+    SETTLED_MS = 1000            # after `connect`: what is heard then was not sent before it
+    LISTENINGS = 16              # sockets that epoll names at a time
+    FLOOD = 64                   # of them that are read in a millisecond
+    ANYBODY = 1                  # what epoll says of a line's second socket: its address, made odd
 
 cdef uint64_t POSITION = (1 << 48) - 1
 cdef int64_t NS_PER_MS = 1_000_000
@@ -532,7 +540,11 @@ cdef void serve(line_t *line, int64_t now_ms, int64_t now_ns) noexcept nogil:
             post_to_waiting(line, ROOM, &line.wants_room)
     # What comes before `connect` waits in the socket's buffer: it may be the peer's first word.
     if line.fd >= 0 and now_ms >= line.look_ms and line.latch != DEAF:
-        receive_rtp(line, now_ns)
+        if now_ms - line.heard_ms < ATTENTIVE_MS:
+            read_port(line, now_ns)
+        else:
+            line.look_ms = now_ms + INATTENTIVE_MS
+            glance_at(line, now_ns)
     if line.playout != NULL:
         fill_quiet(line, now_ms)
 
@@ -584,6 +596,8 @@ cdef void serve_all(worker_t *worker, int64_t now_ns) noexcept nogil:
                 serve(line, now_ms, clock_ns() if worker.threaded else now_ns)
             hang(worker, line)
             line = after
+    if worker.looking:
+        look(worker, now_ns)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -598,22 +612,42 @@ cdef inline int64_t lost(const line_t *line) noexcept nogil:
     return line.lost_before + expected(line) - line.source_received
 
 
-cdef void join_target(line_t *line) noexcept nogil:
-    """Lock onto the source. When that is whom signalling announced, connect the socket: the kernel then sends faster,
-    keeps strangers out and reports ICMP errors. Otherwise whom it announced may still turn up, and must be heard."""
-    line.latch = LOCKED
-    line.target = line.source
-    if line.fd >= 0 and same_address(&line.source, &line.peer.address):
-        line.connected = connect_socket(line.fd, &line.target.any, size_of(&line.target)) == 0
-
-
-cdef void part_target(line_t *line) noexcept nogil:
+cdef void aim_at(line_t *line, const address_t *target) noexcept nogil:
+    """Send there from now on, and hear them on the socket that sends."""
     cdef sockaddr nobody
-    if line.connected:
+    if line.connected and same_address(&line.target, target):
+        return
+    line.target = target[0]
+    if line.fd < 0:
+        return
+    if line.connected:  # otherwise the socket would keep the local address that suited the target before
         memset(&nobody, 0, sizeof(nobody))
         nobody.sa_family = AF_UNSPEC
         connect_socket(line.fd, &nobody, sizeof(nobody))
-        line.connected = False
+    line.connected = connect_socket(line.fd, &line.target.any, size_of(&line.target)) == 0
+
+
+cdef void lock(line_t *line) noexcept nogil:
+    line.latch = LOCKED
+    aim_at(line, &line.source)
+
+
+cdef void hear_nobody_else(line_t *line) noexcept nogil:
+    """Close the second socket of the port."""
+    if line.any_fd >= 0:
+        epoll_ctl(line.worker.epoll, EPOLL_CTL_DEL, line.any_fd, NULL)
+        close(line.any_fd)
+        line.any_fd = -1
+
+
+cdef void hear_anybody(line_t *line, int fd) noexcept nogil:
+    """Take up a second socket of the port, in the place of the one that there may be."""
+    cdef epoll_event event
+    hear_nobody_else(line)
+    line.any_fd = fd
+    event.events, event.data.ptr = EPOLLIN, <uint8_t *>line + ANYBODY
+    if fd >= 0 and epoll_ctl(line.worker.epoll, EPOLL_CTL_ADD, fd, &event) != 0:
+        line.counts[RECEIVE_ERRORS] += 1
 
 
 cdef void follow(line_t *line, uint32_t ssrc, uint16_t sequence) noexcept nogil:
@@ -659,7 +693,7 @@ cdef bint admit(
     if is_source or is_signalled:
         line.trusted_ms = now_ms
     if is_source and line.latch == OPEN and now_ms - line.opened_ms >= REOPEN_MS:
-        join_target(line)
+        lock(line)
     if is_source and line.followed and line.remote_ssrc == ssrc:
         if line.probation.packets and same_address(&line.probation.address, address):
             line.probation.packets = 0  # another SSRC takes over only once this one is silent
@@ -668,10 +702,9 @@ cdef bint admit(
         return False
     line.probation.packets = 0
     if not is_source:
-        part_target(line)
         line.sourced = True
         line.source = address[0]
-        join_target(line)
+        lock(line)
         post(line, LATCHED, 0, now_ns, address, NULL, 0)
     if not line.followed or line.remote_ssrc != ssrc:
         follow(line, ssrc, sequence)
@@ -791,34 +824,68 @@ cdef void receive(
         place(line, timestamp, data + start, size - start, payload_type, now_ms)
 
 
-cdef void receive_rtp(line_t *line, int64_t now_ns) noexcept nogil:
-    """Read what came to a line's RTP port; a flood is left to the socket's buffer, so that it delays no other line."""
+cdef bint read_batch(line_t *line, int fd, int64_t now_ns) noexcept nogil:
+    """Read what came to a line's RTP port; whether there may be more."""
     cdef worker_t *worker = line.worker
     cdef int64_t now_ms = (now_ns - worker.epoch_ns) // NS_PER_MS, arrival_ns
     cdef mmsghdr *message
     cdef cmsghdr *control
     cdef timespec *stamp
-    cdef int at, batch, count = BATCH
+    cdef int at, count = recvmmsg(fd, worker.messages, BATCH, MSG_DONTWAIT, NULL)
+    for at in range(count):
+        message = &worker.messages[at]
+        arrival_ns = now_ns
+        control = CMSG_FIRSTHDR(&message.msg_hdr)
+        if control != NULL and control.cmsg_level == SOL_SOCKET and control.cmsg_type == SCM_TIMESTAMPNS:
+            stamp = <timespec *>CMSG_DATA(control)
+            arrival_ns = stamp.tv_sec * 1_000_000_000 + stamp.tv_nsec
+        if message.msg_hdr.msg_flags & MSG_TRUNC:
+            line.counts[INVALID] += 1
+        else:
+            receive(line, worker.received[at], message.msg_len, &worker.sources[at], arrival_ns, now_ms, now_ns)
+        ready_message(worker, at)
+    if count < 0 and errno != EAGAIN:
+        line.counts[SEND_REFUSED if errno == ECONNREFUSED else RECEIVE_ERRORS] += 1
+    return count == BATCH
+
+
+cdef void read_port(line_t *line, int64_t now_ns) noexcept nogil:
+    """Read what the target sent; a flood is left to the socket's buffer, so that it delays no other line."""
+    cdef int64_t received = line.source_received
+    cdef int batch
     for batch in range(BATCHES):
-        count = recvmmsg(line.fd, worker.messages, BATCH, MSG_DONTWAIT, NULL)
-        for at in range(count):
-            message = &worker.messages[at]
-            arrival_ns = now_ns
-            control = CMSG_FIRSTHDR(&message.msg_hdr)
-            if control != NULL and control.cmsg_level == SOL_SOCKET and control.cmsg_type == SCM_TIMESTAMPNS:
-                stamp = <timespec *>CMSG_DATA(control)
-                arrival_ns = stamp.tv_sec * 1_000_000_000 + stamp.tv_nsec
-            if message.msg_hdr.msg_flags & MSG_TRUNC:
-                line.counts[INVALID] += 1
-            else:
-                receive(line, worker.received[at], message.msg_len, &worker.sources[at], arrival_ns, now_ms, now_ns)
-            ready_message(worker, at)
-        if count < 0 and errno != EAGAIN:
-            line.counts[SEND_REFUSED if errno == ECONNREFUSED else RECEIVE_ERRORS] += 1
-        if count < BATCH:
+        if not read_batch(line, line.fd, now_ns):
             break
-    # Whom we have not heard for a while is listened to less often.
-    line.look_ms = now_ms if now_ms - line.heard_ms < ATTENTIVE_MS else now_ms + INATTENTIVE_MS
+    # The source is whom signalling announced, and heard where it should be: there is nobody else to wait for.
+    if (
+        line.any_fd >= 0
+        and line.latch == LOCKED
+        and line.source_received > received
+        and line.heard_ms - line.opened_ms >= SETTLED_MS
+        and same_address(&line.source, &line.peer.address)
+    ):
+        hear_nobody_else(line)
+
+
+cdef void look(worker_t *worker, int64_t now_ns) noexcept nogil:
+    """Read the ports that something came to, of those that were glanced at."""
+    cdef int at
+    if poll(worker.looks, worker.looking, 0) > 0:
+        for at in range(worker.looking):
+            if worker.looks[at].revents:
+                read_port(worker.looked[at], now_ns)
+    worker.looking = 0
+
+
+cdef inline void glance_at(line_t *line, int64_t now_ns) noexcept nogil:
+    """Whom we have not heard for a while we listen to less often, and to many at once."""
+    cdef worker_t *worker = line.worker
+    cdef pollfd *it = &worker.looks[worker.looking]
+    it.fd, it.events = line.fd, POLLIN
+    worker.looked[worker.looking] = line
+    worker.looking += 1
+    if worker.looking == LOOKS:
+        look(worker, now_ns)
 
 
 cdef void ready_message(worker_t *worker, int at) noexcept nogil:
@@ -834,35 +901,41 @@ cdef void ready_message(worker_t *worker, int at) noexcept nogil:
     header.msg_flags = 0
 
 
-cdef void listen_for_rtcp(worker_t *worker, int64_t until_ns, int timeout_ms) noexcept nogil:
-    """Read what RTCP came, until there is no more or the next slot is due; wait for the first of it if there is none.
-    """
-    cdef epoll_event events[64]
-    cdef line_t *line
-    cdef int at, count = 64
+cdef void read_rtcp(line_t *line, int64_t now_ns) noexcept nogil:
+    cdef worker_t *worker = line.worker
+    cdef unsigned source_size = sizeof(address_t)
+    cdef ssize_t size = recvfrom(
+        line.rtcp_fd, worker.received, DATAGRAM, MSG_DONTWAIT | MSG_TRUNC, &worker.sources[0].any, &source_size
+    )
+    if 0 <= size <= DATAGRAM:
+        receive_rtcp(
+            line, worker.received[0], size, &worker.sources[0], (now_ns - worker.epoch_ns) // NS_PER_MS, now_ns
+        )
+    elif size > DATAGRAM:
+        line.counts[INVALID] += 1
+    elif errno != EAGAIN:
+        line.counts[RECEIVE_ERRORS] += 1
+
+
+cdef void listen(worker_t *worker, int64_t until_ns, int timeout_ms) noexcept nogil:
+    """Read RTCP, and what came to second sockets, until there is no more, the next slot is due, or so much was read
+    that only a flood can be behind it; wait for the first of it if there is none."""
+    cdef epoll_event events[LISTENINGS]
+    cdef uint8_t *data
+    cdef int at, count = LISTENINGS, read_ports = 0
     cdef int64_t now_ns = 0
-    cdef ssize_t size
-    cdef unsigned source_size
-    while count == 64 and now_ns < until_ns:
-        count = epoll_wait(worker.epoll, events, 64, timeout_ms)
+    while count == LISTENINGS and now_ns < until_ns and read_ports < FLOOD:
+        count = epoll_wait(worker.epoll, events, LISTENINGS, timeout_ms)
         now_ns = clock_ns()
+        read_ports += count
         for at in range(count):
-            line = <line_t *>events[at].data.ptr
-            if line == NULL:  # it is `wake`
+            data = <uint8_t *>events[at].data.ptr
+            if data == NULL:  # it is `wake`
                 read(worker.wake, worker.received, sizeof(uint64_t))
-                continue
-            source_size = sizeof(address_t)
-            size = recvfrom(
-                line.rtcp_fd, worker.received, DATAGRAM, MSG_DONTWAIT | MSG_TRUNC, &worker.sources[0].any, &source_size
-            )
-            if 0 <= size <= DATAGRAM:
-                receive_rtcp(
-                    line, worker.received[0], size, &worker.sources[0], (now_ns - worker.epoch_ns) // NS_PER_MS, now_ns
-                )
-            elif size > DATAGRAM:
-                line.counts[INVALID] += 1
-            elif errno != EAGAIN:
-                line.counts[RECEIVE_ERRORS] += 1
+            elif <uintptr_t>data & ANYBODY:
+                read_batch(<line_t *>(data - ANYBODY), (<line_t *>(data - ANYBODY)).any_fd, now_ns)
+            else:
+                read_rtcp(<line_t *>data, now_ns)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -942,7 +1015,7 @@ cdef void acknowledge(worker_t *worker, command_t *command) noexcept nogil:
     worker.pending = True
 
 
-cdef void aim(line_t *line, const peer_t *peer, int64_t now_ms) noexcept nogil:
+cdef void agree(line_t *line, const peer_t *peer, int64_t now_ms) noexcept nogil:
     """Where to send and what to accept, for the first time or anew (re-INVITE)."""
     cdef worker_t *worker = line.worker
     cdef bint moved = line.latch == DEAF or not same_address(&peer.address, &line.peer.address)
@@ -965,13 +1038,12 @@ cdef void aim(line_t *line, const peer_t *peer, int64_t now_ms) noexcept nogil:
     line.probation.packets = 0
     line.heard_ms = now_ms
     line.timed_out = False
-    part_target(line)
     if moved:
-        line.target = peer.address
+        aim_at(line, &peer.address)
     if not peer.latch:
         line.sourced = True
         line.source = peer.address
-        join_target(line)
+        lock(line)
 
 
 cdef void settle_in(line_t *line, int64_t now_ms) noexcept nogil:
@@ -995,6 +1067,7 @@ cdef void let_go(line_t *line) noexcept nogil:
     burden(worker, line, -1)
     unhang(worker, line)
     stop_dialling(line)
+    hear_nobody_else(line)
     if line.rtcp_fd >= 0:
         epoll_ctl(worker.epoll, EPOLL_CTL_DEL, line.rtcp_fd, NULL)
     increase(&worker.lines, -1)
@@ -1008,7 +1081,9 @@ cdef bint obey(worker_t *worker, command_t *command, int64_t now_ms) noexcept no
     if command.order == ADOPT:
         settle_in(line, now_ms)
     elif command.order == CONNECT:
-        aim(line, &command.peer, now_ms)
+        hear_anybody(line, command.any_fd)
+        command.any_fd = -1
+        agree(line, &command.peer, now_ms)
     elif command.order == START:
         burden(worker, line, -1)
         unhang(worker, line)
@@ -1073,13 +1148,13 @@ cdef void *work(void *argument) noexcept nogil:
     prctl(PR_SET_TIMERSLACK, 1)  # wake up punctually without SCHED_FIFO, too
     while not settled(&worker.stopping):
         if settled(&worker.lines) == 0:
-            listen_for_rtcp(worker, 1, -1)  # nobody is there: sleep until `wake`
+            listen(worker, 1, -1)  # nobody is there: sleep until `wake`
             worker.next_ms = (clock_ns() - worker.epoch_ns) // NS_PER_MS
         now_ns = clock_ns()
         obey_all(worker, now_ns)
         serve_all(worker, now_ns)
         next_ns = worker.epoch_ns + worker.next_ms * NS_PER_MS
-        listen_for_rtcp(worker, next_ns, 0)
+        listen(worker, next_ns, 0)
         notify(worker, worker.next_ms - 1)
         sleep_until(next_ns)
     return NULL
@@ -1124,9 +1199,15 @@ cdef void free_commands(command_t *command) noexcept:
     cdef command_t *next
     while command != NULL:
         next = command.next
-        free(command.playout)
-        free(command)
+        free_command(command)
         command = next
+
+
+cdef void free_command(command_t *command) noexcept:
+    if command.any_fd >= 0:
+        close(command.any_fd)
+    free(command.playout)
+    free(command)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -1216,6 +1297,7 @@ cdef class Plane:
         cdef Line line
         self._join()
         for line in self.lines.values():
+            hear_nobody_else(line.it)
             line.closed = True
             line.add_counts(self.gone)
         self.lines.clear()
@@ -1287,8 +1369,7 @@ cdef class Plane:
                 line = self.lines.pop(command.line.id)
                 line.add_counts(self.gone)
                 out.append(("removed", line.id, 0, 0, ("", 0), b""))
-            free(command.playout)
-            free(command)
+            free_command(command)
             command = next
 
     cdef _read(self, worker_t *worker, list out):
@@ -1355,7 +1436,7 @@ cdef class Line:
         self.it.tags = self.it.codes + blocks * BLOCK
         self.it.ptime_ms = PTIMES_MS[1]
         self.it.frame = 8 * self.it.ptime_ms
-        self.it.jump_to = -1
+        self.it.jump_to = self.it.any_fd = -1
         self.it.trusted_ms = -QUIET_MS
 
     def __dealloc__(self):
@@ -1371,7 +1452,7 @@ cdef class Line:
         command = <command_t *>calloc(1, sizeof(command_t) + tones * sizeof(tone_t))
         if command == NULL:
             raise MemoryError
-        command.line, command.order, command.tones = self.it, order, tones
+        command.line, command.order, command.tones, command.any_fd = self.it, order, tones, -1
         return command
 
     cdef void give(self, command_t *command) noexcept:
@@ -1379,9 +1460,10 @@ cdef class Line:
 
     def connect(
         self, *, str host, int port, bint alaw, int payload_type, int ptime_ms=20, telephone_event=None,
-        comfort_noise=None, bint latch=True, int64_t timeout_ms=0,
+        comfort_noise=None, bint latch=True, int64_t timeout_ms=0, int any_fd=-1,
     ):
         cdef command_t *command
+        cdef int on = 1
         cdef peer_t peer
         memset(&peer, 0, sizeof(peer))
         if ptime_ms not in PTIMES_MS:
@@ -1397,8 +1479,10 @@ cdef class Line:
         peer.telephone_event = -1 if telephone_event is None else telephone_event
         peer.comfort_noise = -1 if comfort_noise is None else comfort_noise
         peer.latch, peer.timeout_ms = latch, timeout_ms
+        if any_fd >= 0 and setsockopt(any_fd, SOL_SOCKET, SO_TIMESTAMPNS, &on, sizeof(on)) != 0:
+            raise OSError(errno, "arrivals on the RTP port cannot be timed")
         command = self.order(CONNECT)
-        command.peer = peer
+        command.peer, command.any_fd = peer, any_fd
         self.give(command)
 
     def start(self):

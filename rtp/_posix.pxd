@@ -1,5 +1,5 @@
 # cython: language_level=3
-"""What the media plane asks of the system: threads, time, sockets, epoll, eventfd, and words that threads share."""
+"""What the media plane asks of the system: threads, time, sockets, poll, epoll, eventfd, and words that threads share."""
 
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 from posix.time cimport timespec
@@ -101,6 +101,15 @@ cdef extern from "<sys/socket.h>" nogil:
 cdef extern from "<sys/eventfd.h>" nogil:
     int eventfd(unsigned value, int flags)
     int EFD_NONBLOCK, EFD_CLOEXEC
+
+
+cdef extern from "<poll.h>" nogil:
+    cdef struct pollfd:
+        int fd
+        short events
+        short revents
+    int poll(pollfd *fds, unsigned long count, int timeout_ms)
+    int POLLIN
 
 
 cdef extern from "<sys/epoll.h>" nogil:

@@ -25,7 +25,8 @@ import secrets
 import socket
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Literal, Self
@@ -64,7 +65,7 @@ _NS_PER_S = 1_000_000_000
 
 
 class PortsExhausted(RtpError):
-    """Every port pair is in use or in quarantine."""
+    """Every port pair is in use or in quarantine, or the process has no file descriptor left."""
 
 
 class StreamClosed(RtpError):
@@ -190,6 +191,17 @@ class EndpointCounters(Counts):
     lateness_max_s: float
 
 
+@contextmanager
+def _counting_descriptors() -> Iterator[None]:
+    """Say what is lacking when there is no file descriptor for another socket."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            raise PortsExhausted("no file descriptor is left for an RTP port: raise the limit (ulimit -n)") from error
+        raise
+
+
 class _Ports:
     """Pairs of an even port for RTP and the odd one after it for RTCP (RFC 3550 section 11), bound on one host."""
 
@@ -245,6 +257,15 @@ class _Ports:
             rtp.close()
             raise
 
+    def second(self, first: socket.socket) -> socket.socket:
+        """Another socket on the port of `first`."""
+        port = first.getsockname()[1]
+        first.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            return self._socket(port, beside=True)
+        finally:  # nobody else is to share the port
+            first.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
+
     def give_back(self, port: int, now_s: float, *, used: bool) -> None:
         """Take a port back; one that a peer was told of rests first: packets for it may still be on their way."""
         if port in self._taken:
@@ -254,9 +275,12 @@ class _Ports:
             else:
                 self._free.append(port)
 
-    def _socket(self, port: int) -> socket.socket:
+    def _socket(self, port: int, *, beside: bool = False) -> socket.socket:
+        """A socket on `port`, on which there may be another one if that allows it too."""
         made = socket.socket(self.family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         try:
+            if beside:
+                made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if self.family == socket.AF_INET6:
                 made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
                 made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_TCLASS, _EXPEDITED)
@@ -334,15 +358,16 @@ class Endpoint:
             ssrc = secrets.randbits(32)
         elif not 0 <= ssrc < 1 << 32:
             raise LocalProtocolError(f"SSRC {ssrc} is not in 0..4294967295")
-        now_s = time.monotonic()
-        if port is None:
-            number, rtp, rtcp = self._ports.take(now_s)
-        elif port == 0:
-            number, rtp, rtcp = self._ports.take_any()
-        elif port % 2:
+        if port is not None and port % 2:
             raise LocalProtocolError(f"RTP port {port} is odd: RTP takes the even port of a pair")
-        else:
-            number, (rtp, rtcp) = port, self._ports.bind(port)
+        now_s = time.monotonic()
+        with _counting_descriptors():
+            if port is None:
+                number, rtp, rtcp = self._ports.take(now_s)
+            elif port == 0:
+                number, rtp, rtcp = self._ports.take_any()
+            else:
+                number, (rtp, rtcp) = port, self._ports.bind(port)
         try:
             line = self._plane.open(
                 fd=rtp.fileno(),
@@ -360,6 +385,7 @@ class Endpoint:
             raise
         stream = Stream(
             line,
+            ports=self._ports,
             rtp=rtp,
             rtcp=rtcp,
             port=number,
@@ -428,6 +454,7 @@ class Stream:
         "_loop",
         "_media_timeout_s",
         "_mux",
+        "_ports",
         "_ptime_ms",
         "_report_timer",
         "_reports",
@@ -450,6 +477,7 @@ class Stream:
         self,
         line: Line,
         *,
+        ports: _Ports,
         rtp: socket.socket,
         rtcp: socket.socket,
         port: int,
@@ -462,6 +490,7 @@ class Stream:
         self.ssrc = ssrc
         self.closed = False
         self._line = line
+        self._ports = ports
         self._loop = asyncio.get_running_loop()
         self._rtp = rtp
         self._rtcp = rtcp
@@ -529,7 +558,8 @@ class Stream:
         latch            false: send to host and port whatever comes, and accept packets from there alone
         media_timeout_s  as of the endpoint when left out; 0 for never
 
-        Raises LocalProtocolError for values that make no sense.
+        Raises LocalProtocolError for values that make no sense, and PortsExhausted when no file descriptor is left; both
+        change nothing.
         """
         self._check_open()
         if codec not in ("PCMU", "PCMA"):
@@ -537,17 +567,26 @@ class Stream:
         if rtcp_port is not None and not 0 < rtcp_port < 65536:
             raise LocalProtocolError(f"RTCP port {rtcp_port} is not in 1..65535")
         timeout_s = self._media_timeout_s if media_timeout_s is None else media_timeout_s
-        self._line.connect(
-            host=host,
-            port=port,
-            alaw=codec == "PCMA",
-            payload_type=payload_type,
-            ptime_ms=ptime_ms,
-            telephone_event=telephone_event,
-            comfort_noise=comfort_noise,
-            latch=latch,
-            timeout_ms=round(timeout_s * 1000),
-        )
+        with ExitStack() as sockets:
+            any_fd = -1
+            if latch:
+                with _counting_descriptors():
+                    second = sockets.enter_context(self._ports.second(self._rtp))
+                any_fd = second.fileno()
+            self._line.connect(
+                host=host,
+                port=port,
+                alaw=codec == "PCMA",
+                payload_type=payload_type,
+                ptime_ms=ptime_ms,
+                telephone_event=telephone_event,
+                comfort_noise=comfort_noise,
+                latch=latch,
+                timeout_ms=round(timeout_s * 1000),
+                any_fd=any_fd,
+            )
+            if latch:
+                second.detach()  # the plane's now
         self._alaw = codec == "PCMA"
         self._ptime_ms = ptime_ms
         self._telephone_event = telephone_event
