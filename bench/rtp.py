@@ -1,9 +1,9 @@
 """How many streams the media plane carries, and how punctually: scripts/bench rtp [--help]
 
-First the physical limit: datagrams a core can send here when it does nothing else (bench/rtp_wire.c). Then the plane,
-fed through Stream.write as a call is, at growing numbers of streams; with "GIL" a Python thread beside it holds the
-GIL for 200 ms in every second. CPU is the plane's threads' own, by the kernel's accounting; lateness is against the
-ideal grid of 20 ms, by the arrival times of the receiver's kernel.
+First the physical limit: datagrams a core can send here when it does nothing else (bench/rtp_wire.c). Then the plane at
+growing numbers of streams, fed through Stream.write as live speech is, or through Stream.play with --prompt; with "GIL"
+a Python thread beside it holds the GIL for 200 ms in every second. CPU is the plane's threads' own, by the kernel's
+accounting; lateness is against the ideal grid of 20 ms, by the arrival times of the receiver's kernel.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import threading
 import time
 from pathlib import Path
 
-from rtp import Endpoint, Stream
+from rtp import Clip, Endpoint, Stream
 
 HERE = Path(__file__).parent
 HELD_S = 0.2
@@ -76,6 +76,11 @@ async def speak(stream: Stream) -> None:
         await stream.write(SPEECH, 8000)
 
 
+async def play(stream: Stream, clip: Clip) -> None:
+    while True:
+        await stream.play(clip)
+
+
 async def measure(program: str, streams: int, options: argparse.Namespace, *, hog: bool) -> dict[str, float]:
     receiver = await asyncio.create_subprocess_exec(
         program,
@@ -98,11 +103,12 @@ async def measure(program: str, streams: int, options: argparse.Namespace, *, ho
         plane = threads() - before
         speakers = []
         opened = []
+        clip = Clip(SPEECH * 30, 8000)
         for port in ports:
             stream = endpoint.open(port=0)
             stream.connect(host="127.0.0.1", port=port, codec="PCMU", payload_type=0, latch=options.two_way)
             opened.append(stream)
-            speakers.append(tasks.create_task(speak(stream)))
+            speakers.append(tasks.create_task(play(stream, clip) if options.prompt else speak(stream)))
         await asyncio.sleep(0.5)
         for stream in opened:
             stream.start()
@@ -141,6 +147,7 @@ def main() -> None:
     parser.add_argument("--streams", default="500,1000,2000,4000,8000", help="numbers of streams, with commas between")
     parser.add_argument("--seconds", type=float, default=10, help="how long each row is measured")
     parser.add_argument("--threads", type=int, default=1, help="threads of the plane")
+    parser.add_argument("--prompt", action="store_true", help="play a clip of 30 s instead of writing speech")
     parser.add_argument("--two-way", action="store_true", help="every packet is answered with one")
     parser.add_argument("--fair", action="store_true", help="do without SCHED_FIFO")
     parser.add_argument("--without-gil", action="store_true", help="leave out the rows in which the GIL is held")

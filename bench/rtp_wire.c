@@ -67,12 +67,15 @@ static struct iovec vectors[BATCH];
 
 static int take_batch(int fd)
 {
-    for (int i = 0; i < BATCH; i++) {
+    static int used = BATCH;
+    for (int i = 0; i < used; i++) {
         vectors[i] = (struct iovec){packets[i], ROOM};
         messages[i].msg_hdr = (struct msghdr){.msg_name = &sources[i], .msg_namelen = sizeof sources[i],
             .msg_iov = &vectors[i], .msg_iovlen = 1, .msg_control = controls[i], .msg_controllen = sizeof controls[i]};
     }
-    return recvmmsg(fd, messages, BATCH, MSG_DONTWAIT, NULL);
+    int got = recvmmsg(fd, messages, BATCH, MSG_DONTWAIT, NULL);
+    used = got > 0 ? got : 0;
+    return got;
 }
 
 static int64_t arrival_ns(int i)

@@ -51,20 +51,19 @@ class Speech:
         The utterance is ended whatever happens, so that what was written of it is heard. Raises what the engine raises,
         and rtp.StreamClosed.
         """
+        if isinstance(content, rtp.Clip):
+            if content.duration_ms:
+                begin()
+            await stream.play(content)
+            return content.duration_ms > 0
         said = False
         try:
-            if isinstance(content, rtp.Clip):
-                said = content.duration_ms > 0
-                if said:
-                    begin()
-                await stream.play(content)
-            else:
-                async with aclosing(self.synthesize(content)) as chunks:
-                    async for chunk in chunks:
-                        if not said:
-                            said = True
-                            begin()
-                        await stream.write(chunk.samples, chunk.rate_hz)
+            async with aclosing(self.synthesize(content)) as chunks:
+                async for chunk in chunks:
+                    if not said:
+                        said = True
+                        begin()
+                    await stream.write(chunk.samples, chunk.rate_hz)
         finally:
             if not stream.closed:
                 stream.end()

@@ -42,6 +42,7 @@ cdef enum:
     DATAGRAM = 2048              # longer ones are no telephony
     NOTICES = 1 << 18            # octets of the ring of notices
     BOUNDS = 12                  # of the lateness histogram, the last one open
+    CHUNK = 1 << 21              # octets of memory that pieces are cut from: a huge page
     LISTENED = 160               # samples in a frame of the peer's audio: 20 ms
     WINDOW = 16                  # such frames in which late packets still find their place
     BACKLOG = 50                 # such frames that wait for their consumer
@@ -116,11 +117,11 @@ cdef enum order_t:               # what Python has to say to the plane
     REMOVE
 
 
-cdef struct clip_t:              # speech that is read where it lies, in its place among the blocks of a line
+cdef struct clip_t:              # an utterance that is read where it lies, in its place among the blocks of a line
     uint64_t start               # position of its first block
     uint64_t blocks
     const uint8_t *codes         # the producer's to keep until the plane has passed it
-    uint8_t tag                  # of each block
+    uint8_t tag                  # of each block, but for LAST
 
 
 cdef struct probation_t:         # a run of consecutive packets from one address with one SSRC
@@ -174,6 +175,18 @@ cdef struct command_t:
     tone_t tone[1]
 
 
+cdef union chunk_t:
+    chunk_t *next
+    uint8_t memory[CHUNK]
+
+
+cdef struct arena_t:             # pieces of one size, close together: each page of theirs is looked up in every ptime
+    uint64_t size
+    chunk_t *chunks
+    uint64_t carved              # octets of the newest chunk that were given out
+    void *spare                  # what was given back; the first word of each piece leads to the next
+
+
 cdef struct slot_t:
     line_t *first
     line_t *last
@@ -216,7 +229,7 @@ cdef struct line_t:
     uint64_t blocks              # of the ring, RESERVE included
     uint64_t start_blocks        # how much of an utterance must be there before it is heard
     uint64_t low_blocks          # a waiting writer is woken at this filling
-    uint8_t *codes               # the ring: `blocks` of BLOCK octets
+    uint8_t *codes               # the ring: `blocks` of BLOCK octets; made when something is written
     uint8_t *tags                # and what each block is: ALAW, LAST, EMPTY
     int fd
     uint32_t ssrc

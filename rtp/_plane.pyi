@@ -143,8 +143,9 @@ class Line:
         """Put G.711 codes from `start` on into the ring; returns how many there was room for."""
 
     def play(self, codes: bytes, alaw: bool) -> bool:
-        """Put G.711 codes, a multiple of 80, behind what was written, without copying them. False when there is no
-        room: the line has run down to two fifths of its ring then, clips included, and four clips wait at most."""
+        """Put an utterance of G.711 codes, a multiple of 80, behind what was written, without copying it; an open
+        utterance ends before it. False, and nothing is done, when there is no room: that is once the line has run down
+        to two fifths of its ring, clips included, and at most four clips wait."""
 
     def end(self, codes: Buffer = b"", alaw: bool = False) -> None:
         """The utterance is complete with these codes, 1920 at most, for which there is always room."""

@@ -41,9 +41,9 @@ from posix.unistd cimport close, read, write
 
 from rtp._posix cimport (
     AF_INET, AF_INET6, AF_UNSPEC, CMSG_DATA, CMSG_FIRSTHDR, EFD_CLOEXEC, EFD_NONBLOCK, EPOLLIN, EPOLL_CLOEXEC,
-    EPOLL_CTL_ADD, EPOLL_CTL_DEL, MSG_DONTWAIT, MSG_TRUNC, PR_SET_TIMERSLACK, SCHED_FIFO, SCM_TIMESTAMPNS, SIG_SETMASK,
+    EPOLL_CTL_ADD, EPOLL_CTL_DEL, MADV_HUGEPAGE, MSG_DONTWAIT, MSG_TRUNC, PR_SET_TIMERSLACK, SCHED_FIFO, SCM_TIMESTAMPNS, SIG_SETMASK,
     SOL_SOCKET, SO_TIMESTAMPNS, TIMER_ABSTIME, acquire, aligned_alloc, clock_nanosleep, cmsghdr, connect_socket,
-    epoll_create1, epoll_ctl, epoll_event, epoll_wait, eventfd, htons, increase, inet_ntop, inet_pton, mmsghdr, msghdr,
+    epoll_create1, epoll_ctl, epoll_event, epoll_wait, eventfd, htons, increase, inet_ntop, inet_pton, madvise, mmsghdr, msghdr,
     ntohs, poll, pollfd, POLLIN, prctl, prefetch, pthread_create, pthread_join, pthread_setname_np, pthread_setschedparam, pthread_sigmask,
     pthread_t, recvfrom, recvmmsg, release, replace, sched_param, send, sendto, setsockopt, settle, settle_word,
     settled, settled_word, sigfillset, sigset_t, sockaddr, sockaddr_in, sockaddr_in6, take,
@@ -399,7 +399,7 @@ cdef inline uint8_t block_at(line_t *line, uint64_t position, const uint8_t **co
             break
         if position < clip.start + clip.blocks:
             codes[0] = clip.codes + (position - clip.start) * BLOCK
-            return clip.tag
+            return clip.tag | LAST if position + 1 == clip.start + clip.blocks else clip.tag
         passed += clip.blocks
         at += 1
     block = (position - passed) % line.blocks
@@ -1160,6 +1160,36 @@ cdef void *work(void *argument) noexcept nogil:
     return NULL
 
 
+cdef void *carve(arena_t *arena) except NULL:
+    cdef uint64_t size = (arena.size + 63) & ~<uint64_t>63  # whole cache lines
+    cdef void *piece = arena.spare
+    cdef chunk_t *chunk
+    if piece != NULL:
+        arena.spare = (<void **>piece)[0]
+        return piece
+    if arena.chunks == NULL or arena.carved + size > CHUNK:
+        chunk = <chunk_t *>aligned_alloc(CHUNK, CHUNK)
+        if chunk == NULL:
+            raise MemoryError
+        madvise(chunk, CHUNK, MADV_HUGEPAGE)
+        chunk.next, arena.chunks, arena.carved = arena.chunks, chunk, 64
+    piece = arena.chunks.memory + arena.carved
+    arena.carved += size
+    return piece
+
+
+cdef void give_back(arena_t *arena, void *piece) noexcept:
+    (<void **>piece)[0] = arena.spare
+    arena.spare = piece
+
+
+cdef void free_arena(arena_t *arena) noexcept:
+    cdef chunk_t *chunk
+    while arena.chunks != NULL:
+        chunk, arena.chunks = arena.chunks, arena.chunks.next
+        free(chunk)
+
+
 cdef worker_t *make_worker(int64_t epoch_ns, bint threaded, int notify) except NULL:
     cdef worker_t *worker = <worker_t *>calloc(1, sizeof(worker_t))
     cdef epoll_event event
@@ -1223,6 +1253,8 @@ cdef class Plane:
     cdef int notify
     cdef uint32_t last_id
     cdef dict lines
+    cdef arena_t line_memory
+    cdef arena_t ring_memory
     cdef int start_ms
     cdef int ring_ms
     cdef int64_t gone[COUNTS]    # of the lines that were removed
@@ -1239,6 +1271,8 @@ cdef class Plane:
         if not 120 <= ring_ms <= 60_000 or not 0 <= start_ms <= ring_ms:
             raise LocalProtocolError(f"a start threshold of {start_ms} ms in a ring of {ring_ms} ms (120 to 60000)")
         self.start_ms, self.ring_ms = start_ms, ring_ms
+        self.line_memory.size = sizeof(line_t)
+        self.ring_memory.size = (ring_ms // 10 + RESERVE) * (BLOCK + 1)
         self.lines = {}
         self.notify = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)
         if self.notify < 0:
@@ -1269,6 +1303,8 @@ cdef class Plane:
         free(self.threads)
         if self.notify >= 0:
             close(self.notify)
+        free_arena(&self.line_memory)
+        free_arena(&self.ring_memory)
 
     cdef bint _begin(self, pthread_t *thread, worker_t *worker) noexcept:
         """Begin a thread in which no signal of the process is handled."""
@@ -1407,7 +1443,7 @@ cdef class Plane:
         return counts, total_ns, max_ns, late_ticks
 
 
-@cython.no_gc_clear  # the plane reads its clips
+@cython.no_gc_clear  # the plane reads its clips, and takes its memory back
 cdef class Line:
     cdef line_t *it
     cdef Plane plane             # whose threads use `it`
@@ -1424,16 +1460,10 @@ cdef class Line:
         self.clips = deque()
 
     cdef make(self, worker_t *worker, int fd, int rtcp_fd, uint64_t capacity, uint64_t start):
-        cdef uint64_t blocks = capacity + RESERVE
-        cdef size_t size = (sizeof(line_t) + blocks * (BLOCK + 1) + 63) & ~<size_t>63  # whole cache lines
-        self.it = <line_t *>aligned_alloc(64, size)
-        if self.it == NULL:
-            raise MemoryError
-        memset(self.it, 0, sizeof(line_t))  # the ring's pages are not touched before it is written
+        self.it = <line_t *>carve(&self.plane.line_memory)
+        memset(self.it, 0, sizeof(line_t))
         self.it.worker, self.it.id, self.it.fd, self.it.rtcp_fd = worker, self.id, fd, rtcp_fd
-        self.it.blocks, self.it.start_blocks, self.it.low_blocks = blocks, start, 2 * capacity // 5
-        self.it.codes = <uint8_t *>self.it + sizeof(line_t)
-        self.it.tags = self.it.codes + blocks * BLOCK
+        self.it.blocks, self.it.start_blocks, self.it.low_blocks = capacity + RESERVE, start, 2 * capacity // 5
         self.it.ptime_ms = PTIMES_MS[1]
         self.it.frame = 8 * self.it.ptime_ms
         self.it.jump_to = self.it.any_fd = -1
@@ -1443,7 +1473,14 @@ cdef class Line:
         if self.it != NULL:
             free_commands(self.it.dialling)
             free(self.it.playout)
-            free(self.it)
+            if self.it.codes != NULL:
+                give_back(&self.plane.ring_memory, self.it.codes)
+            give_back(&self.plane.line_memory, self.it)
+
+    cdef _need_ring(self):
+        if self.it.codes == NULL:
+            self.it.codes = <uint8_t *>carve(&self.plane.ring_memory)
+            self.it.tags = self.it.codes + self.it.blocks * BLOCK
 
     cdef command_t *order(self, order_t order, int tones=0) except NULL:
         cdef command_t *command
@@ -1524,6 +1561,7 @@ cdef class Line:
 
     def write(self, const uint8_t[::1] codes, Py_ssize_t start, bint alaw):
         cdef uint64_t filling = self.filling(), capacity = self.it.blocks - RESERVE
+        self._need_ring()
         return self._append(codes, start, alaw, capacity - filling if filling < capacity else 0)
 
     cdef uint64_t filling(self) noexcept:
@@ -1586,17 +1624,15 @@ cdef class Line:
         self._forget_passed()
         if self._full():
             return False
-        if it.filling:
-            self._fill_up()
-            self._publish(ALAW if it.writes_alaw else 0)
+        self.end()
         if blocks:
             clip = &it.clips[it.clips_head % CLIPS]
             clip.start, clip.blocks, clip.codes = it.head, blocks, <const uint8_t *>PyBytes_AS_STRING(codes)
             clip.tag = ALAW if alaw else 0
             self.clips.append((it.head, blocks, codes))
             self.clip_blocks += blocks
-            it.uttering = True
             release(&it.clips_head, it.clips_head + 1)
+            release(&it.ended, it.head + blocks)
             release(&it.head, it.head + blocks)
         return True
 
@@ -1620,8 +1656,10 @@ cdef class Line:
 
     def end(self, const uint8_t[::1] codes=b"", bint alaw=False):
         cdef line_t *it = self.it
-        if codes.shape[0] and self._append(codes, 0, alaw, self.free_blocks() - 1) < codes.shape[0]:
-            raise LocalProtocolError(f"{codes.shape[0]} octets are too many for the end of an utterance")
+        if codes.shape[0]:
+            self._need_ring()
+            if self._append(codes, 0, alaw, self.free_blocks() - 1) < codes.shape[0]:
+                raise LocalProtocolError(f"{codes.shape[0]} octets are too many for the end of an utterance")
         if not it.uttering:
             return
         it.uttering = False

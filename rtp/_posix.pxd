@@ -1,5 +1,5 @@
 # cython: language_level=3
-"""What the media plane asks of the system: threads, time, sockets, poll, epoll, eventfd, and words that threads share."""
+"""What the media plane asks of the system: memory, threads, time, sockets, poll, epoll, eventfd, and words that threads share."""
 
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 from posix.time cimport timespec
@@ -27,6 +27,11 @@ cdef extern from "<pthread.h>" nogil:
 
 cdef extern from "<stdlib.h>" nogil:
     void *aligned_alloc(size_t alignment, size_t size)
+
+
+cdef extern from "<sys/mman.h>" nogil:
+    int madvise(void *memory, size_t size, int advice)
+    int MADV_HUGEPAGE
 
 
 cdef extern from "<time.h>" nogil:

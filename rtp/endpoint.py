@@ -80,8 +80,8 @@ class Clip:
 
     samples  signed 16-bit mono in native byte order, of `rate_hz`
 
-    It is filled up with silence to whole 10 ms. Raises LocalProtocolError for half a sample, and for a rate that is not
-    in 4000..192000.
+    It is an utterance, filled up with silence to whole 10 ms. Raises LocalProtocolError for half a sample, and for a
+    rate that is not in 4000..192000.
     """
 
     __slots__ = ("_codes", "duration_ms")
@@ -558,8 +558,8 @@ class Stream:
         latch            false: send to host and port whatever comes, and accept packets from there alone
         media_timeout_s  as of the endpoint when left out; 0 for never
 
-        Raises LocalProtocolError for values that make no sense, and PortsExhausted when no file descriptor is left; both
-        change nothing.
+        Raises LocalProtocolError for values that make no sense, and PortsExhausted when no file descriptor is left;
+        then nothing is changed.
         """
         self._check_open()
         if codec not in ("PCMU", "PCMA"):
@@ -648,19 +648,17 @@ class Stream:
                 return
 
     async def play(self, clip: Clip) -> None:
-        """Append a clip to the utterance, or open one. Waits until what was written before is nearly sent.
+        """Append a clip, an utterance of its own; an open one ends before it. Waits until what precedes is nearly sent.
 
-        The plane reads the clip where it lies: once this has returned, playing it depends on no Python. Raises
-        StreamClosed, and LocalProtocolError while a write or another clip waits.
+        The plane reads the clip where it lies: once this has returned, playing it depends on no Python. Returns early,
+        with the clip dropped, when `flush` is called meanwhile. Raises StreamClosed, and LocalProtocolError while a
+        write or another clip waits.
         """
         self._check_open()
         if self._room is not None:
             raise LocalProtocolError("another write is under way")
+        self.end()
         flushes = self._flushes
-        if self._resampler is not None:
-            rest = self._resampler.finish()
-            self._resampler = None
-            await self._put(encode(rest, self._codec), later_ms=clip.duration_ms)
         while self._flushes == flushes and not self._line.play(clip._codes[self._codec], self._alaw):
             await self._wait_for_room(unwritten_ms=clip.duration_ms)
 

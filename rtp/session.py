@@ -15,8 +15,8 @@ stream is held. What the packet carries is one of
 An utterance opens with its first `write` and closes with `end`. It starts to be heard when `start_ms` of it are
 buffered, or all of it. When its audio runs out before `end` that is one underrun, however many frames it lasts, and
 speech goes on when `start_ms` are buffered again, or the rest. Less than a whole frame of an open utterance waits
-for the rest of its frame. A clip is part of an utterance that `play` appends whole: it is read where it lies, whatever
-its length, and so cannot run out.
+for the rest of its frame. A clip is an utterance that `play` appends whole, and that is read where it lies: it may
+be longer than the ring, and cannot run out.
 
 The marker is set (RFC 3551 section 4.1) on the first packet after `start`, after a hold and after skipped slots, on
 the first packet of a telephone event, and on a speech packet whose predecessor was no speech. That section wants no
@@ -265,9 +265,9 @@ class Sender:
         return len(taken)
 
     def play(self, codes: bytes) -> None:
-        """Append a clip, however long, to the open utterance, or open one."""
+        """Append a clip, an utterance however long; an open one ends before it."""
         self._ring += codes
-        self._open = self._open or bool(codes)
+        self.end()
 
     def end(self) -> None:
         """The open utterance is complete."""

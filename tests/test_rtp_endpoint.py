@@ -363,7 +363,6 @@ async def test_clip_is_played_in_the_codec_of_each_stream(
     stream.start()
     for _ in range(2):
         await stream.play(clip)
-        stream.end()
     await stream.drained()
     await asyncio.sleep(0.05)
     packets = peer.received()
@@ -390,12 +389,12 @@ async def test_clip_follows_what_was_written_at_another_rate(stream: Stream, pee
     await stream.drained()
     assert mulaw_encode(SPEECH) in payloads(peer.received())
     assert stream.counters().played_ms == 220
+    assert stream.counters().underruns == 0
 
 
 async def test_clip_is_heard_whatever_python_does(stream: Stream, peer: Peer) -> None:
     stream.start()
     await stream.play(Clip(SPEECH * 100, 8000))  # 2 s, twice of what a ring holds
-    stream.end()
     time.sleep(1.9)  # noqa: ASYNC251 - the event loop stands still
     assert stream.counters().speech_frames >= 90
     assert stream.counters().underruns == 0
