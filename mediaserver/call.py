@@ -332,7 +332,10 @@ class Call:
                 self._means.metrics.call_first_speech.observe(waited_ms)
                 facts["first_speech_ms"] = round(waited_ms, 1)
         if self._media is not None:
-            facts |= self._media.facts()
+            seen = self._media.facts()
+            facts |= seen
+            if isinstance(seen["mos"], float):
+                self._means.metrics.call_mos.observe(seen["mos"])
         self._log.info("call ended", **facts)
 
 

@@ -152,6 +152,7 @@ PRIVATE_NETWORKS = tuple(
 class Rtp(Section):
     """`start_ms` of speech must be ready before an utterance starts, so that the engine's jitter is not heard.
 
+    threads        that send, at most; 0 for one per core. A second one begins with 1,000 streams
     push_networks  where POST /v1/rtp may send: an open one would be a traffic reflector
     max_pushes     that are alive at a time
     """
@@ -160,7 +161,7 @@ class Rtp(Section):
     advertise: AdvertisedHost = ""
     start_ms: int = Field(default=300, ge=0, le=2000)
     ring_ms: int = Field(default=1000, ge=400, le=10_000)
-    threads: int = Field(default=1, ge=1, le=16)
+    threads: int = Field(default=0, ge=0, le=16)
     silence_timeout_s: float = Field(default=0, ge=0, description="no RTP from the peer for so long ends the call")
     push_networks: tuple[Network, ...] = PRIVATE_NETWORKS
     max_pushes: int = Field(default=200, ge=1)

@@ -69,10 +69,14 @@ class Media:
             "codec": self.audio.codec if self.audio else "",
             "packets_sent": seen.packets_sent,
             "speech_frames": seen.speech_frames,
+            "silence_frames": seen.silence_frames,
+            "underrun_frames": seen.underrun_frames,
             "underruns": seen.underruns,
             "packets_received": seen.packets_received,
             "lost": seen.lost,
             "jitter_ms": round(seen.jitter_ms, 1),
+            "rtt_ms": "" if seen.rtt_ms is None else round(seen.rtt_ms, 1),
+            "mos": "" if seen.mos is None else round(seen.mos, 2),
         }
 
     def close(self) -> None:

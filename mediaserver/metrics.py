@@ -30,6 +30,7 @@ __all__ = ["Metrics", "rtp_families", "sip_families"]
 # One range has to suit a cached prompt (1 ms) and a cold GPU (seconds).
 LATENCY_BUCKETS_MS = (1, 2, 5, 10, 20, 30, 50, 75, 100, 150, 200, 300, 500, 1000, 2000, 5000, 10_000)
 RATIO_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.85, 1.0, 1.5, 2.0, 5.0)
+MOS_BUCKETS = (1.5, 2.0, 2.5, 3.0, 3.5, 3.8, 4.0, 4.2, 4.4)
 DURATION_BUCKETS_S = (1, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
 
 
@@ -77,6 +78,13 @@ class Metrics:
         )
         self.call_duration = Histogram(
             "sip_call_duration_seconds", "From answer to end, s", buckets=DURATION_BUCKETS_S, registry=self.registry
+        )
+
+        self.call_mos = Histogram(
+            "rtp_call_mos",
+            "Estimated MOS of our speech at the caller, of calls whose phone reports by RTCP",
+            buckets=MOS_BUCKETS,
+            registry=self.registry,
         )
 
         self.pushes = Counter("rtp_pushes_ended", "Pushes ended, by how", ["state"], registry=self.registry)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import signal
 import sys
@@ -153,7 +154,7 @@ async def running(settings: config.Config) -> AsyncIterator[Server]:
                     ports=settings.rtp.ports,
                     start_ms=settings.rtp.start_ms,
                     ring_ms=settings.rtp.ring_ms,
-                    threads=settings.rtp.threads,
+                    threads=settings.rtp.threads or min(os.cpu_count() or 1, 16),
                     media_timeout_s=settings.rtp.silence_timeout_s,
                 )
             )

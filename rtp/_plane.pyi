@@ -25,7 +25,8 @@ PTIMES_MS: Final[tuple[int, ...]]
 class Plane:
     """The threads, and the lines that they serve.
 
-    threads   each serves its share of the lines; with 0 nothing happens but by `tick` and `Line.receive`
+    threads   at most: one more serves for each 1,000 lines, until all do; with 0 nothing happens but by `tick` and
+              `Line.receive`
     start_ms  how much of an utterance is buffered before it is heard
     ring_ms   how much is buffered at most, 120 to 60000
     realtime  ask for SCHED_FIFO at `priority`; the attribute of that name says whether it was granted

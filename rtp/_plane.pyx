@@ -73,6 +73,7 @@ cdef enum:
     HOT = 512                    # octets of a line that a frame's way through the plane touches
     # Rules.
     SLOTS_AT_ONCE = 2
+    ENOUGH = 1000                # lines of a thread before the next one is given some
     PROBATION = 3                # consecutive packets until a source is believed
     MAX_DROPOUT = 3000           # RFC 3550 appendix A.1
     MAX_MISORDER = 100
@@ -1233,9 +1234,14 @@ cdef void free_commands(command_t *command) noexcept:
         command = next
 
 
-cdef void free_command(command_t *command) noexcept:
+cdef void close_second(command_t *command) noexcept:
     if command.any_fd >= 0:
         close(command.any_fd)
+        command.any_fd = -1
+
+
+cdef void free_command(command_t *command) noexcept:
+    close_second(command)
     free(command.playout)
     free(command)
 
@@ -1331,7 +1337,14 @@ cdef class Plane:
 
     def close(self):
         cdef Line line
+        cdef command_t *unheard
+        cdef int at
         self._join()
+        for at in range(self.worker_count):
+            unheard = newest_command(&self.workers[at].inbox)
+            while unheard != NULL:
+                close_second(unheard)
+                unheard = unheard.next
         for line in self.lines.values():
             hear_nobody_else(line.it)
             line.closed = True
@@ -1351,8 +1364,9 @@ cdef class Plane:
         cdef Line line
         if fd >= 0 and setsockopt(fd, SOL_SOCKET, SO_TIMESTAMPNS, &on, sizeof(on)) != 0:
             raise OSError(errno, "arrivals on the RTP port cannot be timed")
+        # The fewer threads share the lines, the less each packet costs; a thread has enough before it is late.
         for at in range(1, self.worker_count):
-            if settled(&self.workers[at].lines) < settled(&worker.lines):
+            if settled(&worker.lines) >= ENOUGH and settled(&self.workers[at].lines) < settled(&worker.lines):
                 worker = self.workers[at]
         self.last_id += 1
         line = Line(self, self.last_id)

@@ -299,7 +299,7 @@ class Endpoint:
     ports            an RTP port is even, and the odd one after it, in the range too, is its RTCP port
     start_ms         how much of an utterance is buffered before it is heard: the jitter of the writer that is absorbed
     ring_ms          how much a stream buffers at most, 120 to 60000
-    threads          of the plane; one serves some 2,000 streams
+    threads          of the plane at most: one more begins to serve with each 1,000 streams, and can serve some 2,000
     quarantine_s     how long a port rests between two streams
     media_timeout_s  without a packet of the peer, after which MediaTimeout is reported; 0 for never
     realtime         ask for SCHED_FIFO; EndpointCounters says whether it was granted

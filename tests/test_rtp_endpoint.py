@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import socket
 import struct
 import threading
@@ -546,6 +547,85 @@ async def test_stranger_never_moves_a_locked_stream(stream: Stream, peer: Peer, 
     stranger.close()
 
 
+async def test_peer_that_answers_to_another_address_of_ours_stays_heard(peer: Peer, happened: list[object]) -> None:
+    """A host with several addresses sends from the one that routing says, and may have been told another."""
+    async with Endpoint(host="0.0.0.0", ports=range(0), realtime=False, media_timeout_s=0.5) as endpoint:
+        stream = endpoint.open(happened.append, port=0)
+        connect(stream, peer)
+        stream.start()
+        for n in range(150):
+            packet = Packet(payload_type=0, sequence=n, timestamp=160 * n, ssrc=7, payload=bytes(160))
+            peer.rtp.sendto(serialise(packet), ("127.0.0.2", stream.port))
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.1)
+        assert happened == [Latched(host="127.0.0.1", port=peer.port)]
+        assert stream.counters().packets_received >= 147
+
+
+def sockets() -> int:
+    return sum(
+        os.path.islink(f"/proc/self/fd/{fd}") and "socket:" in os.readlink(f"/proc/self/fd/{fd}")
+        for fd in os.listdir("/proc/self/fd")
+    )
+
+
+async def test_second_socket_of_a_port_is_gone_once_the_peer_is_settled(
+    endpoint: Endpoint, peer: Peer, happened: list[object]
+) -> None:
+    before = sockets()
+    stream = endpoint.open(happened.append, port=0)
+    connect(stream, peer)
+    stream.start()
+    await until(lambda: sockets() == before + 3)
+    async with asyncio.timeout(10):
+        while sockets() != before + 2:
+            peer.send(stream)
+            await asyncio.sleep(0.02)
+    connect(stream, peer)  # a re-INVITE opens the latch again
+    await until(lambda: sockets() == before + 3)
+    connect(stream, peer)
+    await asyncio.sleep(0.1)
+    assert sockets() == before + 3
+    stream.close()
+    await stream.wait_closed()
+    assert sockets() == before
+
+
+async def test_leaving_the_endpoint_closes_second_sockets(peer: Peer) -> None:
+    before = sockets()
+    async with Endpoint(host="127.0.0.1", ports=range(0), realtime=False) as endpoint:
+        for _ in range(3):
+            connect(endpoint.open(port=0), peer)
+    assert sockets() == before
+
+
+async def test_nobody_else_can_have_the_port_beside_us(stream: Stream) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as thief:
+        thief.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        with pytest.raises(OSError, match="in use"):
+            thief.bind(("127.0.0.1", stream.port))
+
+
+async def test_lack_of_file_descriptors_is_a_lack_of_ports(endpoint: Endpoint, peer: Peer) -> None:
+    ours = endpoint.open(port=0)
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    highest = max(int(fd) for fd in os.listdir("/proc/self/fd"))
+    held = [os.dup(0) for _ in range(64)]
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 1 if highest < 64 else max(held) + 1, files[1]))
+        with pytest.raises(PortsExhausted, match="ulimit -n"):
+            connect(ours, peer)
+        with pytest.raises(PortsExhausted, match="ulimit -n"):
+            endpoint.open(port=0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, files)
+        for fd in held:
+            os.close(fd)
+    connect(ours, peer)
+    ours.start()
+    await readable(peer.rtp)
+
+
 async def test_signalled_address_may_still_take_over_from_another(
     stream: Stream, peer: Peer, happened: list[object]
 ) -> None:
@@ -872,13 +952,20 @@ async def test_endpoint_without_threads_is_refused() -> None:
         Endpoint(ports=range(0), threads=0)
 
 
-async def test_streams_are_shared_among_threads(peer: Peer) -> None:
+@pytest.mark.parametrize("idle", [0, 1000])
+async def test_streams_are_heard_whatever_thread_has_them(peer: Peer, idle: int) -> None:
+    """With a thousand streams the first thread has enough, and the others take over."""
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (files[1], files[1]))
     async with Endpoint(host="127.0.0.1", ports=range(0), threads=3, realtime=False) as endpoint:
+        for _ in range(idle):
+            endpoint.open(port=0)
         streams = [endpoint.open(port=0) for _ in range(9)]
         for stream in streams:
             connect(stream, peer)
             stream.start()
-        await until(lambda: {packet.ssrc for packet in peer.received()} == {stream.ssrc for stream in streams})
+        heard: set[int] = set()
+        await until(lambda: heard.update(p.ssrc for p in peer.received()) or heard == {s.ssrc for s in streams})
 
 
 # Trouble on the wire
