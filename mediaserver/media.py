@@ -91,9 +91,11 @@ class Media:
             payload_type=audio.payload_type,
             ptime_ms=audio.ptime_ms,
             telephone_event=audio.telephone_event,
+            telephone_event_received=audio.telephone_event_received,
             comfort_noise=audio.comfort_noise,
             rtcp_port=audio.rtcp_port,
             rtcp_mux=audio.rtcp_mux,
+            media_timeout_s=None if audio.receives else 0.0,  # who only listens sends nothing
         )
         self._flow()
 

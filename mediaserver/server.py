@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import resource
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -36,6 +37,9 @@ log = structlog.get_logger("server")
 
 
 LONGEST_CLIP_S = 3600.0
+FILES_PER_CALL = 3
+"""Sockets: RTP, RTCP, and a second one on the RTP port while the peer's address is not certain."""
+FILES_BESIDE_CALLS = 256
 DECODERS = 2
 """So many fetched files are decoded at a time."""
 
@@ -136,11 +140,22 @@ async def serve(settings: config.Config, *, banner: Callable[[str], None]) -> No
         log.info("stopping", calls=len(server.switchboard))
 
 
+def _raise_file_limit(max_calls: int) -> None:
+    """Take as many file descriptors as the system grants, and say so when they are too few for all calls."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    wanted = FILES_BESIDE_CALLS + FILES_PER_CALL * max_calls
+    if hard != resource.RLIM_INFINITY and hard < wanted:
+        log.warning("too few file descriptors for sip.max_calls: raise the hard limit", limit=hard, wanted=wanted)
+
+
 @asynccontextmanager
 async def running(settings: config.Config) -> AsyncIterator[Server]:
     """A server, from its first listening to its last good-bye. Raises StartError."""
     if settings.redis.url is not None:
         log.warning("redis.url is set, but nothing is kept in Redis yet")
+    _raise_file_limit(settings.sip.max_calls)
     async with AsyncExitStack() as stack:
         with _naming("engine"):
             engine = await stack.enter_async_context(open_engine(settings.engine))
@@ -213,6 +228,10 @@ async def running(settings: config.Config) -> AsyncIterator[Server]:
         with _naming("http.listen"):
             web = await stack.enter_async_context(
                 http_api.serve(app, settings.http.listen.host, settings.http.listen.port)
+            )
+        if not endpoint.counters().realtime:
+            log.warning(
+                "no SCHED_FIFO for the RTP plane: grant CAP_SYS_NICE or an rtprio limit, or busy hosts delay audio"
             )
         sip_host, sip_port = transport.addresses[0]
         http_host, http_port = web.addresses[0]

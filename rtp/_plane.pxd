@@ -142,7 +142,8 @@ cdef struct peer_t:              # what `connect` says
     address_t address
     uint8_t payload_type
     bint alaw
-    int16_t telephone_event      # payload types, -1 for none
+    int16_t telephone_event      # payload types, -1 for none: of the digits that we send
+    int16_t telephone_event_received
     int16_t comfort_noise
     int16_t ptime_ms
     bint latch

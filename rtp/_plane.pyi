@@ -115,6 +115,7 @@ class Line:
         payload_type: int,
         ptime_ms: int = 20,
         telephone_event: int | None = None,
+        telephone_event_received: int | None = None,
         comfort_noise: int | None = None,
         latch: bool = True,
         timeout_ms: int = 0,
@@ -122,6 +123,7 @@ class Line:
     ) -> None:
         """Where to send and what, and what to accept; anew by a re-INVITE.
 
+        telephone_event_received  as `telephone_event` when left out
         latch       accept another source than host and port (an IP literal), and send there then
         timeout_ms  of media, 0 for never
         any_fd      a second socket on the RTP port, the plane's to close from now on: the first one is connected, and

@@ -693,7 +693,13 @@ cdef bint admit(
         return False
     if is_source or is_signalled:
         line.trusted_ms = now_ms
-    if is_source and line.latch == OPEN and now_ms - line.opened_ms >= REOPEN_MS:
+    # Not where signalling has moved us away from: the old party may go on sending.
+    if (
+        is_source
+        and line.latch == OPEN
+        and now_ms - line.opened_ms >= REOPEN_MS
+        and same_address(&line.target, &line.source)
+    ):
         lock(line)
     if is_source and line.followed and line.remote_ssrc == ssrc:
         if line.probation.packets and same_address(&line.probation.address, address):
@@ -796,7 +802,7 @@ cdef void receive(
     audio = payload_type == line.peer.payload_type or payload_type == STATIC_PCMU or payload_type == STATIC_PCMA
     if start > size or not (
         audio
-        or payload_type == line.peer.telephone_event
+        or payload_type == line.peer.telephone_event_received
         or payload_type == line.peer.comfort_noise
         or payload_type == COMFORT_NOISE
     ):
@@ -815,7 +821,7 @@ cdef void receive(
         return
     line.heard_ms = now_ms
     line.timed_out = False
-    if payload_type == line.peer.telephone_event:
+    if payload_type == line.peer.telephone_event_received:
         # Its timestamp is that of the event's beginning, so it says nothing about jitter.
         event = line.counts[SOURCES] << 32 | timestamp
         pass_on(line, TELEPHONE_EVENT, event, now_ns, source, data + start, size - start)
@@ -866,6 +872,15 @@ cdef void read_port(line_t *line, int64_t now_ns) noexcept nogil:
         and same_address(&line.source, &line.peer.address)
     ):
         hear_nobody_else(line)
+
+
+cdef void read_backlog(line_t *line, int64_t now_ms) noexcept nogil:
+    """Read what came before the peer's address was known, ahead of what comes to the second socket meanwhile."""
+    cdef int64_t now_ns = line.worker.epoch_ns + now_ms * NS_PER_MS
+    cdef int batch
+    for batch in range(BACKLOG):
+        if not read_batch(line, line.fd, now_ns):
+            break
 
 
 cdef void look(worker_t *worker, int64_t now_ns) noexcept nogil:
@@ -1082,9 +1097,11 @@ cdef bint obey(worker_t *worker, command_t *command, int64_t now_ms) noexcept no
     if command.order == ADOPT:
         settle_in(line, now_ms)
     elif command.order == CONNECT:
+        agree(line, &command.peer, now_ms)
+        if command.any_fd >= 0:
+            read_backlog(line, now_ms)
         hear_anybody(line, command.any_fd)
         command.any_fd = -1
-        agree(line, &command.peer, now_ms)
     elif command.order == START:
         burden(worker, line, -1)
         unhang(worker, line)
@@ -1271,6 +1288,7 @@ cdef class Plane:
     ):
         cdef sched_param parameter
         cdef int at
+        self.notify = -1
         cdef int64_t epoch = clock_ns() if epoch_ns is None else epoch_ns
         if not 0 <= threads <= 256:
             raise LocalProtocolError(f"{threads} threads are not in 0..256")
@@ -1416,9 +1434,10 @@ cdef class Plane:
         while command != NULL:
             next = command.next
             if command.order == REMOVE:
-                line = self.lines.pop(command.line.id)
-                line.add_counts(self.gone)
-                out.append(("removed", line.id, 0, 0, ("", 0), b""))
+                line = self.lines.pop(command.line.id, None)
+                if line is not None:  # the plane was not closed meanwhile
+                    line.add_counts(self.gone)
+                    out.append(("removed", line.id, 0, 0, ("", 0), b""))
             free_command(command)
             command = next
 
@@ -1511,6 +1530,7 @@ cdef class Line:
 
     def connect(
         self, *, str host, int port, bint alaw, int payload_type, int ptime_ms=20, telephone_event=None,
+        telephone_event_received=None,
         comfort_noise=None, bint latch=True, int64_t timeout_ms=0, int any_fd=-1,
     ):
         cdef command_t *command
@@ -1519,7 +1539,9 @@ cdef class Line:
         memset(&peer, 0, sizeof(peer))
         if ptime_ms not in PTIMES_MS:
             raise LocalProtocolError(f"ptime {ptime_ms} ms is not one of {PTIMES_MS}")
-        for number in (payload_type, telephone_event, comfort_noise):
+        if telephone_event_received is None:
+            telephone_event_received = telephone_event
+        for number in (payload_type, telephone_event, telephone_event_received, comfort_noise):
             if number is not None and not 0 <= number <= 127:
                 raise LocalProtocolError(f"payload type {number} is not in 0..127")
         if not 0 < port < 65536 or not pack_address(&peer.address, self.family, host.encode(), port):
@@ -1528,6 +1550,7 @@ cdef class Line:
             )
         peer.payload_type, peer.alaw, peer.ptime_ms = payload_type, alaw, ptime_ms
         peer.telephone_event = -1 if telephone_event is None else telephone_event
+        peer.telephone_event_received = -1 if telephone_event_received is None else telephone_event_received
         peer.comfort_noise = -1 if comfort_noise is None else comfort_noise
         peer.latch, peer.timeout_ms = latch, timeout_ms
         if any_fd >= 0 and setsockopt(any_fd, SOL_SOCKET, SO_TIMESTAMPNS, &on, sizeof(on)) != 0:
@@ -1672,8 +1695,9 @@ cdef class Line:
         cdef line_t *it = self.it
         if codes.shape[0]:
             self._need_ring()
-            if self._append(codes, 0, alaw, self.free_blocks() - 1) < codes.shape[0]:
+            if <uint64_t>(it.filling + codes.shape[0] + BLOCK - 1) // BLOCK + 1 > self.free_blocks():
                 raise LocalProtocolError(f"{codes.shape[0]} octets are too many for the end of an utterance")
+            self._append(codes, 0, alaw, it.blocks)
         if not it.uttering:
             return
         it.uttering = False

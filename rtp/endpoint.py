@@ -537,6 +537,7 @@ class Stream:
         payload_type: int,
         ptime_ms: int = 20,
         telephone_event: int | None = None,
+        telephone_event_received: int | None = None,
         comfort_noise: int | None = None,
         rtcp_port: int | None = None,
         rtcp_mux: bool = False,
@@ -551,7 +552,8 @@ class Stream:
 
         host, port       of the peer's SDP, an IP literal
         ptime_ms         10, 20, 30, 40 or 60
-        telephone_event  payload type of RFC 4733 events in both directions; None for none
+        telephone_event  payload type of RFC 4733 events that are sent; None for none
+        telephone_event_received  of those that come, as `telephone_event` when left out (an answer may renumber it)
         comfort_noise    payload type of RFC 3389 beside the static 13; accepted, not sent
         rtcp_port        where the peer wants RTCP (RFC 3605); the port after `port` when left out
         rtcp_mux         RTCP on the RTP port (RFC 5761)
@@ -580,6 +582,7 @@ class Stream:
                 payload_type=payload_type,
                 ptime_ms=ptime_ms,
                 telephone_event=telephone_event,
+                telephone_event_received=telephone_event_received,
                 comfort_noise=comfort_noise,
                 latch=latch,
                 timeout_ms=round(timeout_s * 1000),

@@ -588,6 +588,7 @@ class Receiver:
         self._opened_ns = 0
         self._signalled: Address | None = None
         self._source_address: Address | None = None
+        self._moved = False  # away from the source, by a re-INVITE
         self._trusted_ns: int | None = None  # when the source or the signalled address was last heard
         self._probation = _Probation()
         self._source: _Source | None = None
@@ -617,8 +618,10 @@ class Receiver:
         """Agree, or agree anew (re-INVITE), on what is received: payload types, and the address in the SDP.
 
         Opens the latch. A source that was latched goes on being heard, and is locked again when it is still heard
-        REOPEN_NS later and nothing else has been latched.
+        REOPEN_NS later, nothing else has been latched, and the address in the SDP did not change.
         """
+        changed = self._moved or signalled != self._signalled
+        self._moved = changed and self._source_address not in (None, signalled)
         self._codecs = codecs
         self._telephone_event = telephone_event
         self._comfort_noise = comfort_noise
@@ -715,13 +718,14 @@ class Receiver:
         if origin is not _Origin.STRANGER:
             self._trusted_ns = now_ns
         if admission is _Admission.ACCEPT:
-            if now_ns - self._opened_ns >= REOPEN_NS:
+            if now_ns - self._opened_ns >= REOPEN_NS and not self._moved:
                 self._latch = _Latch.LOCKED
             return self._follow(received, address)
         if not self._probation.passes(address, received.ssrc, received.sequence):
             return False
         self._latch = _Latch.LOCKED
         self._source_address = address
+        self._moved = False
         self._events.append(Latched(host=address[0], port=address[1]))
         if self._source is None or self._source.ssrc != received.ssrc:
             self._begin(received)

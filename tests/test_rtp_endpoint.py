@@ -983,6 +983,26 @@ async def test_packets_that_outrun_the_signalling_are_heard_after_connect(
     assert stream.counters().packets_received == 3
 
 
+async def test_early_packets_are_heard_in_order_although_more_come_while_connecting(
+    endpoint: Endpoint, peer: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = endpoint.open(port=0)
+    second = stream._ports.second
+
+    def second_and_packet(first: socket.socket) -> socket.socket:
+        made = second(first)
+        peer.send(stream)  # to the newest socket of the port
+        return made
+
+    monkeypatch.setattr(stream._ports, "second", second_and_packet)
+    peer.send(stream, 10)
+    await asyncio.sleep(0.05)
+    connect(stream, peer)
+    await until(lambda: stream.counters().packets_received == 9)  # two are the probation's
+    assert stream.counters().lost == 0
+    assert stream.counters().reordered == 0
+
+
 async def test_flood_on_one_stream_delays_no_other(endpoint: Endpoint, peer: Peer) -> None:
     streams = [endpoint.open(port=0) for _ in range(20)]
     for stream in streams:

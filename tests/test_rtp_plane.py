@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -30,6 +31,7 @@ from tests.rtp_rules import (
     Rule,
     media,
     speech,
+    telephone_event,
 )
 
 SSRC, SEQUENCE, TIMESTAMP = 0xDECAFBAD, 65530, 2**32 - 500
@@ -586,6 +588,34 @@ def test_source_that_is_still_heard_long_after_connect_is_locked_again() -> None
     assert line.counters()["packets_received"] == 298
 
 
+def test_source_that_signalling_has_left_is_never_sent_to_again() -> None:
+    plane, (line,) = plane_with(1)
+    plane.tick(0)
+    packets = [datagram for _, datagram in media(range(400))]
+    for n in range(3):
+        line.receive(packets[n], "192.0.2.1", 4000, 20 * n * MS)
+    line.connect(host=OTHER[0], port=OTHER[1], alaw=False, payload_type=0)
+    for n in range(3, 400):
+        plane.tick(20 * n * MS)
+        line.receive(packets[n], "192.0.2.1", 4000, 20 * n * MS)
+        assert line.target == OTHER
+    assert line.counters()["packets_received"] == 398, "it is heard on"
+
+
+def test_digits_come_under_the_number_that_the_answer_gave_them() -> None:
+    plane, (line,) = plane_with(1, telephone_event=96, telephone_event_received=TELEPHONE_EVENT)
+    plane.tick(0)
+    for _, datagram in media(range(3)):
+        line.receive(datagram, "192.0.2.1", 4000, 0)
+    plane.notices()
+    line.receive(telephone_event(sequence=3, timestamp=480, code=5, duration=800, end=True), "192.0.2.1", 4000, 0)
+    plane.tick(20 * MS)
+    assert kinds(plane) == ["telephone_event"]
+    line.dial([(True, 0, b"\x05\x0a\x00\xa0")])
+    sent = [packet for _, _, packet in ticks(plane, 21, 60)]
+    assert sent[0][1] & 0x7F == 96
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -608,6 +638,24 @@ def test_connect_refuses_what_makes_no_sense(options: dict[str, Any], message: s
 def test_ring_that_makes_no_sense_is_refused(start_ms: int, ring_ms: int) -> None:
     with pytest.raises(LocalProtocolError, match="start threshold"):
         Plane(threads=0, start_ms=start_ms, ring_ms=ring_ms)
+
+
+def test_refused_plane_leaves_descriptors_alone() -> None:
+    before = os.fstat(0)
+    with pytest.raises(LocalProtocolError, match="-1 threads"):
+        Plane(threads=-1)
+    assert os.fstat(0) == before
+
+
+def test_ends_never_overrun_the_ring() -> None:
+    plane, (line,) = plane_with(1, start=False)
+    for _ in range(62):  # two blocks each, of 125
+        line.end(b"\x11" * 80, False)
+    with pytest.raises(LocalProtocolError, match="80 octets are too many"):
+        line.end(b"\x11" * 80, False)
+    line.start()
+    sent = b"".join(packet[12:] for _, _, packet in ticks(plane, 0, 2999))
+    assert sent.count(b"\x11") == 62 * 80
 
 
 def test_plane_with_threads_is_not_ticked_by_hand() -> None:
