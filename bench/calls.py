@@ -47,7 +47,7 @@ def configuration(folder: Path, options: argparse.Namespace) -> Path:
         f"""
 [sip]
 listen = "127.0.0.1:{SIP_PORT}"
-max_calls = 20000
+max_calls = {options.calls}
 [http]
 listen = "127.0.0.1:{HTTP_PORT}"
 [rtp]
@@ -167,7 +167,7 @@ def main() -> None:
     parser.add_argument("--speech", choices=["espeak", "prompt"], default="espeak", help="live speech, or a prompt")
     parser.add_argument("--pause-ms", type=int, default=5000, help="between two sentences; speech is of some 5000 ms")
     parser.add_argument("--two-way", action="store_true", help="the callers send RTP too")
-    parser.add_argument("--threads", type=int, default=1, help="threads of the plane")
+    parser.add_argument("--threads", type=int, default=0, help="threads of the plane; 0 for one per core")
     parser.add_argument("--ports", default="10000-31999", help="RTP ports of the server")
     options = parser.parse_args()
     files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]

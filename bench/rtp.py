@@ -146,7 +146,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--streams", default="500,1000,2000,4000,8000", help="numbers of streams, with commas between")
     parser.add_argument("--seconds", type=float, default=10, help="how long each row is measured")
-    parser.add_argument("--threads", type=int, default=1, help="threads of the plane")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="threads of the plane, at most")
     parser.add_argument("--prompt", action="store_true", help="play a clip of 30 s instead of writing speech")
     parser.add_argument("--two-way", action="store_true", help="every packet is answered with one")
     parser.add_argument("--fair", action="store_true", help="do without SCHED_FIFO")
