@@ -27,6 +27,7 @@ from rtp import Clip, Endpoint, Stream
 
 HERE = Path(__file__).parent
 HELD_S = 0.2
+PORTS = range(10000, 32000)  # below the system's own, of which the receiver takes one for each stream
 SPEECH = struct.pack("=8000h", *(int(8000 * math.sin(0.3 * n)) | 1 for n in range(8000)))
 
 
@@ -97,7 +98,7 @@ async def measure(program: str, streams: int, options: argparse.Namespace, *, ho
     before = threads()
     resident = resident_kib()
     async with (
-        Endpoint(host="127.0.0.1", ports=range(0), threads=options.threads, realtime=not options.fair) as endpoint,
+        Endpoint(host="127.0.0.1", ports=PORTS, threads=options.threads, realtime=not options.fair) as endpoint,
         asyncio.TaskGroup() as tasks,
     ):
         plane = threads() - before
@@ -105,7 +106,7 @@ async def measure(program: str, streams: int, options: argparse.Namespace, *, ho
         opened = []
         clip = Clip(SPEECH * 30, 8000)
         for port in ports:
-            stream = endpoint.open(port=0)
+            stream = endpoint.open()
             stream.connect(host="127.0.0.1", port=port, codec="PCMU", payload_type=0, latch=options.two_way)
             opened.append(stream)
             speakers.append(tasks.create_task(play(stream, clip) if options.prompt else speak(stream)))
