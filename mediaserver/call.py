@@ -267,8 +267,8 @@ class Call:
         if self._media.audio is None:
             try:
                 self._media.accept(event.body)
-            except sip.RemoteProtocolError as error:
-                self._log.info("the ACK brings no usable answer", reason=error.reason)
+            except (sip.RemoteProtocolError, rtp.PortsExhausted) as error:
+                self._log.info("the ACK brings no answer that can be taken up", reason=str(error))
                 self.deliver(Shutdown())
                 return
         self._media.start()

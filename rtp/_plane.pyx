@@ -355,6 +355,9 @@ cdef void dispatch(line_t *line, uint8_t payload_type, uint32_t timestamp, bint 
         else:
             line.counts[SEND_FAILED] += 1
             return
+    else:
+        if line.fd >= 0:
+            return
     line.counts[PACKETS_SENT] += 1
     line.counts[OCTETS_SENT] += size
 

@@ -807,8 +807,10 @@ class Stream:
             self._loop.call_soon(self._deliver_event, event)
 
     def _take_latched(self, host: str, port: int) -> None:
-        if self._rtcp_target is not None and self._rtcp_target[0] != host:
-            self._rtcp_target = (host, port if self._mux else min(port + 1, 65535))
+        if self._mux:
+            self._rtcp_target = (host, port)
+        elif self._rtcp_target is not None and self._rtcp_target[0] != host:
+            self._rtcp_target = (host, min(port + 1, 65535))
         self._deliver(Latched(host=host, port=port))
 
     def _take_telephone_event(self, payload: bytes, source: int, timestamp: int, now_ns: int) -> None:
