@@ -41,12 +41,13 @@ from posix.unistd cimport close, read, write
 
 from rtp._posix cimport (
     AF_INET, AF_INET6, AF_UNSPEC, CMSG_DATA, CMSG_FIRSTHDR, EFD_CLOEXEC, EFD_NONBLOCK, EPOLLIN, EPOLL_CLOEXEC,
-    EPOLL_CTL_ADD, EPOLL_CTL_DEL, MADV_HUGEPAGE, MSG_DONTWAIT, MSG_TRUNC, PR_SET_TIMERSLACK, SCHED_FIFO, SCM_TIMESTAMPNS, SIG_SETMASK,
-    SOL_SOCKET, SO_TIMESTAMPNS, TIMER_ABSTIME, acquire, aligned_alloc, clock_nanosleep, cmsghdr, connect_socket,
-    epoll_create1, epoll_ctl, epoll_event, epoll_wait, eventfd, htons, increase, inet_ntop, inet_pton, madvise, mmsghdr, msghdr,
-    ntohs, poll, pollfd, POLLIN, prctl, prefetch, pthread_create, pthread_join, pthread_setname_np, pthread_setschedparam, pthread_sigmask,
-    pthread_t, recvfrom, recvmmsg, release, replace, sched_param, send, sendto, setsockopt, settle, settle_word,
-    settled, settled_word, sigfillset, sigset_t, sockaddr, sockaddr_in, sockaddr_in6, take,
+    EPOLL_CTL_ADD, EPOLL_CTL_DEL, MADV_HUGEPAGE, MSG_DONTWAIT, MSG_TRUNC, PR_SET_TIMERSLACK, SCHED_FIFO,
+    SCM_TIMESTAMPNS, SIG_SETMASK, SOL_SOCKET, SO_TIMESTAMPNS, TIMER_ABSTIME, acquire, aligned_alloc, clock_nanosleep,
+    cmsghdr, connect_socket, epoll_create1, epoll_ctl, epoll_event, epoll_wait, eventfd, htons, increase, inet_ntop,
+    inet_pton, madvise, mmsghdr, msghdr, ntohs, poll, pollfd, POLLIN, prctl, prefetch, pthread_create, pthread_join,
+    pthread_setname_np, pthread_setschedparam, pthread_sigmask, pthread_t, recvfrom, recvmmsg, release, replace,
+    sched_param, send, sendto, setsockopt, settle, settle_word, settled, settled_word, sigfillset, sigset_t, sockaddr,
+    sockaddr_in, sockaddr_in6, take,
 )
 
 from rtp import g711
@@ -89,7 +90,7 @@ cdef enum:
     INATTENTIVE_MS = 60          # later on it is read this often
     SETTLED_MS = 1000            # after `connect`: what is heard then was not sent before it
     LISTENINGS = 16              # sockets that epoll names at a time
-    FLOOD = 64                   # of them that are read in a millisecond
+    FLOOD = 64                   # datagrams on them in a millisecond, after which no more sockets are asked for
     ANYBODY = 1                  # what epoll says of a line's second socket: its address, made odd
 
 cdef uint64_t POSITION = (1 << 48) - 1
@@ -941,20 +942,21 @@ cdef void listen(worker_t *worker, int64_t until_ns, int timeout_ms) noexcept no
     that only a flood can be behind it; wait for the first of it if there is none."""
     cdef epoll_event events[LISTENINGS]
     cdef uint8_t *data
-    cdef int at, count = LISTENINGS, read_ports = 0
+    cdef int at, count = LISTENINGS, datagrams = 0
     cdef int64_t now_ns = 0
-    while count == LISTENINGS and now_ns < until_ns and read_ports < FLOOD:
+    while count == LISTENINGS and now_ns < until_ns and datagrams < FLOOD:
         count = epoll_wait(worker.epoll, events, LISTENINGS, timeout_ms)
         now_ns = clock_ns()
-        read_ports += count
         for at in range(count):
             data = <uint8_t *>events[at].data.ptr
             if data == NULL:  # it is `wake`
                 read(worker.wake, worker.received, sizeof(uint64_t))
             elif <uintptr_t>data & ANYBODY:
                 read_batch(<line_t *>(data - ANYBODY), (<line_t *>(data - ANYBODY)).any_fd, now_ns)
+                datagrams += BATCH
             else:
                 read_rtcp(<line_t *>data, now_ns)
+                datagrams += 1
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -1533,8 +1535,7 @@ cdef class Line:
 
     def connect(
         self, *, str host, int port, bint alaw, int payload_type, int ptime_ms=20, telephone_event=None,
-        telephone_event_received=None,
-        comfort_noise=None, bint latch=True, int64_t timeout_ms=0, int any_fd=-1,
+        telephone_event_received=None, comfort_noise=None, bint latch=True, int64_t timeout_ms=0, int any_fd=-1,
     ):
         cdef command_t *command
         cdef int on = 1
