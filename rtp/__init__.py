@@ -23,6 +23,7 @@ from .endpoint import (
     StreamClosed,
     StreamCounters,
     StreamEvent,
+    Transform,
 )
 from .packet import LocalProtocolError, RemoteProtocolError, RtpError
 
@@ -43,4 +44,5 @@ __all__ = [
     "StreamClosed",
     "StreamCounters",
     "StreamEvent",
+    "Transform",
 ]

@@ -47,6 +47,7 @@ cdef enum:
     WINDOW = 16                  # such frames in which late packets still find their place
     BACKLOG = 50                 # such frames that wait for their consumer
     CLIPS = 4                    # that wait in a line at once
+    CANDIDATES = 4               # addresses that may be on probation at once
 
 
 cdef enum talk_t:                # what the frames of a stream are at the moment
@@ -89,6 +90,7 @@ cdef enum:                       # what is counted on a line; COUNT_NAMES has th
     DUPLICATES
     INVALID
     STRANGERS
+    PROBATION
     SOURCES
     RECEIVE_ERRORS
     NOTICES_DROPPED
@@ -114,6 +116,7 @@ cdef enum order_t:               # what Python has to say to the plane
     RESUME
     DIAL
     LISTEN
+    TRANSFORM
     REMOVE
 
 
@@ -128,7 +131,8 @@ cdef struct probation_t:         # a run of consecutive packets from one address
     address_t address
     uint32_t ssrc
     uint16_t next_sequence
-    int32_t packets
+    int32_t packets              # 0: nobody is on it
+    uint32_t turn                # of the latest packet: the slot with the oldest one is given away
 
 
 cdef struct tone_t:              # one frame of dialling: see dtmf.EventFrame
@@ -148,6 +152,12 @@ cdef struct peer_t:              # what `connect` says
     int16_t ptime_ms
     bint latch
     int64_t timeout_ms           # of media, 0 for never
+
+
+cdef struct transforms_t:        # SRTP: what each packet goes through; NULL is off
+    transform_t protect
+    transform_t unprotect
+    void *context
 
 
 cdef struct playout_t:           # the peer's audio for a consumer: placed by timestamp, released in order
@@ -171,6 +181,7 @@ cdef struct command_t:
     peer_t peer
     int any_fd                   # given by CONNECT; -1 for none
     playout_t *playout           # given by LISTEN, taken back with its acknowledgement
+    transforms_t transforms      # given by TRANSFORM
     int tones                    # of `tone`
     int sent
     tone_t tone[1]
@@ -206,6 +217,7 @@ cdef struct line_t:
     uint8_t held
     uint8_t connected            # the socket, to the target
     uint8_t timed_out
+    uint8_t untold               # LATCHED could not be posted
     uint8_t silence
     uint8_t payload_type
     uint8_t alaw
@@ -234,8 +246,8 @@ cdef struct line_t:
     uint8_t *tags                # and what each block is: ALAW, LAST, EMPTY
     int fd
     uint32_t ssrc
-    transform_t protect          # NULL: off
     # The plane's: where packets go.
+    transforms_t through
     uint32_t offset              # of the media clock: timestamp = offset + 8 * due_ms
     address_t target             # as signalled, or as latched
     command_t *dialling          # the DIAL commands being carried out
@@ -252,8 +264,6 @@ cdef struct line_t:
     # Set once.
     uint32_t id
     int rtcp_fd
-    transform_t unprotect
-    void *context
 
     # The plane's: what is received.
     int any_fd                   # a second socket on the RTP port, which hears whom the first does not; -1 for none
@@ -263,7 +273,8 @@ cdef struct line_t:
     bint sourced                 # there is a source's address
     address_t source
     int64_t trusted_ms           # when the source or the signalled address was last heard
-    probation_t probation
+    probation_t candidates[CANDIDATES]
+    uint32_t turn                # of packets on probation
     bint followed                # there is a source, by its SSRC
     uint32_t remote_ssrc
     int64_t base_sequence        # extended by the count of cycles
@@ -276,7 +287,7 @@ cdef struct line_t:
     uint32_t transit             # timestamp units
     uint32_t jitter              # timestamp units, 16 times
     int64_t notice_second
-    int32_t notices
+    int32_t notices[2]           # passed on in this second: telephone events, RTCP
 
 
 cdef struct worker_t:
@@ -284,6 +295,7 @@ cdef struct worker_t:
     int32_t load[WHEEL]          # frames due in each slot of a round of the wheel
     int64_t epoch_ns             # monotonic clock at millisecond 0
     int64_t next_ms              # the first slot not yet served
+    int64_t unix_less_now_ns     # what arrivals are stamped by, less our clock; found anew every tick
     bint threaded
     int epoll
     int wake                     # eventfd: a line was opened, or the end is near

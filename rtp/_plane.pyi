@@ -8,7 +8,7 @@ from typing import Final, Literal
 from typing_extensions import Buffer
 
 Notice = tuple[
-    Literal["room", "drained", "audio", "latched", "timed_out", "telephone_event", "rtcp", "removed"],
+    Literal["room", "drained", "audio", "latched", "timed_out", "telephone_event", "rtcp", "transformed", "removed"],
     int,
     int,
     int,
@@ -56,6 +56,7 @@ class Plane:
         timed_out              nothing came for `number` ms
         telephone_event        its payload; `number` is its timestamp, and from bit 32 on the count of sources
         rtcp                   a compound from `address`, unread
+        transformed            `transform` has taken effect; `number` is the context from before it
         removed                the plane has let go of the line: its sockets may be closed
         """
 
@@ -71,7 +72,8 @@ class Plane:
     ) -> Line:
         """A line on two bound, non-blocking UDP sockets, which stay the caller's to close (-1: none).
 
-        ssrc, sequence and timestamp begin the stream and are to be random (RFC 3550 section 5.1).
+        ssrc, sequence and timestamp begin the stream and are to be random (RFC 3550 section 5.1). Raises
+        LocalProtocolError after `close`.
         """
 
     def tick(self, now_ns: int) -> list[tuple[int, bytes]]:
@@ -85,7 +87,7 @@ class Plane:
         the maximum in ns, and how many ticks of 1 ms began late by 1 ms or more."""
 
     def close(self) -> None:
-        """End the threads. Every line is removed then."""
+        """End the threads. Every line is removed then. A plane with lines that is not closed serves on."""
 
 class Line:
     """One stream's side of the plane. Orders (`connect` to `remove`) are carried out at the next tick.
@@ -181,8 +183,8 @@ class Line:
         """A datagram came to the RTP port. Only without threads."""
 
     def transform(self, *, protect: int, unprotect: int, context: int) -> None:
-        """Addresses of C functions that change each packet in place, and of their context; 0 for none.
+        """An order: addresses of C functions that change each packet in place, and of their context; 0 for none.
 
         Their signature is libsrtp's, `int (void *context, void *packet, int *length)`, 0 for success. `protect` may
-        append up to 144 octets. To be called before `connect`.
+        append up to 144 octets. The notice "transformed" gives back the context that was used before.
         """

@@ -36,7 +36,7 @@ from libc.errno cimport EAGAIN, ECONNREFUSED, ENOBUFS, errno
 from libc.stdint cimport int16_t, int32_t, int64_t, intptr_t, uintptr_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, llabs, malloc, realloc
 from libc.string cimport memcmp, memcpy, memset
-from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
+from posix.time cimport CLOCK_MONOTONIC, CLOCK_REALTIME, clock_gettime, clockid_t, timespec
 from posix.unistd cimport close, read, write
 
 from rtp._posix cimport (
@@ -75,7 +75,7 @@ cdef enum:
     # Rules.
     SLOTS_AT_ONCE = 2
     ENOUGH = 1000                # lines of a thread before the next one is given some
-    PROBATION = 3                # consecutive packets until a source is believed
+    BELIEVED = 3                 # consecutive packets until a source is believed
     MAX_DROPOUT = 3000           # RFC 3550 appendix A.1
     MAX_MISORDER = 100
     REORDER_UNITS = 480          # timestamp units that a gap in the peer's audio is waited for: 60 ms
@@ -83,7 +83,7 @@ cdef enum:
     REOPEN_MS = 5000             # after `connect`: a source that is still heard then is locked again
     HUSH_MS = 100                # without a packet, after which a listener is given silence
     RESYNC_UNITS = 8000          # a jump of the peer's clock by more than this is a new beginning
-    NOTICES_A_SECOND = 200       # that a line passes on to Python; a flood ends here
+    NOTICES_A_SECOND = 200       # of telephone events and of RTCP, each, that a line passes on; a flood ends here
     NOTIFY_MS = 10               # how long what can wait does wait
     BATCHES = 4                  # of datagrams that a line reads at once at most
     ATTENTIVE_MS = 1000          # after a packet of the peer, its port is read in every slot
@@ -99,8 +99,8 @@ cdef int64_t NS_PER_MS = 1_000_000
 COUNT_NAMES = (
     "packets_sent", "octets_sent", "speech_frames", "silence_frames", "underrun_frames", "event_frames", "underruns",
     "skipped_frames", "played_ms", "send_blocked", "send_refused", "send_failed", "packets_received",
-    "octets_received", "lost", "reordered", "duplicates", "invalid", "strangers", "sources", "receive_errors",
-    "notices_dropped", "audio_dropped",
+    "octets_received", "lost", "reordered", "duplicates", "invalid", "strangers", "probation", "sources",
+    "receive_errors", "notices_dropped", "audio_dropped",
 )
 NOTICE_NAMES = ("room", "drained", "audio", "latched", "timed_out", "telephone_event", "rtcp")
 LATENESS_BOUNDS_US = (20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000, 60000)
@@ -167,9 +167,9 @@ cdef inline bint same_address(const address_t *one, const address_t *other) noex
 # The clock, and the wheel
 
 
-cdef inline int64_t clock_ns() noexcept nogil:
+cdef inline int64_t clock_ns(clockid_t clock=CLOCK_MONOTONIC) noexcept nogil:
     cdef timespec now
-    clock_gettime(CLOCK_MONOTONIC, &now)
+    clock_gettime(clock, &now)
     return now.tv_sec * 1_000_000_000 + now.tv_nsec
 
 
@@ -286,11 +286,12 @@ cdef void pass_on(
 ) noexcept nogil:
     """Post what a peer had to say, unless it says too much."""
     cdef int64_t second = now_ns // 1_000_000_000
+    cdef int32_t *passed = &line.notices[notice == RTCP]
     if line.notice_second != second:
         line.notice_second = second
-        line.notices = 0
-    line.notices += 1
-    if line.notices > NOTICES_A_SECOND:
+        line.notices[0] = line.notices[1] = 0
+    passed[0] += 1
+    if passed[0] > NOTICES_A_SECOND:
         line.counts[NOTICES_DROPPED] += 1
     else:
         post(line, notice, number, now_ns, source, data, size)
@@ -335,7 +336,7 @@ cdef void dispatch(line_t *line, uint8_t payload_type, uint32_t timestamp, bint 
     packet[4], packet[5], packet[6], packet[7] = timestamp >> 24, timestamp >> 16, timestamp >> 8, timestamp
     packet[8], packet[9], packet[10], packet[11] = line.ssrc >> 24, line.ssrc >> 16, line.ssrc >> 8, line.ssrc
     line.sequence += 1
-    if line.protect != NULL and line.protect(line.context, packet, &length) != 0:
+    if line.through.protect != NULL and line.through.protect(line.through.context, packet, &length) != 0:
         line.counts[SEND_FAILED] += 1
         return
     if not worker.threaded:
@@ -347,17 +348,13 @@ cdef void dispatch(line_t *line, uint8_t payload_type, uint32_t timestamp, bint 
         else:
             sent = sendto(line.fd, packet, length, MSG_DONTWAIT, &line.target.any, size_of(&line.target))
         if sent >= 0:
+            line.counts[SEND_REFUSED] += attempt
             break
-        if errno == ECONNREFUSED:
-            line.counts[SEND_REFUSED] += 1
-        elif errno == EAGAIN or errno == ENOBUFS:
+        if errno == EAGAIN or errno == ENOBUFS:
             line.counts[SEND_BLOCKED] += 1
             return
-        else:
-            line.counts[SEND_FAILED] += 1
-            return
-    else:
-        if line.fd >= 0:
+        if attempt:
+            line.counts[SEND_REFUSED if errno == ECONNREFUSED else SEND_FAILED] += 1
             return
     line.counts[PACKETS_SENT] += 1
     line.counts[OCTETS_SENT] += size
@@ -550,6 +547,8 @@ cdef void serve(line_t *line, int64_t now_ms, int64_t now_ns) noexcept nogil:
         else:
             line.look_ms = now_ms + INATTENTIVE_MS
             glance_at(line, now_ns)
+    if line.untold:
+        line.untold = not post(line, LATCHED, 0, now_ns, &line.source, NULL, 0)
     if line.playout != NULL:
         fill_quiet(line, now_ms)
 
@@ -588,6 +587,7 @@ cdef void serve_all(worker_t *worker, int64_t now_ns) noexcept nogil:
     if now_ms > first_ms:
         worker.late_ticks += 1
     worker.next_ms = now_ms + 1
+    worker.unix_less_now_ns = clock_ns(CLOCK_REALTIME) - (clock_ns() if worker.threaded else now_ns)
     for at_ms in range(first_ms, min(now_ms, first_ms + WHEEL - 1) + 1):
         line = worker.wheel[at_ms % WHEEL].first
         worker.wheel[at_ms % WHEEL].first = worker.wheel[at_ms % WHEEL].last = NULL
@@ -670,20 +670,50 @@ cdef void follow(line_t *line, uint32_t ssrc, uint16_t sequence) noexcept nogil:
     line.counts[SOURCES] += 1
 
 
-cdef bint passes(probation_t *probation, const address_t *address, uint32_t ssrc, uint16_t sequence) noexcept nogil:
-    """Count a packet on probation; whether it ends it. One that does not follow begins it anew."""
-    if (
-        probation.packets == 0
-        or probation.ssrc != ssrc
-        or probation.next_sequence != sequence
-        or not same_address(&probation.address, address)
-    ):
+cdef inline probation_t *candidate(line_t *line, const address_t *address) noexcept nogil:
+    """The probation of an address, NULL if it is not on any."""
+    cdef int at
+    for at in range(CANDIDATES):
+        if line.candidates[at].packets and same_address(&line.candidates[at].address, address):
+            return &line.candidates[at]
+    return NULL
+
+
+cdef inline void acquit(line_t *line, const address_t *address) noexcept nogil:
+    """End the probation of an address, if it is on one."""
+    cdef probation_t *probation = candidate(line, address)
+    if probation != NULL:
+        probation.packets = 0
+
+
+cdef bint passes(line_t *line, const address_t *address, uint32_t ssrc, uint16_t sequence) noexcept nogil:
+    """Count a packet on probation; whether it ends it. One that does not follow begins it anew.
+
+    Each address has a probation of its own, so that nobody ends another's by sending in between.
+    """
+    cdef probation_t *probation = candidate(line, address)
+    cdef int at
+    if probation == NULL:
+        probation = &line.candidates[0]
+        for at in range(1, CANDIDATES):
+            if probation.packets and (
+                line.candidates[at].packets == 0 or <int32_t>(line.candidates[at].turn - probation.turn) < 0
+            ):
+                probation = &line.candidates[at]
         probation.packets = 0
         probation.address = address[0]
-        probation.ssrc = ssrc
+    elif probation.ssrc != ssrc or probation.next_sequence != sequence:
+        probation.packets = 0
+    line.turn += 1
+    probation.turn = line.turn
+    probation.ssrc = ssrc
     probation.next_sequence = <uint16_t>(sequence + 1)
     probation.packets += 1
-    return probation.packets == PROBATION
+    if probation.packets < BELIEVED:
+        line.counts[PROBATION] += 1
+        return False
+    probation.packets = 0
+    return True
 
 
 cdef bint admit(
@@ -706,17 +736,15 @@ cdef bint admit(
     ):
         lock(line)
     if is_source and line.followed and line.remote_ssrc == ssrc:
-        if line.probation.packets and same_address(&line.probation.address, address):
-            line.probation.packets = 0  # another SSRC takes over only once this one is silent
+        acquit(line, address)  # another SSRC takes over only once this one is silent
         return True
-    if not passes(&line.probation, address, ssrc, sequence):
+    if not passes(line, address, ssrc, sequence):
         return False
-    line.probation.packets = 0
     if not is_source:
         line.sourced = True
         line.source = address[0]
         lock(line)
-        post(line, LATCHED, 0, now_ns, address, NULL, 0)
+        line.untold = not post(line, LATCHED, 0, now_ns, address, NULL, 0)
     if not line.followed or line.remote_ssrc != ssrc:
         follow(line, ssrc, sequence)
     return True
@@ -775,7 +803,7 @@ cdef void receive_rtcp(
 cdef void receive(
     line_t *line, uint8_t *data, int size, const address_t *source, int64_t arrival_ns, int64_t now_ms, int64_t now_ns
 ) noexcept nogil:
-    """A datagram came to the RTP port. `arrival_ns` may be of any clock that does not jump."""
+    """A datagram came to the RTP port, at `arrival_ns` as the kernel saw it."""
     cdef int start, words, payload_type
     cdef uint16_t sequence
     cdef uint32_t timestamp, ssrc
@@ -790,7 +818,9 @@ cdef void receive(
     if size < HEADER or data[0] >> 6 != 2:
         line.counts[INVALID] += 1
         return
-    if line.unprotect != NULL and (line.unprotect(line.context, data, &size) != 0 or size < HEADER):
+    if line.through.unprotect != NULL and (
+        line.through.unprotect(line.through.context, data, &size) != 0 or size < HEADER
+    ):
         line.counts[INVALID] += 1
         return
 
@@ -849,7 +879,7 @@ cdef bint read_batch(line_t *line, int fd, int64_t now_ns) noexcept nogil:
         control = CMSG_FIRSTHDR(&message.msg_hdr)
         if control != NULL and control.cmsg_level == SOL_SOCKET and control.cmsg_type == SCM_TIMESTAMPNS:
             stamp = <timespec *>CMSG_DATA(control)
-            arrival_ns = stamp.tv_sec * 1_000_000_000 + stamp.tv_nsec
+            arrival_ns = stamp.tv_sec * 1_000_000_000 + stamp.tv_nsec - worker.unix_less_now_ns
         if message.msg_hdr.msg_flags & MSG_TRUNC:
             line.counts[INVALID] += 1
         else:
@@ -1056,7 +1086,7 @@ cdef void agree(line_t *line, const peer_t *peer, int64_t now_ms) noexcept nogil
     line.timeout_ms = peer.timeout_ms
     line.latch = OPEN
     line.opened_ms = now_ms
-    line.probation.packets = 0
+    memset(line.candidates, 0, sizeof(line.candidates))
     line.heard_ms = now_ms
     line.timed_out = False
     if moved:
@@ -1099,6 +1129,7 @@ cdef bint obey(worker_t *worker, command_t *command, int64_t now_ms) noexcept no
     cdef line_t *line = command.line
     cdef command_t **last
     cdef playout_t *playout
+    cdef transforms_t before
     if command.order == ADOPT:
         settle_in(line, now_ms)
     elif command.order == CONNECT:
@@ -1136,24 +1167,33 @@ cdef bint obey(worker_t *worker, command_t *command, int64_t now_ms) noexcept no
         command.playout = playout
         if line.playout != NULL:
             line.playout.placed_ms = line.playout.released_ms = now_ms
+    elif command.order == TRANSFORM:
+        before = line.through
+        line.through, command.transforms = command.transforms, before
     elif command.order == REMOVE:
         let_go(line)
     return True
 
 
-cdef void obey_all(worker_t *worker, int64_t now_ns) noexcept nogil:
-    cdef int64_t now_ms = (now_ns - worker.epoch_ns) // NS_PER_MS
-    cdef command_t *newest
+cdef command_t *take_all(command_t **stack) noexcept nogil:
+    """Empty a stack; its commands come as a list, the oldest first."""
+    cdef command_t *newest = NULL
     cdef command_t *command
     cdef command_t *oldest = NULL
-    if newest_command(&worker.inbox) == NULL:
-        return
-    newest = take_commands(&worker.inbox, NULL)
-    while newest != NULL:  # turn the stack round
+    if newest_command(stack) != NULL:
+        newest = take_commands(stack, NULL)
+    while newest != NULL:
         command = newest
         newest = newest.next
         command.next = oldest
         oldest = command
+    return oldest
+
+
+cdef void obey_all(worker_t *worker, int64_t now_ns) noexcept nogil:
+    cdef int64_t now_ms = (now_ns - worker.epoch_ns) // NS_PER_MS
+    cdef command_t *command
+    cdef command_t *oldest = take_all(&worker.inbox)
     while oldest != NULL:
         command = oldest
         oldest = oldest.next
@@ -1272,7 +1312,6 @@ cdef void free_command(command_t *command) noexcept:
 # Python's side
 
 
-@cython.no_gc_clear  # its threads must be joined before the lines that they serve are freed
 cdef class Plane:
     cdef worker_t **workers
     cdef pthread_t *threads
@@ -1287,6 +1326,7 @@ cdef class Plane:
     cdef int ring_ms
     cdef int64_t gone[COUNTS]    # of the lines that were removed
     cdef readonly bint realtime
+    cdef bint closed
 
     def __cinit__(
         self, *, int threads=1, int start_ms=300, int ring_ms=1000, bint realtime=True, epoch_ns=None, int priority=10
@@ -1363,6 +1403,7 @@ cdef class Plane:
         cdef command_t *unheard
         cdef int at
         self._join()
+        self.closed = True
         for at in range(self.worker_count):
             unheard = newest_command(&self.workers[at].inbox)
             while unheard != NULL:
@@ -1385,6 +1426,8 @@ cdef class Plane:
         cdef uint64_t one = 1
         cdef int on = 1
         cdef Line line
+        if self.closed:
+            raise LocalProtocolError("the plane is closed")
         if fd >= 0 and setsockopt(fd, SOL_SOCKET, SO_TIMESTAMPNS, &on, sizeof(on)) != 0:
             raise OSError(errno, "arrivals on the RTP port cannot be timed")
         # The fewer threads share the lines, the less each packet costs; a thread has enough before it is late.
@@ -1428,7 +1471,7 @@ cdef class Plane:
         for at in range(self.worker_count):
             settle(&self.workers[at].notified, 0)
             # In this order: what is obeyed by now has left all its notices by now, and "removed" is a line's last.
-            obeyed = take_commands(&self.workers[at].outbox, NULL)
+            obeyed = take_all(&self.workers[at].outbox)
             self._read(self.workers[at], out)
             self._reap(obeyed, out)
         return out
@@ -1443,6 +1486,8 @@ cdef class Plane:
                 if line is not None:  # the plane was not closed meanwhile
                     line.add_counts(self.gone)
                     out.append(("removed", line.id, 0, 0, ("", 0), b""))
+            elif command.order == TRANSFORM:
+                out.append(("transformed", command.line.id, <intptr_t>command.transforms.context, 0, ("", 0), b""))
             free_command(command)
             command = next
 
@@ -1481,7 +1526,7 @@ cdef class Plane:
         return counts, total_ns, max_ns, late_ticks
 
 
-@cython.no_gc_clear  # the plane reads its clips, and takes its memory back
+@cython.no_gc  # the plane uses a line until it has let go of it: lines and plane are no garbage before `close`
 cdef class Line:
     cdef line_t *it
     cdef Plane plane             # whose threads use `it`
@@ -1824,6 +1869,8 @@ cdef class Line:
         )
 
     def transform(self, *, intptr_t protect, intptr_t unprotect, intptr_t context):
-        self.it.context = <void *>context
-        self.it.protect = <transform_t>protect
-        self.it.unprotect = <transform_t>unprotect
+        cdef command_t *command = self.order(TRANSFORM)
+        command.transforms.protect = <transform_t>protect
+        command.transforms.unprotect = <transform_t>unprotect
+        command.transforms.context = <void *>context
+        self.give(command)

@@ -29,7 +29,7 @@ from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Literal, Self
+from typing import Literal, NamedTuple, Self
 
 from . import dtmf, quality
 from ._dsp import Resampler, encode
@@ -52,6 +52,7 @@ __all__ = [
     "StreamClosed",
     "StreamCounters",
     "StreamEvent",
+    "Transform",
 ]
 
 Codec = Literal["PCMU", "PCMA"]
@@ -106,24 +107,59 @@ class RemoteBye:
 StreamEvent = Digit | Latched | MediaTimeout | RemoteBye
 
 
+def _unchanged(data: bytes) -> bytes:
+    return data
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transform:
+    """What packets go through on the wire's side, such as SRTP (RFC 3711): the plane's own threads call the first two.
+
+    protect_rtp, unprotect_rtp    addresses of C functions `int (void *context, void *packet, int *length)`, which
+                                  change a packet in place, 0 being success (libsrtp's signature); 0 for none. The
+                                  first may append up to 144 octets
+    context                       address of what they are given
+    protect_rtcp, unprotect_rtcp  the same for RTCP; the latter raises RemoteProtocolError
+    keep                          whatever must live as long as these addresses are used
+    """
+
+    protect_rtp: int = 0
+    unprotect_rtp: int = 0
+    context: int = 0
+    protect_rtcp: Callable[[bytes], bytes] = _unchanged
+    unprotect_rtcp: Callable[[bytes], bytes] = _unchanged
+    keep: object = None
+
+
+_PLAIN = Transform()
+
+
+class _Signalled(NamedTuple):
+    """The host of the SDP's media, and where it wants RTCP."""
+
+    host: str
+    rtcp: tuple[str, int]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counts:
     """What was done and seen, on a stream or on all that there were.
 
     packets_sent      all of them; octets_sent are of their payload (RFC 3550 section 6.4.1)
-    speech_frames     packets of speech; likewise silence (nothing was being said), underrun (silence in the place of
-                      speech that was late) and event (RFC 4733)
+    speech_frames     slots of speech, sent or not (send_*); likewise silence (nothing was being said), underrun
+                      (silence in the place of speech that was late) and event (RFC 4733)
     underruns         how often speech was late, however many frames it took each time
     skipped_frames    slots that passed without a packet because the plane itself was late
-    played_ms         how much of what was written has been sent
+    played_ms         how much of what was written has had its slots
     send_blocked      packets that a full socket buffer refused
-    send_refused      ICMP errors that came back (the kernel tells once the peer's address is latched)
+    send_refused      ICMP errors that came back
     send_failed       packets that could not be sent for any other reason
     packets_received  of the peer, accepted; octets_received are of their payload
     lost              of the peer's packets, by their sequence; negative when repeats outnumber losses
-    reordered, duplicates, invalid, strangers, sources     as in session.Received
+    reordered, duplicates, invalid, strangers, probation, sources   as in session.Received; once the source is certain
+                      the kernel keeps strangers out, and they are not counted any more
     receive_errors    of the sockets, ICMP errors apart
-    notices_dropped   telephone events and RTCP that came in too fast
+    notices_dropped   telephone events and RTCP that came in too fast: more than 200 of either in a second
     audio_dropped     frames of the peer's audio that nobody took in time
     """
 
@@ -146,6 +182,7 @@ class Counts:
     duplicates: int
     invalid: int
     strangers: int
+    probation: int
     sources: int
     receive_errors: int
     notices_dropped: int
@@ -192,13 +229,15 @@ class EndpointCounters(Counts):
 
 
 @contextmanager
-def _counting_descriptors() -> Iterator[None]:
-    """Say what is lacking when there is no file descriptor for another socket."""
+def _saying_what_lacks() -> Iterator[None]:
+    """Say what is lacking when the system has nothing left for another socket."""
     try:
         yield
     except OSError as error:
         if error.errno in (errno.EMFILE, errno.ENFILE):
             raise PortsExhausted("no file descriptor is left for an RTP port: raise the limit (ulimit -n)") from error
+        if error.errno in (errno.ENOBUFS, errno.ENOMEM):
+            raise PortsExhausted("the kernel has no memory left for an RTP port") from error
         raise
 
 
@@ -351,8 +390,8 @@ class Endpoint:
         deliver  is called in the event loop with each event of the stream
         ssrc     at random when left out, as it should be (RFC 3550 section 8.1)
 
-        Raises PortsExhausted, OSError when `port` cannot be bound, and LocalProtocolError when it is odd or `ssrc` has
-        more than 32 bits.
+        Raises PortsExhausted, OSError when `port` cannot be bound, and LocalProtocolError when it is odd, `ssrc` has
+        more than 32 bits, or the endpoint was left.
         """
         if ssrc is None:
             ssrc = secrets.randbits(32)
@@ -361,7 +400,7 @@ class Endpoint:
         if port is not None and port % 2:
             raise LocalProtocolError(f"RTP port {port} is odd: RTP takes the even port of a pair")
         now_s = time.monotonic()
-        with _counting_descriptors():
+        with _saying_what_lacks():
             if port is None:
                 number, rtp, rtcp = self._ports.take(now_s)
             elif port == 0:
@@ -378,7 +417,7 @@ class Endpoint:
                 sequence=secrets.randbits(16),
                 timestamp=secrets.randbits(32),
             )
-        except OSError:
+        except (OSError, MemoryError, LocalProtocolError):
             rtp.close()
             rtcp.close()
             self._ports.give_back(number, now_s, used=False)
@@ -428,6 +467,8 @@ class Endpoint:
                     stream._take_telephone_event(data, number >> 32, number & 0xFFFFFFFF, time_ns)
                 case "rtcp":
                     stream._take_rtcp(data, address, time_ns)
+                case "transformed":
+                    stream._transforms.popleft()
                 case "removed":
                     stream._release()
                     self._ports.give_back(stream.port, time.monotonic(), used=stream.connected)
@@ -467,6 +508,7 @@ class Stream:
         "_sources",
         "_started",
         "_telephone_event",
+        "_transforms",
         "_unwritten_ms",
         "closed",
         "port",
@@ -500,7 +542,7 @@ class Stream:
         self._ptime_ms = 20
         self._telephone_event: int | None = None
         self._mux = False
-        self._signalled: tuple[str, int] | None = None
+        self._signalled: _Signalled | None = None
         self._rtcp_target: tuple[str, int] | None = None
         self._started = False
         self._resampler: Resampler | None = None
@@ -513,6 +555,7 @@ class Stream:
         self._sources = 0
         self._detector: dtmf.Detector | None = None
         self._detector_timer: asyncio.TimerHandle | None = None
+        self._transforms: deque[Transform] = deque((_PLAIN,))
         self._invalid_rtcp = 0
         self._report_timer: asyncio.TimerHandle | None = None
         # RFC 7022: a CNAME that says nothing about whose it is.
@@ -540,6 +583,7 @@ class Stream:
         telephone_event_received: int | None = None,
         comfort_noise: int | None = None,
         rtcp_port: int | None = None,
+        rtcp_host: str | None = None,
         rtcp_mux: bool = False,
         latch: bool = True,
         media_timeout_s: float | None = None,
@@ -556,6 +600,7 @@ class Stream:
         telephone_event_received  of those that come, as `telephone_event` when left out (an answer may renumber it)
         comfort_noise    payload type of RFC 3389 beside the static 13; accepted, not sent
         rtcp_port        where the peer wants RTCP (RFC 3605); the port after `port` when left out
+        rtcp_host        likewise, an IP literal; `host` when left out
         rtcp_mux         RTCP on the RTP port (RFC 5761)
         latch            false: send to host and port whatever comes, and accept packets from there alone
         media_timeout_s  as of the endpoint when left out; 0 for never
@@ -572,7 +617,7 @@ class Stream:
         with ExitStack() as sockets:
             any_fd = -1
             if latch:
-                with _counting_descriptors():
+                with _saying_what_lacks():
                     second = sockets.enter_context(self._ports.second(self._rtp))
                 any_fd = second.fileno()
             self._line.connect(
@@ -595,13 +640,22 @@ class Stream:
         self._telephone_event = telephone_event
         self._mux = rtcp_mux
         if rtcp_mux:
-            rtcp_port = port
+            rtcp_host, rtcp_port = host, port
         elif rtcp_port is None:
             rtcp_port = min(port + 1, 65535)
-        if self._signalled != (host, rtcp_port):
-            self._signalled = self._rtcp_target = (host, rtcp_port)
+        signalled = _Signalled(host=host, rtcp=(rtcp_host or host, rtcp_port))
+        if self._signalled != signalled:
+            self._signalled, self._rtcp_target = signalled, signalled.rtcp
         if self._report_timer is None:
             self._schedule_report()
+
+    def transform(self, transform: Transform) -> None:
+        """Have packets go through `transform` from the next tick on; the one before is kept until then (rekeying)."""
+        self._check_open()
+        self._line.transform(
+            protect=transform.protect_rtp, unprotect=transform.unprotect_rtp, context=transform.context
+        )
+        self._transforms.append(transform)
 
     def start(self) -> None:
         """Send from now on, or once `resume` is called if it is on hold. Idempotent.
@@ -760,17 +814,13 @@ class Stream:
         )
 
     def close(self) -> None:
-        """Say goodbye by RTCP and stop. Idempotent; whoever waits for the stream gets StreamClosed."""
+        """Stop, and say goodbye by RTCP. Idempotent; whoever waits for the stream gets StreamClosed."""
         if self.closed:
             return
         self.closed = True
         for timer in (self._report_timer, self._detector_timer):
             if timer is not None:
                 timer.cancel()
-        sent = self._sent()
-        if sent.packets:  # RFC 3550 section 6.3.7: no goodbye from whom nothing was heard
-            now_ns = time.monotonic_ns()
-            self._send_rtcp(self._reports.goodbye(sent=sent, heard=self._heard(), now_ns=now_ns))
         self._line.remove()
         _wake(self._audio)
         for waiter in (self._room, *self._drain_waiters):
@@ -784,7 +834,11 @@ class Stream:
     # What the endpoint calls.
 
     def _release(self) -> None:
-        """The plane has let go of the sockets."""
+        """The plane has let go of the sockets: no RTP follows the goodbye."""
+        sent = self._sent()
+        if sent.packets:  # RFC 3550 section 6.3.7: no goodbye from whom nothing was heard
+            now_ns = time.monotonic_ns()
+            self._send_rtcp(self._reports.goodbye(sent=sent, heard=self._heard(), now_ns=now_ns))
         self._rtp.close()
         self._rtcp.close()
         _wake(self._gone)
@@ -809,6 +863,8 @@ class Stream:
     def _take_latched(self, host: str, port: int) -> None:
         if self._mux:
             self._rtcp_target = (host, port)
+        elif self._signalled is not None and self._signalled.host == host:
+            self._rtcp_target = self._signalled.rtcp
         elif self._rtcp_target is not None and self._rtcp_target[0] != host:
             self._rtcp_target = (host, min(port + 1, 65535))
         self._deliver(Latched(host=host, port=port))
@@ -843,7 +899,7 @@ class Stream:
     def _take_rtcp(self, data: bytes, address: tuple[str, int], now_ns: int) -> None:
         left = self._reports.left
         try:
-            self._reports.receive(data, now_ns)
+            self._reports.receive(self._transforms[-1].unprotect_rtcp(data), now_ns)
         except RemoteProtocolError:
             self._invalid_rtcp += 1
             return
@@ -911,7 +967,8 @@ class Stream:
         if self._rtp.family == socket.AF_INET6 and ":" not in host:
             host = f"::ffff:{host}"
         try:
-            (self._rtp if self._mux else self._rtcp).sendto(data, (host, port))
+            protected = self._transforms[-1].protect_rtcp(data)
+            (self._rtp if self._mux else self._rtcp).sendto(protected, (host, port))
         except OSError:
             # A full buffer, no route, a closed port: the next report tries again, and RTP counts the same errors.
             return

@@ -31,8 +31,9 @@ lock it: packets from elsewhere are strangers' and are dropped. `connect` opens 
 source that was latched is heard on meanwhile. The address that signalling announced comes first: while it or the
 source is heard, no stranger can be latched, and it can be latched even when another is locked, since after a
 re-INVITE the old path is often heard for some packets more. A new SSRC from the source's address takes over after
-probation, once the old one is silent. What the first two packets of a probation carry is lost, unless they come from
-the announced address and nobody was heard before: a first word is not to be clipped.
+probation, once the old one is silent. Each address has its own probation, so that nobody ends another's by sending in
+between; four are on one at a time. What the first two packets of a probation carry is lost, unless they come from the
+announced address and nobody was heard before: a first word is not to be clipped.
 
 Addresses are (host, port). Times are nanoseconds of one monotonic clock.
 """
@@ -69,6 +70,7 @@ PTIMES_MS = (10, 20, 30, 40, 60)
 SLOTS_AT_ONCE = 2
 COMFORT_NOISE = 13  # RFC 3389; its static payload type is accepted whether negotiated or not
 PROBATION = 3  # consecutive packets
+CANDIDATES = 4  # addresses that may be on probation at once
 QUIET_NS = 200_000_000
 REOPEN_NS = 5_000_000_000
 MAX_DROPOUT = 3000  # RFC 3550 appendix A.1
@@ -441,6 +443,7 @@ class Received:
     duplicates  accepted a second time
     invalid     no RTP, a payload type that was not agreed, or far out of sequence
     strangers   from another address than the one that is locked, or while another source was being latched
+    probation   from whom might become the source, before they were enough to be believed
     sources     how many sources (SSRC, or a restart of its sequence) have been accepted one after the other
     """
 
@@ -452,6 +455,7 @@ class Received:
     duplicates: int
     invalid: int
     strangers: int
+    probation: int
     sources: int
 
 
@@ -528,21 +532,25 @@ class _Source:
 
 
 class _Probation:
-    """A run of consecutive packets from one address with one SSRC."""
+    """Runs of consecutive packets, one from each address, with one SSRC."""
 
     def __init__(self) -> None:
-        self.address: Address | None = None
-        self._expects: tuple[int, int] | None = None
-        self._left = PROBATION
+        self._runs: dict[Address, tuple[int, int, int]] = {}  # SSRC, next sequence number, packets; the latest one last
 
     def passes(self, address: Address, ssrc: int, sequence: int) -> bool:
         """Count the packet; whether it ends the probation. One that does not follow begins it anew."""
-        if (address, ssrc, sequence) != (self.address, *(self._expects or ())):
-            self._left = PROBATION
-        self.address = address
-        self._expects = (ssrc, (sequence + 1) % _SEQUENCES)
-        self._left -= 1
-        return self._left == 0
+        *expected, packets = self._runs.pop(address, (ssrc, sequence, 0))
+        packets = packets + 1 if expected == [ssrc, sequence] else 1
+        if packets == PROBATION:
+            return True
+        if len(self._runs) == CANDIDATES:
+            del self._runs[next(iter(self._runs))]
+        self._runs[address] = (ssrc, (sequence + 1) % _SEQUENCES, packets)
+        return False
+
+    def acquit(self, address: Address) -> None:
+        """End the probation of an address, if it is on one."""
+        self._runs.pop(address, None)
 
 
 class _Latch(enum.Enum):
@@ -600,6 +608,7 @@ class Receiver:
         self._duplicates = 0
         self._invalid = 0
         self._strangers = 0
+        self._on_probation = 0
         self._detector = dtmf.Detector()
         self._events: deque[Event] = deque()
         self._timeout_ns: int | None = None
@@ -698,6 +707,7 @@ class Receiver:
             duplicates=self._duplicates,
             invalid=self._invalid,
             strangers=self._strangers,
+            probation=self._on_probation,
             sources=self._sources,
         )
 
@@ -721,7 +731,7 @@ class Receiver:
             if now_ns - self._opened_ns >= REOPEN_NS and not self._moved:
                 self._latch = _Latch.LOCKED
             return self._follow(received, address)
-        if not self._probation.passes(address, received.ssrc, received.sequence):
+        if not self._believe(received, address):
             return False
         self._latch = _Latch.LOCKED
         self._source_address = address
@@ -734,13 +744,17 @@ class Receiver:
     def _follow(self, received: Packet, address: Address) -> bool:
         """A packet from the source's address: whether its SSRC is the source's, or has just taken over."""
         if self._source is not None and self._source.ssrc == received.ssrc:
-            if self._probation.address == address:
-                self._probation = _Probation()  # another SSRC takes over only once this one is silent
+            self._probation.acquit(address)  # another SSRC takes over only once this one is silent
             return True
-        if not self._probation.passes(address, received.ssrc, received.sequence):
+        if not self._believe(received, address):
             return False
         self._begin(received)
         return True
+
+    def _believe(self, received: Packet, address: Address) -> bool:
+        believed = self._probation.passes(address, received.ssrc, received.sequence)
+        self._on_probation += not believed
+        return believed
 
     def _begin(self, received: Packet) -> None:
         if self._source is not None:

@@ -578,6 +578,34 @@ def probation_begins_anew_with_another_ssrc(open_rig: OpenRig) -> None:
 
 
 @rule
+def probations_do_not_disturb_one_another(open_rig: OpenRig) -> None:
+    rig = open_rig(Options())
+    for (_, ours), (_, theirs) in zip(media(range(3)), media((50, 70, 90), ssrc=8), strict=True):
+        rig.hear(theirs, OTHER)
+        rig.hear(ours, ELSEWHERE)
+        rig.hear(theirs, OTHER)
+    assert rig.events() == [("latched", *ELSEWHERE)]
+    assert (rig.received()["probation"], rig.received()["strangers"], rig.received()["packets"]) == (7, 1, 1)
+
+
+@rule
+def oldest_of_five_probations_is_given_up(open_rig: OpenRig) -> None:
+    rig = open_rig(Options())
+    callers = [("192.0.2.66", port) for port in range(4000, 4010, 2)]
+    for _, datagram in media(range(2)):
+        for caller in callers:
+            rig.hear(datagram, caller)
+    assert (rig.events(), rig.received()["probation"]) == ([], 10)
+    ((_, third),) = media((2,))
+    # With five in turn each has always just been given up, so it is the first packet of each again.
+    rig.hear(third, callers[0])
+    assert rig.events() == []
+    rig.hear(media((3,))[0][1], callers[0])
+    rig.hear(media((4,))[0][1], callers[0])
+    assert rig.events() == [("latched", *callers[0])]
+
+
+@rule
 def strangers_never_move_a_locked_stream(open_rig: OpenRig) -> None:
     rig = latched(open_rig)
     hear(rig, range(3, 53), ELSEWHERE)

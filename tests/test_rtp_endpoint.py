@@ -24,8 +24,10 @@ from rtp import (
     MediaTimeout,
     PortsExhausted,
     RemoteBye,
+    RemoteProtocolError,
     Stream,
     StreamClosed,
+    Transform,
 )
 from rtp.g711 import alaw_encode, mulaw_decode, mulaw_encode
 from rtp.packet import Packet, serialise
@@ -70,7 +72,9 @@ class Peer:
     def rtcp_port(self) -> int:
         return int(self.rtcp.getsockname()[1])
 
-    def send(self, stream: Stream, count: int = 1, *, codes: bytes = bytes(160), payload_type: int = 0) -> None:
+    def send(
+        self, stream: Stream, count: int = 1, *, codes: bytes = bytes(160), payload_type: int = 0, to: str = ""
+    ) -> None:
         for _ in range(count):
             packet = Packet(
                 payload_type=payload_type,
@@ -79,7 +83,7 @@ class Peer:
                 ssrc=7,
                 payload=codes,
             )
-            self.rtp.sendto(serialise(packet), (self.host, stream.port))
+            self.rtp.sendto(serialise(packet), (to or self.host, stream.port))
             self.sequence += 1
 
     def received(self) -> list[RtpPacket]:
@@ -841,6 +845,57 @@ async def test_multiplexed_rtcp_shares_the_rtp_port(stream: Stream, peer: Peer, 
     assert drain(peer.rtcp) == []
 
 
+async def test_rtcp_goes_to_the_host_that_was_signalled_for_it(endpoint: Endpoint, peer: Peer) -> None:
+    stream, collector = endpoint.open(port=0), Peer("127.0.0.2")
+    connect(stream, peer, rtcp_host=collector.host, rtcp_port=collector.rtcp_port)
+    stream.start()
+    await first_packet(stream)
+    stream.close()
+    ((*_, goodbye),) = await collector.compounds(1)
+    assert isinstance(goodbye, RtcpByePacket)
+    assert drain(peer.rtcp) == []
+    collector.close()
+
+
+async def test_rtcp_returns_to_its_signalled_port_with_the_source(endpoint: Endpoint, happened: list[object]) -> None:
+    stream, announced, other = endpoint.open(happened.append, port=0), Peer(), Peer("127.0.0.2")
+    connect(stream, announced)
+    stream.start()
+    for speaker in (other, announced):
+        speaker.send(stream, 3, to="127.0.0.1")
+        latched: list[object] = [Latched(host=speaker.host, port=speaker.port)]
+        await until(lambda latched=latched: happened[-1:] == latched)
+    stream.close()
+    ((*_, goodbye),) = await announced.compounds(1)
+    assert isinstance(goodbye, RtcpByePacket)
+    announced.close()
+    other.close()
+
+
+async def test_rtcp_goes_through_the_transform(stream: Stream, peer: Peer, happened: list[object]) -> None:
+    def sealed(data: bytes) -> bytes:
+        return data + b"seal"
+
+    def opened(data: bytes) -> bytes:
+        if not data.endswith(b"seal"):
+            raise RemoteProtocolError("not authentic")
+        return data[:-4]
+
+    stream.transform(Transform(protect_rtcp=sealed, unprotect_rtcp=opened))
+    goodbye = serialise_rtcp((ReceiverReport(ssrc=7), description(7), Goodbye(ssrcs=(7,))))
+    for data in (goodbye, sealed(goodbye)):
+        peer.rtcp.sendto(data, ("127.0.0.1", stream.port + 1))
+    await until(lambda: happened)
+    assert (happened, stream.counters().invalid) == ([RemoteBye()], 1)
+    stream.start()
+    await first_packet(stream)
+    stream.close()
+    await readable(peer.rtcp)
+    (said,) = drain(peer.rtcp)
+    assert isinstance(RtcpPacket.parse(said[:-4])[-1], RtcpByePacket)
+    assert said.endswith(b"seal")
+
+
 async def test_malformed_rtcp_is_counted(stream: Stream, peer: Peer) -> None:
     for data in (b"", b"\x80", b"\x80\xc9\x00\x09\x00", bytes(2000), b"\x80\xc8\x00\x01\x00\x00\x00\x07"):
         peer.rtcp.sendto(data, ("127.0.0.1", stream.port + 1))
@@ -902,6 +957,14 @@ async def test_closed_stream_refuses_everything_but_its_counters(stream: Stream,
     with pytest.raises(StreamClosed):
         stream.send_digits("1")
     assert stream.counters().packets_sent >= 1
+
+
+async def test_endpoint_that_was_left_opens_no_stream() -> None:
+    async with Endpoint(host="127.0.0.1", ports=free_range(1)) as endpoint:
+        pass
+    with pytest.raises(LocalProtocolError, match="closed"):
+        endpoint.open()
+    assert endpoint.counters().ports_free == 1
 
 
 async def test_leaving_the_endpoint_closes_its_streams(peer: Peer) -> None:

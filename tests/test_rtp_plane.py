@@ -520,6 +520,34 @@ def test_notices_that_find_no_room_are_dropped_and_counted() -> None:
     assert kinds(plane) == ["rtcp"]
 
 
+def test_flood_of_rtcp_drops_no_digit() -> None:
+    plane, (line,) = plane_with(1, telephone_event=101)
+    plane.tick(0)
+    for _, datagram in media(range(3)):
+        line.receive(datagram, *ELSEWHERE, 0)
+    kinds(plane)
+    for _ in range(500):
+        line.receive(bytes.fromhex("80c9000100000007"), *ELSEWHERE, MS)
+    line.receive(telephone_event(sequence=3, timestamp=480, code=5, duration=160), *ELSEWHERE, MS)
+    plane.tick(MS)
+    assert kinds(plane)[-1:] == ["telephone_event"]
+
+
+def test_latch_that_could_not_be_told_is_told_later() -> None:
+    plane, lines = plane_with(5)
+    plane.tick(0)
+    for line, size in zip(lines[1:], (1400, 1000, 10, 0), strict=True):
+        for _ in range(200):
+            line.receive(b"\x80\xc9" + bytes(size), "192.0.2.1", 4000, 0)
+    for _, datagram in media(range(3)):
+        lines[0].receive(datagram, *ELSEWHERE, 0)
+    plane.tick(MS)
+    full = kinds(plane)
+    assert "latched" not in full
+    plane.tick(21 * MS)
+    assert kinds(plane).count("latched") == 1
+
+
 def test_rtcp_is_heard_from_the_hosts_of_the_call_alone() -> None:
     plane, (line,) = plane_with(1)
     plane.tick(0)
@@ -735,6 +763,33 @@ def test_transform_changes_packets_in_place_both_ways() -> None:
         line.receive(datagram, *ELSEWHERE, MS)  # unauthentic
     assert (line.counters()["packets_received"], line.counters()["invalid"]) == (2, 4)
     assert line.hear() == [mulaw_decode(bytes(160))] * 2
+
+
+def test_new_transform_takes_over_at_a_tick_and_the_old_context_comes_back() -> None:
+    old, new = ctypes.c_uint8(10), ctypes.c_uint8(12)
+    plane, (line,) = plane_with(1)
+    for context in (old, new):
+        line.transform(protect=address_of(protect), unprotect=address_of(unprotect), context=ctypes.addressof(context))
+        line.start() if context is old else None
+        ((_, packet),) = plane.tick((0 if context is old else 20) * MS)
+        assert packet[-1] == context.value
+    told = [(what, number) for what, _, number, _, _, _ in plane.notices()]
+    assert told == [("transformed", 0), ("transformed", ctypes.addressof(old))]
+
+
+def test_removed_is_the_last_word_of_a_line() -> None:
+    plane, (line,) = plane_with(1)
+    line.transform(protect=0, unprotect=0, context=0)
+    line.remove()
+    plane.tick(0)
+    assert [what for what, *_ in plane.notices()] == ["transformed", "removed"]
+
+
+def test_closed_plane_opens_no_line() -> None:
+    plane = Plane(threads=0)
+    plane.close()
+    with pytest.raises(LocalProtocolError, match="closed"):
+        plane.open(ssrc=1, sequence=0, timestamp=0)
 
 
 # The peer's audio
