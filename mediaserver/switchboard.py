@@ -57,7 +57,7 @@ class Switchboard:
         """Take an event of the SIP agent to its call."""
         if isinstance(event, sip.Offered):
             self._admit(event)
-        elif call := self._calls.get(event.call):
+        elif event.call is not None and (call := self._calls.get(event.call)):
             call.deliver(event)
 
     def _admit(self, offered: sip.Offered) -> None:

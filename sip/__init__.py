@@ -17,6 +17,8 @@ from .call import (
     Progressed,
     Refused,
     Reoffered,
+    Requested,
+    Responded,
     Withdrawn,
 )
 from .errors import LocalProtocolError, RemoteProtocolError, SipError
@@ -47,6 +49,8 @@ __all__ = [
     "RemoteProtocolError",
     "Reoffered",
     "Request",
+    "Requested",
+    "Responded",
     "Response",
     "SipError",
     "Timers",

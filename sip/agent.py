@@ -5,8 +5,9 @@
     agent.next_event()                   what happened, until None
     agent.data_to_send()                 what has to go out
 
-and the verbs of the host: `ring`, `answer`, `reject`, `bye`, `invite`, `cancel`, `reoffer`. Bodies are opaque: what is
-in an offer is the host's business. `now` is seconds of any clock that never goes back.
+and the verbs of the host: `ring`, `answer`, `reject`, `bye`, `invite`, `cancel`, `reoffer` for calls; `request`,
+`request_within` and `respond` for all other requests. Bodies are opaque: what is in an offer is the host's business.
+`now` is seconds of any clock that never goes back.
 
 Requests that are refused without touching a call are answered statelessly (RFC 3261 section 8.2.7): whoever sends a
 million of them leaves nothing behind, and gets one response to each.
@@ -37,6 +38,9 @@ from .call import (
     Progressed,
     Refused,
     Reoffered,
+    Requested,
+    Responded,
+    Serving,
     Withdrawn,
 )
 from .dialog import MAX_FORWARDS, Dialog
@@ -57,7 +61,12 @@ from .transaction import (
 )
 from .uri import Uri, bracketed
 
-__all__ = ["Admission", "Agent", "Counters"]
+__all__ = ["SUPPORTED", "Admission", "Agent", "Counters"]
+
+# The option tags of the extensions that are understood (RFC 3261 section 20.37); what else is required gets 420.
+SUPPORTED: tuple[str, ...] = ()
+_SUPPORTED_FIELD = ("Supported", ", ".join(SUPPORTED))
+_NOTHING: Mapping[str, tuple[str, ...]] = {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,6 +126,12 @@ class Agent:
     advertise  (host, port) that peers reach us at where that is not the local address of the flow (NAT, containers)
     accept     body types of INVITEs that the host understands; others get 415
     product    goes into Server and User-Agent; "" leaves them out
+
+    serve_within, serve_outside
+
+               requests that the host serves within calls, and outside of them: a method with the body types that it
+               takes, () being all. Each comes as `Requested`, and Allow lists it. For example {"INFO":
+               ("application/dtmf-relay",), "REFER": ()}. INVITE, ACK, BYE, CANCEL and OPTIONS are served anyway
     """
 
     def __init__(
@@ -127,12 +142,19 @@ class Agent:
         advertise: tuple[str, int] | None = None,
         accept: tuple[str, ...] = ("application/sdp",),
         product: str = "",
+        serve_within: Mapping[str, tuple[str, ...]] = _NOTHING,
+        serve_outside: Mapping[str, tuple[str, ...]] = _NOTHING,
     ) -> None:
         self.admission = Admission()
         self._random = random
         self._timers = timers or Timers()
         self._advertise = advertise
         self._accept = accept
+        self._serve_within = serve_within
+        self._serve_outside = serve_outside
+        # RFC 3261 section 20.5.
+        self._methods = ("ACK", *_SERVED, *dict.fromkeys((*serve_within, *serve_outside)))
+        self._allow = ("Allow", ", ".join(self._methods))
         self._server_fields = (("Server", product),) if product else ()
         self._client_fields = (("User-Agent", product),) if product else ()
         self._secret = random.randbytes(16)
@@ -140,6 +162,9 @@ class Agent:
         self._schedule = Schedule()
         self._transactions = Transactions(timers=self._timers, schedule=self._schedule, wire=self._wire)
         self._calls: dict[str, Call] = {}
+        # Requests that wait for their response: of the peers', and of ours with the key of their call, by their own.
+        self._serving: dict[str, Serving] = {}
+        self._asking: dict[str, str | None] = {}
         self._events: deque[Event] = deque()
         self._requests_received: Counter[str] = Counter()
         self._requests_sent: Counter[str] = Counter()
@@ -181,6 +206,9 @@ class Agent:
                     self._unanswered(owner, now)
             elif isinstance(owner, ServerTransaction):
                 owner.fire(now)
+            elif isinstance(owner, Serving):
+                # RFC 4320 section 4.2: 408 would come too late to be of use to anybody.
+                self._settle(owner, 500, now, reason="Not Answered in Time")
 
     def wake_at(self) -> float | None:
         """When `handle_timer` wants to be called; None if nothing is waited for."""
@@ -229,7 +257,7 @@ class Agent:
     ) -> None:
         """Accept the INVITE, or re-INVITE, that is waiting. The 200 is repeated until the peer acknowledges it."""
         answered, server, offer = self._offered(call, CallInput.ANSWER)
-        fields = (("Contact", answered.contact), ("Allow", ALLOW), ("Supported", ""), *headers)
+        fields = (("Contact", answered.contact), self._allow, _SUPPORTED_FIELD, *headers)
         self._respond(server, offer, 200, now, headers=fields, body=body, content_type=content_type)
         if answered.state is CallState.REOFFERED and answered.dialog is not None:
             answered.dialog.refresh(offer, answered.source)
@@ -293,7 +321,7 @@ class Agent:
             ("To", str(to or NameAddr(uri=target))),
             ("Call-ID", self._token()),
             ("CSeq", "1 INVITE"),
-            ("Contact", self._contact(flow)),
+            ("Contact", self.contact(flow)),
             *self._offer_fields(headers, content_type),
         )
         request = Request(method="INVITE", uri=target, headers=Headers(fields), body=body)
@@ -325,6 +353,106 @@ class Agent:
         fields = (("Contact", changing.contact), *self._offer_fields(headers, content_type))
         changing.invite = self._request_within(changing.dialog, "INVITE", call, now, headers=fields, body=body)
         self._step(changing, CallInput.REOFFER, now)
+
+    def request(
+        self,
+        now: float,
+        method: str,
+        target: Uri,
+        flow: Flow,
+        *,
+        from_: NameAddr,
+        to: NameAddr | None = None,
+        headers: Iterable[tuple[str, str]] = (),
+        body: bytes = b"",
+        content_type: str = "",
+        call_id: str | None = None,
+        seq: int = 1,
+    ) -> str:
+        """Send a request outside of a dialog: REGISTER, OPTIONS, MESSAGE ...; returns its key.
+
+        Responded says what came of it, once. Contact, where the method has one, is the caller's to give: see `contact`.
+
+        from_         who asks; a tag that it has is kept, as the refreshing of a registration wants it
+        to            who is asked if not `target`
+        call_id, seq  Call-ID and number of the CSeq; by default it is the first request of a Call-ID of its own
+
+        Raises LocalProtocolError for a method that has a verb of its own.
+        """
+        if method in _OWN_METHODS:
+            raise LocalProtocolError(f"{method} is not sent so")
+        key = self._token()
+        fields = (
+            ("Via", self._via(flow)),
+            ("Max-Forwards", str(MAX_FORWARDS)),
+            ("From", str(from_ if from_.tag else from_.with_tag(self._token()))),
+            ("To", str(to or NameAddr(uri=target))),
+            ("Call-ID", call_id or self._token()),
+            ("CSeq", f"{seq} {method}"),
+            *self._client_fields,
+            *headers,
+            *_content_type(body, content_type),
+        )
+        self._send_request(Request(method=method, uri=target, headers=Headers(fields), body=body), flow, key, now)
+        self._asking[key] = None
+        return key
+
+    def request_within(
+        self,
+        now: float,
+        call: str,
+        method: str,
+        *,
+        headers: Iterable[tuple[str, str]] = (),
+        body: bytes = b"",
+        content_type: str = "",
+    ) -> str:
+        """Send a request within the dialog of a call: INFO, MESSAGE, REFER, NOTIFY ...; returns its key.
+
+        Responded says what came of it, once. The call ends if the peer does not know it any more, or does not respond.
+
+        Raises LocalProtocolError if the call has no dialog yet, or for a method that has a verb of its own.
+        """
+        if method in _OWN_METHODS:
+            raise LocalProtocolError(f"{method} is not sent so")
+        asking = self._call(call)
+        if asking.dialog is None:
+            raise LocalProtocolError(f"no dialog yet for {method}")
+        key = self._token()
+        fields = (*self._client_fields, *headers, *_content_type(body, content_type))
+        if method in _TARGET_REFRESHERS:
+            fields = (("Contact", asking.contact), *fields)
+        self._request_within(asking.dialog, method, key, now, headers=fields, body=body)
+        self._asking[key] = call
+        return key
+
+    def respond(
+        self,
+        now: float,
+        request: str,
+        status: int,
+        *,
+        reason: str | None = None,
+        headers: Iterable[tuple[str, str]] = (),
+        body: bytes = b"",
+        content_type: str = "",
+    ) -> None:
+        """Answer a request that was Requested: 200 to 699.
+
+        Raises LocalProtocolError if it waits no more: it has been answered, its call has ended, or 32*T1 have passed.
+        """
+        serving = self._serving.get(request)
+        if serving is None:
+            raise LocalProtocolError(f"no such request, or it has been answered: {request}")
+        if not 200 <= status < 700:
+            raise LocalProtocolError(f"{status} is no final response")
+        self._settle(serving, status, now, reason=reason, headers=headers, body=body, content_type=content_type)
+
+    def contact(self, flow: Flow) -> str:
+        """The Contact by which peers along `flow` reach us."""
+        host, port = self._address(flow)
+        transport = "" if flow.transport == "UDP" else f";transport={flow.transport.lower()}"
+        return f"<sip:{bracketed(host)}:{port}{transport}>"
 
     def counters(self) -> Counters:
         """How much has come and gone, and what is alive."""
@@ -365,7 +493,7 @@ class Agent:
             key=key,
             state=state,
             source=flow,
-            contact=self._contact(flow),
+            contact=self.contact(flow),
             schedule=self._schedule,
             timers=self._timers,
             now=now,
@@ -399,6 +527,7 @@ class Agent:
             elif do is Do.TELL_ENDED:
                 assert call.cause is not None, call.state
                 self._live -= 1
+                self._abandon(call, now)
                 self._events.append(Ended(call=call.key, cause=call.cause, status=status, reason=reason))
             elif do is Do.TELL_WITHDRAWN:
                 self._events.append(Withdrawn(call=call.key))
@@ -411,12 +540,22 @@ class Agent:
             self._respond(call.server, call.offer, 487, now)
         call.server = call.offer = None
 
+    def _abandon(self, call: Call, now: float) -> None:
+        """The call has ended: nobody waits any more for what was asked within it."""
+        for serving in [serving for serving in self._serving.values() if serving.call == call.key]:
+            # RFC 3261 section 15.1.2.
+            self._settle(serving, 487, now)
+        for key in [key for key, user in self._asking.items() if user == call.key]:
+            del self._asking[key]
+            self._events.append(Responded(request=key, call=call.key, response=None))
+
     # Requests of the peer's.
 
     def _receive_request(self, request: Request, source: Flow, now: float) -> None:
         method = request.method
         serve = _SERVED.get(method)
-        self._requests_received[method if serve or method == "ACK" else "other"] += 1
+        known = method in self._methods
+        self._requests_received[method if known else "other"] += 1
         transaction = self._transactions.server(request)
         if method == "ACK":
             self._receive_ack(request, transaction, now)
@@ -425,14 +564,19 @@ class Agent:
             transaction.receive(request, now)
         else:
             reply = _reply_flow(request.via, source)
-            if serve is None:
+            unsupported = [tag for tag in request.require if tag not in SUPPORTED]
+            if not known:
                 # RFC 3261 section 8.2.1.
-                self._refuse(request, reply, 405, headers=(("Allow", ALLOW),))
-            elif request.require and method != "CANCEL":
-                # Section 8.2.2.3: no extension is understood yet, and none is required of a CANCEL.
-                self._refuse(request, reply, 420, headers=(("Unsupported", ", ".join(request.require)),))
-            else:
+                self._refuse(request, reply, 405, headers=(self._allow,))
+            elif unsupported and method != "CANCEL":
+                # Section 8.2.2.3; nothing is required of a CANCEL.
+                self._refuse(request, reply, 420, headers=(("Unsupported", ", ".join(unsupported)),))
+            elif serve is not None:
                 serve(self, request, source, reply, now)
+            elif request.to.tag:
+                self._serve_within_call(request, source, reply, now)
+            else:
+                self._serve_outside_calls(request, source, reply, now)
 
     def _receive_ack(self, ack: Request, transaction: ServerTransaction | None, now: float) -> None:
         if transaction is not None and not transaction.receive(ack, now):
@@ -465,7 +609,7 @@ class Agent:
         if request.contact is None:
             self._refuse(request, reply, 400, "Missing Contact")
             return
-        if not self._readable(request, reply):
+        if not self._readable(request, reply, self._accept):
             return
         key = self._token()
         call = self._begin(key, CallState.OFFERED, source, now)
@@ -481,7 +625,7 @@ class Agent:
         if call is None or not call.allows(CallInput.PEER_INVITE):
             self._refuse(request, reply, 481)
             return
-        if not self._readable(request, reply) or not self._in_order(call, request, reply):
+        if not self._acceptable(call, request, reply, self._accept):
             return
         transaction = self._transactions.serve(request, reply, call.key, now)
         if call.owed and call.state is CallState.ANSWERED:
@@ -536,13 +680,75 @@ class Agent:
                 return
         # RFC 3261 section 11.2: what an INVITE would get.
         fields = (
-            ("Contact", self._contact(source)),
-            ("Allow", ALLOW),
+            ("Contact", self.contact(source)),
+            self._allow,
             ("Accept", ", ".join(self._accept)),
-            ("Supported", ""),
+            _SUPPORTED_FIELD,
             *self._admission_fields(),
         )
         self._refuse(request, reply, self.admission.status, headers=fields)
+
+    def _serve_within_call(self, request: Request, source: Flow, reply: Flow, now: float) -> None:
+        call = self._within(request)
+        if call is None or call.state is CallState.ENDING:
+            # RFC 5407 section 3.2: whoever has said BYE answers everything but a BYE with 481.
+            self._refuse(request, reply, 481)
+        elif request.method not in self._serve_within:
+            self._disallow(request, reply)
+        elif self._acceptable(call, request, reply, self._serve_within[request.method]):
+            if request.method in _TARGET_REFRESHERS and call.dialog is not None:
+                call.dialog.refresh(request, source)
+            self._serve(request, source, reply, call.key, call.key, now)
+
+    def _serve_outside_calls(self, request: Request, source: Flow, reply: Flow, now: float) -> None:
+        if request.method not in self._serve_outside:
+            self._disallow(request, reply)
+        elif self._transactions.merged(request):
+            self._refuse(request, reply, 482)
+        elif self._readable(request, reply, self._serve_outside[request.method]):
+            self._serve(request, source, reply, None, self._token(), now)
+
+    def _serve(self, request: Request, source: Flow, reply: Flow, call: str | None, to_tag: str, now: float) -> None:
+        """Ask the host."""
+        key = self._token()
+        transaction = self._transactions.serve(request, reply, to_tag, now)
+        expire_at = now + self._timers.patience / 2
+        self._serving[key] = Serving(
+            key=key, call=call, request=request, transaction=transaction, schedule=self._schedule, expire_at=expire_at
+        )
+        self._events.append(Requested(request=key, call=call, message=request, flow=source))
+
+    def _settle(
+        self,
+        serving: Serving,
+        status: int,
+        now: float,
+        *,
+        reason: str | None = None,
+        headers: Iterable[tuple[str, str]] = (),
+        body: bytes = b"",
+        content_type: str = "",
+    ) -> None:
+        fields = tuple(headers)
+        if serving.request.method in _TARGET_REFRESHERS and status < 300 and serving.call is not None:
+            fields = (("Contact", self._calls[serving.call].contact), *fields)
+        self._respond(
+            serving.transaction,
+            serving.request,
+            status,
+            now,
+            reason=reason,
+            headers=fields,
+            body=body,
+            content_type=content_type or None,
+        )
+        serving.settled()
+        del self._serving[serving.key]
+
+    def _disallow(self, request: Request, reply: Flow) -> None:
+        """RFC 3261 section 21.4.6: what is served elsewhere is not so for this address or in this dialog."""
+        allowed = ", ".join(method for method in self._methods if method != request.method)
+        self._refuse(request, reply, 405, headers=(("Allow", allowed),))
 
     def _within(self, request: Request) -> Call | None:
         """The call whose dialog `request` belongs to."""
@@ -556,8 +762,11 @@ class Agent:
         self._refuse(request, reply, 500, "CSeq Out of Order")
         return False
 
-    def _readable(self, request: Request, reply: Flow) -> bool:
-        """Whether the host can read the body (RFC 3261 section 8.2.3); answers the request if not."""
+    def _acceptable(self, call: Call, request: Request, reply: Flow, accept: tuple[str, ...]) -> bool:
+        return self._readable(request, reply, accept) and self._in_order(call, request, reply)
+
+    def _readable(self, request: Request, reply: Flow, accept: tuple[str, ...]) -> bool:
+        """Whether the body is of one of the types in `accept`, () being all; answers the request if not (8.2.3)."""
         if not request.body:
             return True
         encoding = request.headers.get("Content-Encoding")
@@ -567,8 +776,8 @@ class Agent:
         if not request.content_type:
             self._refuse(request, reply, 400, "Missing Content-Type")
             return False
-        if request.content_type not in self._accept:
-            self._refuse(request, reply, 415, headers=(("Accept", ", ".join(self._accept)),))
+        if accept and request.content_type not in accept:
+            self._refuse(request, reply, 415, headers=(("Accept", ", ".join(accept)),))
             return False
         return True
 
@@ -583,8 +792,11 @@ class Agent:
         elif transaction.receive(response, now):
             if transaction.request.method == "INVITE":
                 self._receive_progress(transaction, response, source, now)
-            elif transaction.request.method == "BYE" and response.status >= 200:
-                self._gone(transaction, now)
+            elif response.status >= 200:
+                if transaction.request.method == "BYE":
+                    self._gone(transaction, now)
+                else:
+                    self._responded(transaction, response, now)
 
     def _receive_progress(self, transaction: ClientTransaction, response: Response, source: Flow, now: float) -> None:
         if 200 <= response.status < 300:
@@ -646,6 +858,22 @@ class Agent:
             if call is not None and call.invite is transaction and call.allows(CallInput.PEER_FORGOT):
                 call.invite = None
                 self._step(call, CallInput.PEER_FORGOT, now, status=408, reason="Request Timeout")
+        else:
+            self._responded(transaction, None, now)
+
+    def _responded(self, transaction: ClientTransaction, response: Response | None, now: float) -> None:
+        """A final response to a request of ours that is neither INVITE nor BYE, None if none came."""
+        key = transaction.user
+        if key not in self._asking:
+            return
+        user = self._asking.pop(key)
+        self._events.append(Responded(request=key, call=user, response=response))
+        call = self._calls.get(user or "")
+        status, reason = (408, "Request Timeout") if response is None else (response.status, response.reason)
+        # RFC 3261 section 12.2.1.2; RFC 5057 section 5.1: with a NOTIFY it is the subscription that is unknown.
+        lost = status in (408, 481) and transaction.request.method != "NOTIFY"
+        if call is not None and lost and call.allows(CallInput.PEER_LOST):
+            self._step(call, CallInput.PEER_LOST, now, status=status, reason=reason)
 
     def _gone(self, transaction: ClientTransaction, now: float) -> None:
         call = self._calls.get(transaction.user)
@@ -724,8 +952,9 @@ class Agent:
 
     def _offer_fields(self, headers: Iterable[tuple[str, str]], content_type: str) -> tuple[tuple[str, str], ...]:
         return (
-            ("Allow", ALLOW),
+            self._allow,
             ("Accept", ", ".join(self._accept)),
+            _SUPPORTED_FIELD,
             *self._client_fields,
             *headers,
             ("Content-Type", content_type),
@@ -735,11 +964,6 @@ class Agent:
         host, port = self._address(flow)
         # RFC 3581: always ask for rport.
         return f"SIP/2.0/{flow.transport} {bracketed(host)}:{port};rport;branch={COOKIE}{self._token()}"
-
-    def _contact(self, flow: Flow) -> str:
-        host, port = self._address(flow)
-        transport = "" if flow.transport == "UDP" else f";transport={flow.transport.lower()}"
-        return f"<sip:{bracketed(host)}:{port}{transport}>"
 
     def _address(self, flow: Flow) -> tuple[str, int]:
         advertised = self._advertise
@@ -751,14 +975,23 @@ class Agent:
         return f"{self._random.getrandbits(64):016x}"
 
 
-# What is served, and, with ACK, allowed (RFC 3261 section 20.5).
+# What is served whatever the host serves.
 _SERVED: Mapping[str, Callable[[Agent, Request, Flow, Flow, float], None]] = {
     "INVITE": Agent._serve_invite,
     "BYE": Agent._serve_bye,
     "CANCEL": Agent._serve_cancel,
     "OPTIONS": Agent._serve_options,
 }
-ALLOW = ", ".join(("ACK", *_SERVED))
+# What is not sent as other requests are.
+_OWN_METHODS = frozenset({"INVITE", "ACK", "BYE", "CANCEL"})
+# Those that tell where the peer is now; RFC 6665 section 4.4.1 has NOTIFY among them.
+_TARGET_REFRESHERS = frozenset({"REFER", "NOTIFY", "SUBSCRIBE"})
+
+
+def _content_type(body: bytes, content_type: str) -> tuple[tuple[str, str], ...]:
+    if body and not content_type:
+        raise LocalProtocolError("a body without a type")
+    return (("Content-Type", content_type),) if body else ()
 
 
 def _by_class(counter: Counter[int]) -> dict[str, int]:

@@ -32,6 +32,9 @@ __all__ = [
     "Progressed",
     "Refused",
     "Reoffered",
+    "Requested",
+    "Responded",
+    "Serving",
     "Withdrawn",
 ]
 
@@ -134,7 +137,36 @@ class Ended:
     reason: str
 
 
-Event = Offered | Confirmed | Progressed | Answered | Reoffered | Withdrawn | Refused | Ended
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Requested:
+    """A request came that the host has said it serves: INFO, MESSAGE, REFER ...; `respond` to it within 32*T1.
+
+    request  its key
+    call     the call whose dialog it belongs to, None if it is outside of any
+    flow     its `remote` is where it came from
+    """
+
+    request: str
+    call: str | None
+    message: Request
+    flow: Flow
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Responded:
+    """The final response to a request of ours by `request` or `request_within` came; it comes once, and before Ended.
+
+    request   its key
+    call      the call whose dialog it belongs to, None if it is outside of any
+    response  None if there was none, in time or before the call ended
+    """
+
+    request: str
+    call: str | None
+    response: Response | None
+
+
+Event = Offered | Confirmed | Progressed | Answered | Reoffered | Withdrawn | Refused | Requested | Responded | Ended
 
 
 class CallState(enum.Enum):
@@ -171,7 +203,8 @@ class CallInput(enum.Enum):
     PEER_PROGRESS = "1xx to our INVITE"
     PEER_ACCEPTS = "2xx to our INVITE"
     PEER_REFUSES = "3xx-6xx to our INVITE"
-    PEER_FORGOT = "481 or 408 within the dialog, or no response at all"
+    PEER_FORGOT = "481 or 408 to our re-INVITE, or no response at all to an INVITE"
+    PEER_LOST = "481 or 408 to another request within the dialog, or no response at all"
     BYE_DONE = "our BYE has been answered, or never will be"
 
 
@@ -285,6 +318,11 @@ CALL_ROWS: Mapping[tuple[CallState, CallInput | Deadline], tuple[CallState, tupl
     (_S.REOFFERING, _I.PEER_INVITE): (_S.REOFFERING, (Do.SEND_491,)),
     (_S.REOFFERING, _I.PEER_BYE): (_S.ENDED, (Do.TELL_ENDED,)),
     (_S.REOFFERING, _I.BYE): (_S.ENDING, (Do.SEND_BYE, Do.TELL_ENDED)),
+    (_S.ANSWERED, _I.PEER_LOST): (_S.ENDING, (Do.SEND_BYE, Do.TELL_ENDED)),
+    (_S.LEAVING, _I.PEER_LOST): (_S.ENDING, (Do.SEND_BYE, Do.TELL_ENDED)),
+    (_S.CONFIRMED, _I.PEER_LOST): (_S.ENDING, (Do.SEND_BYE, Do.TELL_ENDED)),
+    (_S.REOFFERED, _I.PEER_LOST): (_S.ENDING, (Do.SEND_487, Do.SEND_BYE, Do.TELL_ENDED)),
+    (_S.REOFFERING, _I.PEER_LOST): (_S.ENDING, (Do.SEND_BYE, Do.TELL_ENDED)),
     # RFC 5407 section 3.2: BYEs that cross are both answered 200, everything else 481.
     (_S.ENDING, _I.PEER_BYE): (_S.ENDING, ()),
     (_S.ENDING, _I.BYE_DONE): (_S.ENDED, ()),
@@ -308,6 +346,7 @@ _CAUSES: Mapping[CallInput | Deadline, Cause] = {
     _I.PEER_CANCEL: Cause.REMOTE_CANCEL,
     _I.PEER_REFUSES: Cause.REMOTE_REJECT,
     _I.PEER_FORGOT: Cause.LOST,
+    _I.PEER_LOST: Cause.LOST,
     _D.NO_ACK: Cause.NO_ACK,
     _D.NO_ANSWER: Cause.NO_ANSWER,
 }
@@ -417,3 +456,40 @@ class Call(Timed[Deadline]):
         if deadline is Deadline.NO_ANSWER:
             return self._ring_timeout_s
         return _REMIND_S if deadline is Deadline.REMIND else self._timers.patience
+
+
+class Patience(enum.Enum):
+    """What a request of the peer's waits for."""
+
+    EXPIRE = "the host has not answered it in half the time that the peer waits"
+
+
+class Serving(Timed[Patience]):
+    """A request of the peer's that is neither INVITE, BYE, CANCEL nor OPTIONS, until its final response.
+
+    key   what the host knows it by
+    call  the call that it is part of, None if it is outside of any
+    """
+
+    __slots__ = ("call", "key", "request", "transaction")
+
+    def __init__(
+        self,
+        *,
+        key: str,
+        call: str | None,
+        request: Request,
+        transaction: ServerTransaction,
+        schedule: Schedule,
+        expire_at: float,
+    ) -> None:
+        super().__init__(schedule)
+        self.key = key
+        self.call = call
+        self.request = request
+        self.transaction = transaction
+        self.deadlines = {Patience.EXPIRE: expire_at}
+
+    def settled(self) -> None:
+        """It has its final response."""
+        self.deadlines = {}

@@ -113,6 +113,9 @@ class Transport:
     invite = _verb(Agent.invite)
     cancel = _verb(Agent.cancel)
     reoffer = _verb(Agent.reoffer)
+    request = _verb(Agent.request)
+    request_within = _verb(Agent.request_within)
+    respond = _verb(Agent.respond)
 
     def now(self) -> float:
         """The clock of everything here, in seconds."""

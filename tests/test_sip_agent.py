@@ -46,6 +46,7 @@ ANSWER = b"v=0 answer"
 SDP = "application/sdp"
 ALICE = NameAddr(uri=Uri.parse("sip:alice@192.0.2.1"))
 BOB = Uri.parse("sip:bob@192.0.2.2")
+ALLOWED = ("ACK", "INVITE", "BYE", "CANCEL", "OPTIONS")
 REPEATS = [0.0, 0.5, 1.5, 3.5, 7.5, 11.5, 15.5, 19.5, 23.5, 27.5, 31.5]
 
 
@@ -270,7 +271,7 @@ def test_the_200_carries_what_a_dialog_and_its_peer_need() -> None:
     ok = only(side.do(side.agent.answer, call, body=ANSWER, headers=[("X-Speaker", "anna")]))
     assert (ok.status, ok.to.tag, ok.body, ok.content_type) == (200, call, ANSWER, SDP)
     assert str(ok.contact) == "<sip:192.0.2.1:5060>"
-    assert ok.headers.get_all("Allow") == ("ACK", "INVITE", "BYE", "CANCEL", "OPTIONS")
+    assert ok.headers.get_all("Allow") == ALLOWED
     assert [str(route.uri) for route in ok.record_route] == ["sip:192.0.2.7;lr", "sip:192.0.2.8;lr", "sip:p;lr"]
     assert (ok.headers.get("Server"), ok.headers.get("X-Speaker")) == ("box/1", "anna")
 
@@ -490,7 +491,7 @@ def test_an_unknown_method_gets_405_and_allow(method: str) -> None:
     for to_tag in ("", side.confirmed()):
         refusal = only(side.say(request(method, branch=f"z9hG4bK-{to_tag}x", to_tag=to_tag, cseq=9)))
         assert refusal.status == 405
-        assert refusal.headers.get_all("Allow") == ("ACK", "INVITE", "BYE", "CANCEL", "OPTIONS")
+        assert refusal.headers.get_all("Allow") == ALLOWED
     assert side.events() == []
 
 
@@ -578,7 +579,7 @@ def test_options_says_what_can_be_done() -> None:
     side = Side()
     ok = only(side.say(request("OPTIONS")))
     assert (ok.status, str(ok.contact)) == (200, "<sip:192.0.2.1:5060>")
-    assert ok.headers.get_all("Allow") == ("ACK", "INVITE", "BYE", "CANCEL", "OPTIONS")
+    assert ok.headers.get_all("Allow") == ALLOWED
     assert ok.headers.get_all("Accept") == ("application/sdp",)
     assert ok.headers.get("Supported") == ""
     assert side.agent.counters().transactions == 0
@@ -840,7 +841,7 @@ def test_invite_has_what_every_request_has() -> None:
     assert invite.via.branch.startswith("z9hG4bK")
     assert "rport" in invite.via.parameters
     assert (invite.headers.get("User-Agent"), invite.headers.get("Subject")) == ("box/1", "news")
-    assert invite.headers.get_all("Allow") == ("ACK", "INVITE", "BYE", "CANCEL", "OPTIONS")
+    assert invite.headers.get_all("Allow") == ALLOWED
 
 
 def test_progress_is_told_but_for_100() -> None:
