@@ -23,6 +23,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+import pytest
+
 from rtp import g711
 from rtp.packet import Packet, parse, serialise
 
@@ -180,6 +182,8 @@ def nothing_is_sent_before_start(open_rig: OpenRig) -> None:
 
 
 @rule
+@pytest.mark.conformance("RFC 3550", "5.1", "the sequence number goes up by one with every packet")
+@pytest.mark.conformance("RFC 3550", "5.1", "the timestamp goes up by the samples of a packet")
 def every_slot_sends_one_packet(open_rig: OpenRig) -> None:
     for ptime_ms in (10, 20, 30, 40, 60):
         rig = open_rig(Options(ptime_ms=ptime_ms))
@@ -198,6 +202,7 @@ def every_slot_sends_one_packet(open_rig: OpenRig) -> None:
 
 
 @rule
+@pytest.mark.conformance("RFC 3551", "6", "PCMU is payload type 0, and PCMA 8")
 def silence_is_the_code_of_zero(open_rig: OpenRig) -> None:
     for codec, octet in SILENCE.items():
         rig = open_rig(Options(codec=codec))
@@ -260,6 +265,7 @@ def flush_drops_the_rest_of_a_clip(open_rig: OpenRig) -> None:
 
 
 @rule
+@pytest.mark.conformance("RFC 3551", "4.1", "the marker is on the first packet of a talkspurt and on no other")
 def marker_opens_a_talkspurt(open_rig: OpenRig) -> None:
     rig = open_rig(Options())
     rig.start()
@@ -307,6 +313,7 @@ def end_is_heard_without_waiting_for_the_threshold(open_rig: OpenRig) -> None:
 
 
 @rule
+@pytest.mark.conformance("RFC 3550", "5.1", "the timestamp counts the time also in which there is no audio")
 def late_audio_is_one_underrun(open_rig: OpenRig) -> None:
     rig = open_rig(Options(start_ms=40))
     rig.start()
@@ -401,6 +408,8 @@ def flush_drops_what_was_not_sent(open_rig: OpenRig) -> None:
 
 
 @rule
+@pytest.mark.conformance("RFC 3550", "5.1", "the timestamp counts the time also in which nothing is sent")
+@pytest.mark.conformance("RFC 3264", "8.4", "on hold nothing is sent")
 def hold_sends_nothing_and_resume_goes_on(open_rig: OpenRig) -> None:
     rig = open_rig(Options())
     rig.write(speech(6))
@@ -433,6 +442,7 @@ def hold_before_start_holds(open_rig: OpenRig) -> None:
 
 
 @rule
+@pytest.mark.conformance("RFC 3550", "5.1", "the timestamp counts the time also in which nothing is sent")
 def late_tick_sends_two_at_most_and_keeps_the_grid(open_rig: OpenRig) -> None:
     rig = open_rig(Options())
     rig.write(speech(20))
@@ -466,6 +476,13 @@ def one_slot_late_is_caught_up_without_loss(open_rig: OpenRig) -> None:
 
 
 @rule
+@pytest.mark.conformance("RFC 4733", "2.2.1", "every packet of an event has the timestamp of its beginning")
+@pytest.mark.conformance("RFC 4733", "2.2.2", "the marker is on the first packet of an event and on no other")
+@pytest.mark.conformance("RFC 4733", "2.5.1.2", "the duration of an event grows from packet to packet")
+@pytest.mark.conformance(
+    "RFC 4733", "2.5.1.4", "the last packet of an event is sent three times, with the same duration"
+)
+@pytest.mark.conformance("RFC 4733", "2.5.1.6", "the sequence number goes up by one with every packet of an event")
 def digits_take_the_place_of_audio(open_rig: OpenRig) -> None:
     rig = open_rig(Options())
     rig.start()
@@ -495,6 +512,9 @@ def digits_take_the_place_of_audio(open_rig: OpenRig) -> None:
 
 
 @rule
+@pytest.mark.conformance(
+    "RFC 3550", "5.1", "a source may change its payload type, and sequence, timestamp and SSRC go on"
+)
 def new_codec_says_what_is_in_the_ring(open_rig: OpenRig) -> None:
     rig = open_rig(Options())
     rig.write(speech(3))
@@ -512,6 +532,7 @@ def new_codec_says_what_is_in_the_ring(open_rig: OpenRig) -> None:
 
 
 @rule
+@pytest.mark.conformance("RFC 3550", "5.1", "the timestamp goes up by the samples of a packet")
 def new_ptime_keeps_the_media_clock(open_rig: OpenRig) -> None:
     rig = open_rig(Options())
     rig.write(speech(8))
@@ -551,6 +572,7 @@ def counters_say_what_was_sent(open_rig: OpenRig) -> None:
 
 
 @rule
+@pytest.mark.conformance("RFC 3550", "A.1", "a source is valid after a number of packets in sequence")
 def three_consecutive_packets_latch(open_rig: OpenRig) -> None:
     rig = open_rig(Options())
     hear(rig, (0, 1), ELSEWHERE)
@@ -561,6 +583,7 @@ def three_consecutive_packets_latch(open_rig: OpenRig) -> None:
 
 
 @rule
+@pytest.mark.conformance("RFC 3550", "A.1", "a source is valid after a number of packets in sequence")
 def probation_begins_anew_at_a_gap(open_rig: OpenRig) -> None:
     rig = open_rig(Options())
     hear(rig, (0, 1, 3, 4), ELSEWHERE)
@@ -570,6 +593,7 @@ def probation_begins_anew_at_a_gap(open_rig: OpenRig) -> None:
 
 
 @rule
+@pytest.mark.conformance("RFC 3550", "A.1", "a source is valid after a number of packets in sequence")
 def probation_begins_anew_with_another_ssrc(open_rig: OpenRig) -> None:
     rig = open_rig(Options())
     hear(rig, (0, 1), ELSEWHERE, ssrc=1)
@@ -683,6 +707,7 @@ def new_signalled_address_takes_over_from_the_old_path(open_rig: OpenRig) -> Non
 
 
 @rule
+@pytest.mark.conformance("RFC 3550", "A.1", "version, payload type, padding and extension of a packet are checked")
 def unexpected_payload_type_is_invalid(open_rig: OpenRig) -> None:
     rig = latched(open_rig)
     for _, datagram in media((3,), payload_type=18):
@@ -691,6 +716,7 @@ def unexpected_payload_type_is_invalid(open_rig: OpenRig) -> None:
 
 
 @rule
+@pytest.mark.conformance("RFC 3550", "A.1", "version, payload type, padding and extension of a packet are checked")
 def malformed_packets_are_invalid(open_rig: OpenRig) -> None:
     rig = latched(open_rig)
     good = media((3,))[0][1]
@@ -709,6 +735,7 @@ def malformed_packets_are_invalid(open_rig: OpenRig) -> None:
 
 
 @rule
+@pytest.mark.conformance("RFC 3389", "4", "comfort noise has payload type 13, and is no loss")
 def comfort_noise_is_no_loss(open_rig: OpenRig) -> None:
     rig = latched(open_rig)
     for _, datagram in media((3,), payload_type=13):
@@ -719,6 +746,7 @@ def comfort_noise_is_no_loss(open_rig: OpenRig) -> None:
 
 
 @rule
+@pytest.mark.conformance("RFC 5761", "4", "RTCP is told from RTP by its packet type")
 def rtcp_on_the_rtp_port_is_no_media(open_rig: OpenRig) -> None:
     rig = latched(open_rig)
     rig.hear(bytes.fromhex("80c9000100000007"), SIGNALLED)
@@ -726,6 +754,7 @@ def rtcp_on_the_rtp_port_is_no_media(open_rig: OpenRig) -> None:
 
 
 @rule
+@pytest.mark.conformance("RFC 3550", "6.4.1", "packets lost are those expected less those received, late ones included")
 def gaps_are_lost_and_late_packets_are_not(open_rig: OpenRig) -> None:
     rig = latched(open_rig)
     hear(rig, (3, 5, 8))
@@ -735,6 +764,7 @@ def gaps_are_lost_and_late_packets_are_not(open_rig: OpenRig) -> None:
 
 
 @rule
+@pytest.mark.conformance("RFC 3550", "6.4.1", "packets lost are those expected less those received, late ones included")
 def repeated_packets_are_duplicates(open_rig: OpenRig) -> None:
     rig = latched(open_rig)
     hear(rig, (3, 3, 5, 4, 4, 3))
@@ -743,6 +773,7 @@ def repeated_packets_are_duplicates(open_rig: OpenRig) -> None:
 
 
 @rule
+@pytest.mark.conformance("RFC 3550", "A.1", "the sequence number wraps around without loss")
 def sequence_wraps_without_loss(open_rig: OpenRig) -> None:
     rig = open_rig(Options())
     hear(rig, range(65530, 65546))
@@ -751,6 +782,9 @@ def sequence_wraps_without_loss(open_rig: OpenRig) -> None:
 
 
 @rule
+@pytest.mark.conformance(
+    "RFC 3550", "A.1", "one packet far from the sequence is dropped, and two in sequence begin anew"
+)
 def one_packet_far_away_is_dropped_and_two_restart(open_rig: OpenRig) -> None:
     rig = latched(open_rig)
     hear(rig, (3, 30000, 4, 5))
@@ -762,6 +796,7 @@ def one_packet_far_away_is_dropped_and_two_restart(open_rig: OpenRig) -> None:
 
 
 @rule
+@pytest.mark.conformance("RFC 3550", "A.1", "behind by 100 or ahead by 3000 is a jump")
 def packets_are_late_up_to_99_behind_and_ahead_up_to_2999(open_rig: OpenRig) -> None:
     """RFC 3550 appendix A.1: behind by MAX_MISORDER (100) or ahead by MAX_DROPOUT (3000) is a jump."""
     rig = latched(open_rig)
@@ -774,6 +809,7 @@ def packets_are_late_up_to_99_behind_and_ahead_up_to_2999(open_rig: OpenRig) -> 
 
 
 @rule
+@pytest.mark.conformance("RFC 3550", "A.1", "a source is valid after a number of packets in sequence")
 def new_ssrc_takes_over_after_probation(open_rig: OpenRig) -> None:
     rig = latched(open_rig)
     hear(rig, range(3, 10))
@@ -796,6 +832,7 @@ def foreign_ssrc_does_not_take_over_from_a_live_source(open_rig: OpenRig) -> Non
 
 
 @rule
+@pytest.mark.conformance("RFC 3550", "6.4.1", "jitter is the mean deviation of the transit time, smoothed by 1/16")
 def jitter_follows_the_arrivals(open_rig: OpenRig) -> None:
     rig = latched(open_rig)
     assert rig.received()["jitter_ms"] == 0
@@ -810,6 +847,9 @@ def jitter_follows_the_arrivals(open_rig: OpenRig) -> None:
 
 
 @rule
+@pytest.mark.conformance(
+    "RFC 4733", "2.3.2", "an event ends at the first packet with the E bit, and copies of that are ignored"
+)
 def digit_is_reported_once_at_its_first_end(open_rig: OpenRig) -> None:
     rig = latched(open_rig)
     for n, duration in enumerate((160, 320, 480)):
@@ -826,6 +866,7 @@ def digit_is_reported_once_at_its_first_end(open_rig: OpenRig) -> None:
 
 
 @rule
+@pytest.mark.conformance("RFC 4733", "2.5.2.2", "an event whose last packets are all lost ends when the next begins")
 def digit_without_its_ends_is_reported_by_the_next(open_rig: OpenRig) -> None:
     rig = latched(open_rig)
     rig.hear(telephone_event(sequence=3, timestamp=480, code=1, duration=160), SIGNALLED)
@@ -839,6 +880,9 @@ def digit_without_its_ends_is_reported_by_the_next(open_rig: OpenRig) -> None:
 
 
 @rule
+@pytest.mark.conformance(
+    "RFC 4733", "2.5.2.2", "an event whose last packets are all lost ends when nothing comes for some time"
+)
 def digit_without_its_ends_is_reported_in_time(open_rig: OpenRig) -> None:
     rig = latched(open_rig)
     rig.hear(telephone_event(sequence=3, timestamp=480, code=11, duration=800), SIGNALLED)
@@ -852,6 +896,7 @@ def digit_without_its_ends_is_reported_in_time(open_rig: OpenRig) -> None:
 
 
 @rule
+@pytest.mark.conformance("RFC 4733", "2.5.1.4", "an event of which only the last packet arrives is told")
 def digit_from_its_end_alone(open_rig: OpenRig) -> None:
     rig = latched(open_rig)
     rig.hear(telephone_event(sequence=7, timestamp=480, code=0, duration=800, end=True), SIGNALLED)

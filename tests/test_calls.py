@@ -113,6 +113,9 @@ async def test_without_a_route_the_server_greets() -> None:
         assert likeness(outcome.heard, (await spoken(running.engine, "Hello!"))[:4000]) > 0.8
 
 
+@pytest.mark.conformance(
+    "RFC 4240", "3", "repeat and delay say how often an announcement is played, and with what pause"
+)
 async def test_an_announcement_repeats_with_its_delay_and_hangs_up() -> None:
     async with serving() as running:
         speech = await spoken(running.engine, "Hello.")
@@ -123,6 +126,7 @@ async def test_an_announcement_repeats_with_its_delay_and_hangs_up() -> None:
         assert 0.5 <= second - first - len(speech) / 16000 < 0.6
 
 
+@pytest.mark.conformance("RFC 4240", "3", "duration says how long an announcement may be")
 async def test_an_announcement_ends_at_its_duration() -> None:
     async with serving() as running:
         outcome = await announced(running, annc(f"data:text/plain,{TEXT}", repeat="forever", duration=1500))
@@ -130,6 +134,7 @@ async def test_an_announcement_ends_at_its_duration() -> None:
         assert 1.4 < outcome.seconds < 2.4
 
 
+@pytest.mark.conformance("RFC 4240", "3", "locale says in what language an announcement is")
 async def test_an_announcement_speaks_markup_in_its_locale() -> None:
     document = "<speak>Guten <emphasis>Tag</emphasis>.</speak>"
     async with serving() as running:

@@ -35,6 +35,7 @@ def timeline(digits: str, *, ptime_ms: int = 20, **options: int) -> list[tuple[i
 # The payload
 
 
+@pytest.mark.conformance("RFC 4733", "2.3", "the payload is event, E bit, volume and duration")
 @pytest.mark.parametrize(
     ("event", "wire"),
     [
@@ -53,6 +54,7 @@ def test_parse_undoes_serialise(events: list[Event]) -> None:
     assert parse(b"".join(map(serialise, events))) == tuple(events)
 
 
+@pytest.mark.conformance("RFC 4733", "2.3.3", "the R bit is ignored")
 def test_the_reserved_bit_is_ignored() -> None:
     assert parse(bytes.fromhex("05ca0320")) == (Event(code=5, end=True, volume=10, duration=800),)
 
@@ -83,6 +85,10 @@ def test_a_value_that_does_not_fit_is_ours(event: Event, message: str) -> None:
 # Dialling
 
 
+@pytest.mark.conformance("RFC 4733", "2.2.2", "the marker is on the first packet of an event and on no other")
+@pytest.mark.conformance(
+    "RFC 4733", "2.5.1.4", "the last packet of an event is sent three times, with the same duration"
+)
 def test_the_packets_of_one_digit() -> None:
     assert [(f.marker, f.offset, f.payload.hex()) for f in dial("5", duration_ms=60, gap_ms=40) if f] == [
         (True, 0, "050a00a0"),
@@ -93,12 +99,15 @@ def test_the_packets_of_one_digit() -> None:
     ]
 
 
+@pytest.mark.conformance("RFC 4733", "3.2", "the digits are events 0 to 15")
 def test_every_digit_has_its_code() -> None:
     first = [frame.payload[0] for frame in dial(DIGITS) if frame is not None and frame.marker]
     assert first == list(range(16))
     assert [frame.payload[0] for frame in dial("abcd") if frame is not None and frame.marker] == [12, 13, 14, 15]
 
 
+@pytest.mark.conformance("RFC 4733", "2.2.1", "every packet of an event has the timestamp of its beginning")
+@pytest.mark.conformance("RFC 4733", "2.5.1.2", "the duration of an event grows from packet to packet")
 @pytest.mark.parametrize("ptime_ms", [10, 20, 30, 40, 60])
 @pytest.mark.parametrize(("duration_ms", "gap_ms"), [(40, 40), (100, 60), (250, 100), (70, 45)])
 def test_the_shape_of_a_dialling(ptime_ms: int, duration_ms: int, gap_ms: int) -> None:
@@ -126,6 +135,7 @@ def test_the_shape_of_a_dialling(ptime_ms: int, duration_ms: int, gap_ms: int) -
         ended = run[0][0] + lasting[-1]
 
 
+@pytest.mark.conformance("RFC 4733", "2.5.1.3", "an event longer than its field is sent in segments of 65535")
 def test_a_digit_longer_than_its_field_is_sent_in_segments() -> None:
     """RFC 4733 section 2.5.1.3: 9,000 ms are 72,000 units, 65,535 in the first segment and 6,465 in the second."""
     frames = [(clock, entry) for clock, entry in timeline("7", duration_ms=9000) if entry is not None]
@@ -141,6 +151,7 @@ def test_a_digit_longer_than_its_field_is_sent_in_segments() -> None:
     assert [parse(f.payload)[0] for _, f in second[-3:]] == [Event(code=7, end=True, volume=10, duration=6465)] * 3
 
 
+@pytest.mark.conformance("RFC 4733", "2.3.4", "the volume is in -dBm0, from 0 to 63")
 @pytest.mark.parametrize("volume", [0, 63])
 def test_every_volume_is_sent_as_it_is(volume: int) -> None:
     assert {parse(frame.payload)[0].volume for frame in dial("1", volume=volume) if frame} == {volume}
@@ -165,6 +176,9 @@ def test_what_cannot_be_dialled_is_refused_at_once(digits: str, options: dict[st
 # Detection
 
 
+@pytest.mark.conformance(
+    "RFC 4733", "2.3.2", "an event ends at the first packet with the E bit, and copies of that are ignored"
+)
 def test_a_digit_is_reported_at_its_first_end_packet_alone() -> None:
     detector = Detector()
     found = [
@@ -175,6 +189,7 @@ def test_a_digit_is_reported_at_its_first_end_packet_alone() -> None:
     assert detector.wake_at_ns() is None
 
 
+@pytest.mark.conformance("RFC 4733", "2.2.1", "another timestamp is another event")
 def test_the_same_digit_again_has_another_timestamp() -> None:
     detector = Detector()
     for timestamp in (4000, 5600, 7200):
@@ -183,6 +198,7 @@ def test_the_same_digit_again_has_another_timestamp() -> None:
             assert found == ([digit("5", 60)] if _ == 0 else [])
 
 
+@pytest.mark.conformance("RFC 4733", "2.5.2.2", "an event whose last packets are all lost ends when the next begins")
 def test_all_ends_lost_reported_with_the_next_event() -> None:
     detector = Detector()
     assert detector.receive(five(80), timestamp=0, now_ns=0) == []
@@ -197,6 +213,9 @@ def test_all_ends_lost_and_the_next_known_by_its_end_alone() -> None:
     assert found == [digit("5", 80), digit("6", 40)]
 
 
+@pytest.mark.conformance(
+    "RFC 4733", "2.5.2.2", "an event whose last packets are all lost ends when nothing comes for some time"
+)
 def test_all_ends_lost_reported_when_nothing_more_comes() -> None:
     detector = Detector()
     detector.receive(five(20), timestamp=0, now_ns=0)
@@ -244,6 +263,7 @@ def test_events_that_are_no_digits_are_not_reported() -> None:
     assert detector.handle_timer(10 * SILENCE_NS) == []
 
 
+@pytest.mark.conformance("RFC 4733", "2.5.2.4", "several events in one packet follow each other")
 def test_several_reports_in_one_payload_follow_each_other() -> None:
     payload = five(40, code=1, end=True) + five(50, code=2, end=True)
     detector = Detector()
@@ -272,6 +292,7 @@ def test_what_is_dialled_is_detected(start: int) -> None:
     assert detected(timeline("0123456789*#ABCD"), start) == [digit(name, 100) for name in DIGITS]
 
 
+@pytest.mark.conformance("RFC 4733", "2.5.2.3", "the segments of an event are one event")
 def test_a_digit_in_segments_is_one_digit() -> None:
     frames = timeline("77", duration_ms=20_000)
     assert detected(frames) == [digit("7", 20_000)] * 2

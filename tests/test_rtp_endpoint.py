@@ -190,6 +190,7 @@ def free_range(pairs: int) -> range:
         return range(first, first + 2 * pairs)
 
 
+@pytest.mark.conformance("RFC 3550", "11", "RTP has an even port, and RTCP the next higher one")
 async def test_stream_has_an_even_port_and_the_one_after_it() -> None:
     ports = free_range(4)
     async with Endpoint(host="127.0.0.1", ports=ports, realtime=False) as endpoint:
@@ -259,6 +260,7 @@ async def test_port_may_be_named(endpoint: Endpoint) -> None:
         endpoint.open(port=port + 1)
 
 
+@pytest.mark.conformance("RFC 4594", "4.1", "media is marked for expedited forwarding")
 async def test_ports_are_marked_for_expedited_forwarding(stream: Stream, peer: Peer) -> None:
     peer.rtp.setsockopt(socket.IPPROTO_IP, socket.IP_RECVTOS, 1)
     stream.start()
@@ -466,6 +468,8 @@ async def test_write_refuses_what_is_no_audio(stream: Stream, samples: bytes, ra
         await stream.write(samples, rate_hz)
 
 
+@pytest.mark.conformance("RFC 3264", "8.4", "on hold nothing is sent")
+@pytest.mark.conformance("RFC 3550", "5.1", "the timestamp counts the time also in which nothing is sent")
 async def test_hold_stops_packets_and_resume_goes_on(stream: Stream, peer: Peer) -> None:
     stream.start()
     await readable(peer.rtp)
@@ -483,6 +487,9 @@ async def test_hold_stops_packets_and_resume_goes_on(stream: Stream, peer: Peer)
     assert after.marker == 1
 
 
+@pytest.mark.conformance(
+    "RFC 3550", "5.1", "a source may change its payload type, and sequence, timestamp and SSRC go on"
+)
 async def test_reinvite_changes_address_and_codec_and_keeps_the_source(stream: Stream, peer: Peer) -> None:
     other = Peer()
     stream.start()
@@ -520,6 +527,7 @@ async def test_connect_refuses_what_makes_no_sense(
 # What comes from the peer
 
 
+@pytest.mark.conformance("RFC 4961", "4", "RTP is sent to where the peer's comes from")
 async def test_packets_go_to_where_they_come_from(stream: Stream, peer: Peer, happened: list[object]) -> None:
     behind_nat = Peer()
     stream.start()
@@ -773,6 +781,7 @@ def description(ssrc: int) -> SourceDescription:
     return SourceDescription(sources=(Source(ssrc=ssrc, items=((CNAME, b"peer"),)),))
 
 
+@pytest.mark.conformance("RFC 3550", "6.4.1", "the round trip follows from the report that came back")
 async def test_first_report_comes_within_four_seconds_and_tells_round_trip_and_mos(stream: Stream, peer: Peer) -> None:
     stream.start()
     peer.send(stream, 10)
@@ -805,6 +814,7 @@ async def test_first_report_comes_within_four_seconds_and_tells_round_trip_and_m
     assert 3 < counters.mos < 4.42
 
 
+@pytest.mark.conformance("RFC 3550", "6.6", "who leaves says BYE")
 async def test_goodbye_is_said_at_the_end_by_who_has_spoken(stream: Stream, peer: Peer) -> None:
     stream.start()
     await first_packet(stream)
@@ -815,6 +825,7 @@ async def test_goodbye_is_said_at_the_end_by_who_has_spoken(stream: Stream, peer
     assert goodbye.sources == [stream.ssrc]
 
 
+@pytest.mark.conformance("RFC 3550", "6.3.7", "who has sent nothing says no BYE")
 async def test_nobody_says_goodbye_who_was_never_heard(stream: Stream, peer: Peer) -> None:
     stream.close()
     await asyncio.sleep(0.05)
@@ -830,6 +841,7 @@ async def test_goodbye_of_the_peer_is_reported_once(stream: Stream, peer: Peer, 
     assert happened == [RemoteBye()]
 
 
+@pytest.mark.conformance("RFC 5761", "5.1.1", "where rtcp-mux is agreed, RTCP has the port of RTP")
 async def test_multiplexed_rtcp_shares_the_rtp_port(stream: Stream, peer: Peer, happened: list[object]) -> None:
     connect(stream, peer, rtcp_mux=True)
     stream.start()
@@ -902,6 +914,7 @@ async def test_malformed_rtcp_is_counted(stream: Stream, peer: Peer) -> None:
     await until(lambda: stream.counters().invalid == 5)
 
 
+@pytest.mark.conformance("RFC 4961", "4", "RTCP is sent to where the peer's comes from")
 async def test_reports_follow_a_peer_behind_nat(stream: Stream, peer: Peer) -> None:
     """Symmetric RTCP (RFC 4961): reports go to where the peer's come from."""
     stream.start()

@@ -53,11 +53,13 @@ def test_the_tables_of_the_recommendation_have_their_129_decision_values() -> No
     assert (len(MULAW_DECISIONS), MULAW_DECISIONS[-1]) == (129, 8159)
 
 
+@pytest.mark.conformance("ITU-T G.711", "3", "every sample is encoded by the decision values of tables 1 and 2")
 def test_every_sample_is_encoded_as_the_recommendation_says() -> None:
     assert bytes(map(mulaw_code, LINEAR)) == g711.mulaw_encode(array("h", LINEAR).tobytes())
     assert bytes(map(alaw_code, LINEAR)) == g711.alaw_encode(array("h", LINEAR).tobytes())
 
 
+@pytest.mark.conformance("ITU-T G.711", "3", "every code is decoded to the middle of its interval")
 def test_every_code_is_decoded_to_the_middle_of_its_interval() -> None:
     codes = bytes(range(256))
     for decode, decisions, code_of, unit in (
@@ -95,6 +97,7 @@ def test_codes_of_known_samples(sample: int, mulaw: int, alaw: int) -> None:
     assert g711.alaw_encode(linear) == bytes((alaw,))
 
 
+@pytest.mark.conformance("ITU-T G.711", "5", "the sequence of tables 5 and 6 is a tone of 1 kHz at 0 dBm0")
 def test_the_sequence_of_a_test_tone() -> None:
     """G.711 tables 5 and 6: 1 kHz at 0 dBm0, sampled at 8 kHz."""
     for decode, codes, peak in (

@@ -54,6 +54,10 @@ PACKETS = st.builds(
 )
 
 
+@pytest.mark.conformance(
+    "RFC 3550", "5.1", "a packet begins with version, marker, payload type, sequence, timestamp and SSRC"
+)
+@pytest.mark.conformance("RFC 3550", "5.3.1", "a header extension has a profile and whole words")
 @pytest.mark.parametrize(("packet", "wire"), [(PLAIN, PLAIN_WIRE), (FULL, FULL_WIRE)], ids=["plain", "full"])
 def test_wire_bytes(packet: Packet, wire: bytes) -> None:
     assert serialise(packet) == wire
@@ -68,6 +72,9 @@ def test_parse_undoes_serialise(packet: Packet) -> None:
     assert len(wire) == packet.size
 
 
+@pytest.mark.conformance(
+    "RFC 3550", "5.1", "a packet begins with version, marker, payload type, sequence, timestamp and SSRC"
+)
 @given(PACKETS)
 def test_an_independent_parser_reads_the_same(packet: Packet) -> None:
     # The judge unpacks what is inside extensions of the two profiles of RFC 8285, and may find it wanting.
@@ -130,6 +137,7 @@ def test_a_value_that_does_not_fit_is_ours(changes: dict[str, int], message: str
         serialise(replace(PLAIN, **changes))
 
 
+@pytest.mark.conformance("RFC 3550", "A.1", "version, payload type, padding and extension of a packet are checked")
 @pytest.mark.parametrize(
     ("wire", "message"),
     [
@@ -206,6 +214,7 @@ def test_distance_leads_from_the_earlier_to_the_later(earlier: int, later: int, 
     assert -(2 ** (bits - 1)) <= ahead < 2 ** (bits - 1)
 
 
+@pytest.mark.conformance("RFC 5761", "4", "RTCP is told from RTP by its packet type")
 def test_rtcp_is_told_from_rtp_by_its_packet_type() -> None:
     rtcp = [packet_type for packet_type in range(256) if is_rtcp(bytes((0x80, packet_type, 0, 0)))]
     assert rtcp == list(range(192, 224))
@@ -216,6 +225,7 @@ def test_what_is_not_of_version_2_is_no_rtcp(data: bytes) -> None:
     assert not is_rtcp(data)
 
 
+@pytest.mark.conformance("RFC 5761", "4", "RTCP is told from RTP by its packet type")
 @pytest.mark.parametrize("payload_type", [0, 8, 13, 96, 101, 127])
 def test_no_rtp_packet_of_telephony_passes_for_rtcp(payload_type: int) -> None:
     for marker in (False, True):

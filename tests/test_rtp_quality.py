@@ -45,6 +45,7 @@ def test_loss_as_the_whole_model_rates_it(loss: float, burst: float, bpl: float,
 SCORES = {-5: 1.0, 0: 1.0, 3: 1.0, 50: 2.575, 60: 3.1, 70: 3.597, 80: 4.024, 90: 4.339, 93.2: 4.409, 100: 4.5, 120: 4.5}
 
 
+@pytest.mark.conformance("ITU-T G.107", "B", "the rating R is turned into a mean opinion score")
 @pytest.mark.parametrize(("r", "score"), SCORES.items())
 def test_mean_opinion_scores_of_annex_b(r: float, score: float) -> None:
     assert mos(r) == pytest.approx(score, abs=0.001)

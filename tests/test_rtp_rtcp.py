@@ -96,6 +96,12 @@ COMPOUNDS = st.tuples(
 ).map(lambda parts: (parts[0], parts[1], *parts[2]))
 
 
+@pytest.mark.conformance(
+    "RFC 3550", "6.4.1", "a sender report has NTP and RTP timestamps, packets, octets, and a block on the source"
+)
+@pytest.mark.conformance("RFC 3550", "6.4.2", "a receiver report may be empty")
+@pytest.mark.conformance("RFC 3550", "6.5", "a source description has items for each source")
+@pytest.mark.conformance("RFC 3550", "6.6", "BYE names its sources, and may say why")
 @pytest.mark.parametrize(
     ("packets", "wire"),
     [
@@ -165,6 +171,7 @@ def test_unknown_types_are_handed_through() -> None:
     assert parse(wire)[2:] == (extended, feedback)
 
 
+@pytest.mark.conformance("RFC 3550", "6.4.1", "only the last packet of a compound may have padding")
 def test_padding_of_the_last_packet_is_taken_off() -> None:
     padded = bytes.fromhex(RECEIVER_WIRE + "a0 cc 0003 11111111 22222222 00000004")
     assert parse(padded) == (RECEIVER, Unknown(packet_type=204, count=0, body=bytes.fromhex("1111111122222222")))
@@ -183,6 +190,9 @@ def test_item_lists_fill_their_last_word() -> None:
         assert wire.index(bytes.fromhex("00000002 0101")) % 4 == 0
 
 
+@pytest.mark.conformance("RFC 3550", "6.1", "a compound begins with a report")
+@pytest.mark.conformance("RFC 3550", "6.4.1", "only the last packet of a compound may have padding")
+@pytest.mark.conformance("RFC 3550", "A.2", "version and lengths of a compound are checked")
 @pytest.mark.parametrize(
     ("wire", "message"),
     [
@@ -266,6 +276,7 @@ def test_what_is_no_compound_is_not_serialised(packets: Sequence[RtcpPacket], me
         serialise(packets)
 
 
+@pytest.mark.conformance("RFC 3550", "A.3", "the fraction lost is in 1/256, and never negative")
 @pytest.mark.parametrize(
     ("expected", "received", "fraction"),
     [(100, 100, 0), (100, 75, 64), (100, 101, 0), (0, 0, 0), (4, 3, 64), (256, 255, 1), (257, 256, 0), (50, 0, 255)],
@@ -274,6 +285,7 @@ def test_fraction_lost(expected: int, received: int, fraction: int) -> None:
     assert rtcp.fraction_lost(expected=expected, received=received) == fraction
 
 
+@pytest.mark.conformance("RFC 3550", "6.4.1", "packets lost are clamped to 24 bits and not wrapped")
 @pytest.mark.parametrize(
     ("lost", "clamped"),
     [(0, 0), (2**23 - 1, 2**23 - 1), (2**23, 2**23 - 1), (-(2**23), -(2**23)), (-(2**23) - 1, -(2**23))],
@@ -282,6 +294,7 @@ def test_lost_is_clamped_to_24_bits(lost: int, clamped: int) -> None:
     assert rtcp.clamp_lost(lost) == clamped
 
 
+@pytest.mark.conformance("RFC 3550", "6.4.1", "the round trip follows from the report that came back")
 def test_round_trip_as_in_the_example_of_the_standard() -> None:
     """RFC 3550 figure 2: sent at b44db705:20000000, reported with a delay of 5.25 s, arrived at b44db710:8000."""
     report = replace(REPORT, last_sr=0xB7052000, delay=0x00054000)
@@ -304,6 +317,7 @@ def test_round_trip_that_cannot_be_told(last_sr: int, delay: int, round_trip_ns:
     assert rtcp.round_trip_ns(report, arrival_ntp=0xB44DB710_80000000) == round_trip_ns
 
 
+@pytest.mark.conformance("RFC 3550", "4", "NTP timestamps count seconds since 1900 in 32.32 bits")
 @pytest.mark.parametrize(
     ("unix_ns", "ntp"),
     [
@@ -323,10 +337,14 @@ def test_ntp_timestamps_keep_the_nanosecond(unix_ns: int) -> None:
     assert rtcp.unix_ns_from_ntp(rtcp.ntp_from_unix_ns(unix_ns)) == unix_ns
 
 
+@pytest.mark.conformance("RFC 3550", "4", "the middle 32 bits stand for an NTP timestamp where that is enough")
 def test_middle_of_an_ntp_timestamp() -> None:
     assert rtcp.middle_32(0xB44DB705_20000000) == 0xB7052000
 
 
+@pytest.mark.conformance(
+    "RFC 3550", "6.3.1", "a report goes out every 5 s, give or take half, and the first after half of that"
+)
 @pytest.mark.parametrize(
     ("random", "first", "interval_ms"),
     [(0.0, False, 2500), (0.5, False, 5000), (0.75, False, 6250), (0.0, True, 1250), (0.5, True, 2500)],

@@ -148,6 +148,9 @@ def sender(**options: int) -> Sender:
     return made
 
 
+@pytest.mark.conformance(
+    "RFC 3550", "5.1", "a packet begins with version, marker, payload type, sequence, timestamp and SSRC"
+)
 def test_wire_bytes_of_the_first_packets() -> None:
     line = Sender(ssrc=0xDEADBEEF, sequence=65535, timestamp=2**32 - 80, start_ms=0)
     line.connect(codec=PCMA, payload_type=8, ptime_ms=10)
@@ -293,6 +296,7 @@ def test_audio_is_handed_over_once_and_nothing_else_is() -> None:
     assert line.receive(media((6,))[0][1], ELSEWHERE, 80 * MS) is None
 
 
+@pytest.mark.conformance("RFC 3550", "6.4.1", "packets lost are those expected less those received, late ones included")
 def test_repeats_count_as_received_as_reports_want_it() -> None:
     """RFC 3550 section 6.4.1: the packets received include any which are late or duplicates."""
     line = receiver()
@@ -302,6 +306,7 @@ def test_repeats_count_as_received_as_reports_want_it() -> None:
     assert (line.counters().lost, line.counters().duplicates) == (-1, 2)
 
 
+@pytest.mark.conformance("RFC 3550", "6.4.1", "the highest sequence number is extended by the count of its cycles")
 def test_cycles_extend_the_highest_sequence_number() -> None:
     line = Receiver()
     line.connect(codecs=frozenset({0}), now_ns=0)
@@ -345,6 +350,7 @@ def test_an_open_latch_is_locked_again_when_the_source_goes_on() -> None:
     assert (line.next_event(), line.counters().strangers) == (None, 3)
 
 
+@pytest.mark.conformance("RFC 3550", "A.1", "behind by 100 or ahead by 3000 is a jump")
 @given(st.lists(st.integers(0, 65535), min_size=1, max_size=60), st.integers(0, 65535))
 def test_sequence_numbers_as_in_the_appendix(steps: list[int], start: int) -> None:
     """RFC 3550 appendix A.1 in its own words, over steps that jump in any direction."""
@@ -384,6 +390,7 @@ def test_sequence_numbers_as_in_the_appendix(steps: list[int], start: int) -> No
         assert source.highest % mod == highest
 
 
+@pytest.mark.conformance("RFC 3550", "A.8", "jitter is computed in integers as well as in floating point")
 @given(st.lists(st.tuples(st.integers(0, 40), st.integers(0, 200)), min_size=2, max_size=50))
 def test_jitter_as_in_the_appendix(arrivals: list[tuple[int, int]]) -> None:
     """RFC 3550 appendix A.8 in floating point; the integer form rounds by up to 0.5 and then cuts the fraction off."""
@@ -458,6 +465,10 @@ def only_block(compound: bytes) -> rtcp.Report:
     return block
 
 
+@pytest.mark.conformance(
+    "RFC 3550", "6.4.1", "a sender report has NTP and RTP timestamps, packets, octets, and a block on the source"
+)
+@pytest.mark.conformance("RFC 3550", "6.5.1", "every compound has the CNAME")
 def test_wire_bytes_of_a_sender_report() -> None:
     compound = schedule(ssrc=0x11223344).report(sent=sent(250, 0x55667788), heard=heard(100, 98), now_ns=2 * S)
     assert compound == bytes.fromhex(
@@ -467,6 +478,10 @@ def test_wire_bytes_of_a_sender_report() -> None:
     )
 
 
+@pytest.mark.conformance(
+    "RFC 3550", "6.4.1", "a sender report has NTP and RTP timestamps, packets, octets, and a block on the source"
+)
+@pytest.mark.conformance("RFC 3550", "6.5.1", "every compound has the CNAME")
 def test_an_independent_parser_reads_our_report() -> None:
     compound = schedule().report(sent=sent(250, 5), heard=heard(100, 98, jitter=9), now_ns=2 * S)
     report, description = JudgePacket.parse(compound)
@@ -478,6 +493,9 @@ def test_an_independent_parser_reads_our_report() -> None:
     assert description.chunks[0].items == [(1, b"a1b2c3")]
 
 
+@pytest.mark.conformance(
+    "RFC 3550", "6.3.1", "a report goes out every 5 s, give or take half, and the first after half of that"
+)
 @pytest.mark.parametrize(("chance", "first_ms", "next_ms"), [(0.0, 1250, 2500), (0.5, 2500, 5000), (0.99, 3725, 7450)])
 def test_reports_are_due_every_five_seconds_give_or_take_half(chance: float, first_ms: int, next_ms: int) -> None:
     reports = schedule(chance=chance)
@@ -486,6 +504,7 @@ def test_reports_are_due_every_five_seconds_give_or_take_half(chance: float, fir
     assert reports.wake_at_ns() == 4 * S + next_ms * MS
 
 
+@pytest.mark.conformance("RFC 3550", "6.4", "who has sent nothing since two reports sends a receiver report")
 def test_who_has_not_sent_for_two_intervals_is_a_receiver() -> None:
     reports = schedule()
     kinds = [
@@ -496,6 +515,7 @@ def test_who_has_not_sent_for_two_intervals_is_a_receiver() -> None:
     assert kinds == [receiver_report, sender_report, sender_report, receiver_report, receiver_report, sender_report]
 
 
+@pytest.mark.conformance("RFC 3550", "6.4.1", "loss is told in total, and as a fraction since the report before")
 def test_loss_is_reported_in_total_and_since_the_last_report() -> None:
     reports = schedule()
     blocks = [
@@ -528,6 +548,9 @@ def test_counts_beyond_32_bits_wrap() -> None:
     assert (report.packets, report.octets) == (1, 160)
 
 
+@pytest.mark.conformance(
+    "RFC 3550", "6.4.1", "a report repeats the middle of the last NTP timestamp, and tells the delay since in 1/65536 s"
+)
 def test_the_delay_since_the_last_sender_report_of_the_source() -> None:
     reports, peer = schedule(), schedule(ssrc=7)
     reports.receive(peer.report(sent=sent(1), heard=None, now_ns=S), S)
@@ -539,6 +562,7 @@ def test_the_delay_since_the_last_sender_report_of_the_source() -> None:
     assert (block.last_sr, block.delay) == (0, 0)
 
 
+@pytest.mark.conformance("RFC 3550", "6.4.1", "the round trip follows from the report that came back")
 @given(st.integers(0, 2**31), st.integers(0, 2 * S), st.integers(0, 7 * S))
 def test_round_trip_over_two_schedules(skew_s: int, one_way_ns: int, pause_ns: int) -> None:
     """Whatever the two wall clocks say; to within what 1/65536 s can carry."""
@@ -580,6 +604,7 @@ def test_a_round_trip_that_cannot_be_told_keeps_the_last_one() -> None:
     assert reports.round_trip_ns == S
 
 
+@pytest.mark.conformance("RFC 3550", "6.6", "BYE ends the stream")
 def test_goodbye_ends_the_stream() -> None:
     reports, peer = schedule(), schedule(ssrc=7)
     compound = peer.goodbye(sent=sent(3), heard=None, now_ns=S, reason="done")

@@ -223,6 +223,7 @@ def test_on_every_way_through_the_table_the_host_is_told_once_that_the_call_ende
 # --- The peer calls: INVITE
 
 
+@pytest.mark.conformance("RFC 3261", "17.2.1", "an INVITE gets 100 unless there is another response within 200 ms")
 def test_an_invite_gets_100_at_once_and_is_offered() -> None:
     side = Side()
     trying = only(side.say(request("INVITE")))
@@ -232,6 +233,10 @@ def test_an_invite_gets_100_at_once_and_is_offered() -> None:
     assert (offered.request.body, offered.request.call_id, offered.flow) == (OFFER, "c1", FLOW)
 
 
+@pytest.mark.conformance("RFC 3261", "17.2.1", "a retransmitted INVITE gets the most recent provisional response again")
+@pytest.mark.conformance(
+    "RFC 6026", "7.1", "a retransmitted INVITE is absorbed after its 2xx while timer L runs, 64*T1"
+)
 def test_a_retransmitted_invite_never_makes_a_second_call() -> None:
     side = Side()
     call = side.offered()
@@ -245,6 +250,9 @@ def test_a_retransmitted_invite_never_makes_a_second_call() -> None:
     assert (counters.calls_received, counters.retransmissions_received, counters.retransmissions_sent) == (1, 3, 2)
 
 
+@pytest.mark.conformance("RFC 3261", "8.2.6.2", "the To tag is the same in every response to a request")
+@pytest.mark.conformance("RFC 3261", "12.1.1", "a response that makes a dialog has a Contact")
+@pytest.mark.conformance("RFC 3261", "13.3.1.1", "183 with a body begins early media")
 def test_ringing_may_carry_early_media_and_makes_the_dialog() -> None:
     side = Side()
     call = side.offered()
@@ -256,6 +264,9 @@ def test_ringing_may_carry_early_media_and_makes_the_dialog() -> None:
     assert (progress.content_type, progress.headers.get("P-Early-Media")) == (SDP, "sendonly")
 
 
+@pytest.mark.conformance(
+    "RFC 3261", "13.3.1.1", "while the answer is awaited, the provisional response is sent again every minute"
+)
 def test_a_ringing_call_says_so_again_every_minute() -> None:
     """RFC 3261 section 13.3.1.1."""
     side = Side()
@@ -265,6 +276,11 @@ def test_a_ringing_call_says_so_again_every_minute() -> None:
     assert [at for at, _, _ in side.sent] == [0.0, 0.0, 60.0, 120.0]
 
 
+@pytest.mark.conformance(
+    "RFC 3261", "12.1.1", "Record-Route is copied into the response that makes a dialog, in its order"
+)
+@pytest.mark.conformance("RFC 3261", "12.1.1", "a response that makes a dialog has a Contact")
+@pytest.mark.conformance("RFC 3261", "13.3.1.4", "the 2xx to an INVITE has an Allow")
 def test_the_200_carries_what_a_dialog_and_its_peer_need() -> None:
     side = Side(product="box/1")
     call = side.offered(headers=("Record-Route: <sip:192.0.2.7;lr>, <sip:192.0.2.8;lr>", "Record-Route: <sip:p;lr>"))
@@ -276,6 +292,9 @@ def test_the_200_carries_what_a_dialog_and_its_peer_need() -> None:
     assert (ok.headers.get("Server"), ok.headers.get("X-Speaker")) == ("box/1", "anna")
 
 
+@pytest.mark.conformance(
+    "RFC 3261", "13.3.1.4", "the 2xx to an INVITE is sent again after T1, then doubling up to T2, until the ACK"
+)
 def test_the_200_is_repeated_until_the_ack() -> None:
     """RFC 3261 section 13.3.1.4: T1, doubling up to T2."""
     side = Side()
@@ -289,6 +308,7 @@ def test_the_200_is_repeated_until_the_ack() -> None:
     assert side.wait(100) == []
 
 
+@pytest.mark.conformance("RFC 3261", "13.3.1.4", "without an ACK for 64*T1 the dialog is ended with a BYE")
 def test_without_an_ack_the_call_is_given_up_with_a_bye() -> None:
     side = Side()
     call = side.answered()
@@ -301,6 +321,7 @@ def test_without_an_ack_the_call_is_given_up_with_a_bye() -> None:
     side.assert_clean()
 
 
+@pytest.mark.conformance("RFC 3261", "13.2.2.4", "an ACK belongs to the 2xx of the INVITE with its CSeq number")
 def test_only_the_ack_to_this_invite_confirms() -> None:
     side = Side()
     call = side.answered()
@@ -315,6 +336,7 @@ def test_only_the_ack_to_this_invite_confirms() -> None:
     assert side.event() == Confirmed(call=call, body=b"", content_type="")
 
 
+@pytest.mark.conformance("RFC 3261", "13.2.1", "where the INVITE has no offer, the 2xx has it, and the ACK the answer")
 def test_an_invite_without_an_offer_gets_its_answer_from_the_ack() -> None:
     side = Side()
     call = side.offered(body=b"")
@@ -323,6 +345,11 @@ def test_an_invite_without_an_offer_gets_its_answer_from_the_ack() -> None:
     assert side.event() == Confirmed(call=call, body=ANSWER, content_type=SDP)
 
 
+@pytest.mark.conformance(
+    "RFC 3261",
+    "17.2.1",
+    "over UDP a 300-699 to an INVITE is retransmitted after T1, then doubling up to T2, until the ACK",
+)
 def test_a_refused_call_has_ended_and_is_refused_until_the_ack() -> None:
     side = Side()
     call = side.offered()
@@ -335,6 +362,7 @@ def test_a_refused_call_has_ended_and_is_refused_until_the_ack() -> None:
     side.assert_clean()
 
 
+@pytest.mark.conformance("RFC 3261", "12.1.1", "a caller that sends no From tag is served")
 def test_an_rfc_2543_caller_is_served() -> None:
     """No branch, no tags to rely on, no rport: RFC 3261 sections 12.1.1 and 17.2.3."""
     side = Side()
@@ -362,6 +390,12 @@ def test_an_rfc_2543_caller_is_served() -> None:
 # --- The peer hangs up, or gives up
 
 
+@pytest.mark.conformance("RFC 3261", "15.1.2", "a BYE within its dialog gets 200 and ends the session")
+@pytest.mark.conformance("RFC 3261", "15.1.2", "a BYE without its dialog gets 481")
+@pytest.mark.conformance(
+    "RFC 3261", "17.2.2", "a copy of a request gets the final response again until timer J, after 64*T1"
+)
+@pytest.mark.conformance("RFC 3326", "2", "the Reason of a BYE or CANCEL is told")
 def test_a_bye_ends_the_call_and_is_answered_as_often_as_it_comes() -> None:
     side = Side()
     call = side.confirmed()
@@ -374,6 +408,7 @@ def test_a_bye_ends_the_call_and_is_answered_as_often_as_it_comes() -> None:
     side.assert_clean()
 
 
+@pytest.mark.conformance("RFC 5407", "3.1.6", "a BYE may overtake the ACK: it gets 200, and the session is over")
 def test_a_bye_before_the_ack_stops_the_repetition_of_the_200() -> None:
     side = Side()
     call = side.answered()
@@ -383,6 +418,7 @@ def test_a_bye_before_the_ack_stops_the_repetition_of_the_200() -> None:
     side.assert_clean()
 
 
+@pytest.mark.conformance("RFC 3261", "15.1.2", "a request that is pending when a BYE comes gets 487")
 def test_a_bye_to_an_early_dialog_ends_it_and_its_invite() -> None:
     side = Side()
     call = side.offered()
@@ -393,6 +429,8 @@ def test_a_bye_to_an_early_dialog_ends_it_and_its_invite() -> None:
     side.assert_clean()
 
 
+@pytest.mark.conformance("RFC 3261", "9.2", "a CANCEL gets 200 and its INVITE 487, with the same To tag")
+@pytest.mark.conformance("RFC 3326", "2", "the Reason of a BYE or CANCEL is told")
 def test_a_cancel_gets_200_and_the_invite_487_with_the_same_to_tag() -> None:
     side = Side()
     call = side.offered()
@@ -407,6 +445,7 @@ def test_a_cancel_gets_200_and_the_invite_487_with_the_same_to_tag() -> None:
     side.assert_clean()
 
 
+@pytest.mark.conformance("RFC 3261", "9.2", "a CANCEL after the final response changes nothing")
 def test_a_cancel_after_the_answer_changes_nothing() -> None:
     side = Side()
     call = side.answered()
@@ -416,6 +455,7 @@ def test_a_cancel_after_the_answer_changes_nothing() -> None:
     assert isinstance(side.event(), Confirmed)
 
 
+@pytest.mark.conformance("RFC 3261", "9.2", "a CANCEL that matches no transaction gets 481")
 def test_a_cancel_for_nothing_gets_481() -> None:
     side = Side()
     assert statuses(side.say(request("CANCEL"))) == [481]
@@ -425,6 +465,7 @@ def test_a_cancel_for_nothing_gets_481() -> None:
 # --- We hang up
 
 
+@pytest.mark.conformance("RFC 3261", "15.1.1", "the session is over as soon as the BYE is sent")
 def test_bye_ends_the_call_at_once_and_is_sent_until_it_is_answered() -> None:
     side = Side(product="box/1")
     call = side.confirmed()
@@ -440,6 +481,7 @@ def test_bye_ends_the_call_at_once_and_is_sent_until_it_is_answered() -> None:
     side.assert_clean()
 
 
+@pytest.mark.conformance("RFC 3261", "15.1.1", "no response to a BYE ends the dialog as a 200 does")
 def test_a_bye_that_is_never_answered_is_forgotten() -> None:
     side = Side()
     call = side.confirmed()
@@ -449,6 +491,7 @@ def test_a_bye_that_is_never_answered_is_forgotten() -> None:
     side.assert_clean()
 
 
+@pytest.mark.conformance("RFC 3261", "15", "a callee sends no BYE before the ACK has come or been given up")
 def test_a_callee_does_not_say_bye_before_the_ack() -> None:
     """RFC 3261 section 15."""
     side = Side()
@@ -460,6 +503,7 @@ def test_a_callee_does_not_say_bye_before_the_ack() -> None:
     assert side.event() == Ended(call=call, cause=Cause.LOCAL_BYE, status=None, reason="")
 
 
+@pytest.mark.conformance("RFC 3261", "15", "a callee sends no BYE before the ACK has come or been given up")
 def test_a_callee_that_waits_for_the_ack_in_vain_says_bye_then() -> None:
     side = Side()
     call = side.answered()
@@ -470,6 +514,7 @@ def test_a_callee_that_waits_for_the_ack_in_vain_says_bye_then() -> None:
     side.assert_clean()
 
 
+@pytest.mark.conformance("RFC 5407", "3.2.1", "BYEs that cross are both answered")
 def test_byes_that_cross_are_both_answered() -> None:
     """RFC 5407 section 3.2.1."""
     side = Side()
@@ -485,6 +530,7 @@ def test_byes_that_cross_are_both_answered() -> None:
 # --- What is refused
 
 
+@pytest.mark.conformance("RFC 3261", "8.2.1", "a method that is not supported gets 405 with Allow")
 @pytest.mark.parametrize("method", ["INFO", "MESSAGE", "UPDATE", "REFER", "SUBSCRIBE", "NOTIFY", "PRACK", "DANCE"])
 def test_an_unknown_method_gets_405_and_allow(method: str) -> None:
     side = Side()
@@ -516,6 +562,19 @@ REFUSED = {
 }
 
 
+@pytest.mark.conformance("RFC 3261", "8.1.1.5", "a CSeq with another method than the request's gets 400")
+@pytest.mark.conformance("RFC 3261", "8.1.1.8", "an INVITE without a Contact gets 400")
+@pytest.mark.conformance("RFC 3261", "8.2.2.1", "a Request-URI of an unknown scheme gets 416")
+@pytest.mark.conformance(
+    "RFC 3261", "8.2.2.3", "an extension in Require that is not understood gets 420 with Unsupported"
+)
+@pytest.mark.conformance("RFC 3261", "8.2.3", "a body type that is not understood gets 415 with Accept")
+@pytest.mark.conformance("RFC 3261", "8.2.3", "a content encoding that is not understood gets 415 with Accept-Encoding")
+@pytest.mark.conformance("RFC 3261", "8.2.7", "a stateless response to a copy is the same, to the To tag")
+@pytest.mark.conformance("RFC 3261", "12.2.2", "a request within a dialog that is unknown gets 481")
+@pytest.mark.conformance("RFC 3261", "15.1.2", "a BYE without its dialog gets 481")
+@pytest.mark.conformance("RFC 3261", "18.3", "a datagram that is shorter than its Content-Length says gets 400")
+@pytest.mark.conformance("RFC 3261", "21.5.6", "another version of SIP gets 505")
 @pytest.mark.parametrize(("data", "status", "field"), REFUSED.values(), ids=REFUSED)
 def test_is_refused_once_and_leaves_nothing(data: bytes, status: int, field: tuple[str, str] | None) -> None:
     side = Side()
@@ -532,6 +591,7 @@ def test_is_refused_once_and_leaves_nothing(data: bytes, status: int, field: tup
     assert side.wait(100) == []
 
 
+@pytest.mark.conformance("RFC 3261", "17", "an ACK is never answered")
 @pytest.mark.parametrize("data", [data for data, _, _ in REFUSED.values()], ids=REFUSED)
 def test_an_ack_is_never_answered(data: bytes) -> None:
     side = Side()
@@ -545,6 +605,7 @@ def test_garbage_is_counted_and_not_answered(data: bytes) -> None:
     assert side.agent.counters().malformed == 1
 
 
+@pytest.mark.conformance("RFC 3261", "8.2.2.2", "a merged request gets 482")
 def test_a_request_that_came_by_two_ways_is_merged() -> None:
     """RFC 3261 section 8.2.2.2."""
     side = Side()
@@ -554,6 +615,7 @@ def test_a_request_that_came_by_two_ways_is_merged() -> None:
     assert side.agent.counters().calls == 1
 
 
+@pytest.mark.conformance("RFC 4475", "3.3.11", "an endpoint serves a request with a Max-Forwards of zero")
 def test_an_endpoint_serves_a_request_that_has_made_all_its_hops() -> None:
     """RFC 4475 section 3.3.11: only who would forward it answers 483."""
     side = Side()
@@ -565,6 +627,7 @@ def test_the_body_types_of_the_host_are_accepted() -> None:
     assert statuses(side.say(request("INVITE", content_type="Multipart/Mixed; boundary=x"))) == [100]
 
 
+@pytest.mark.conformance("RFC 3261", "8.2.2.3", "Require of a CANCEL is ignored")
 def test_require_of_a_cancel_is_ignored() -> None:
     """RFC 3261 section 8.2.2.3."""
     side = Side()
@@ -575,6 +638,7 @@ def test_require_of_a_cancel_is_ignored() -> None:
 # --- Admission and OPTIONS
 
 
+@pytest.mark.conformance("RFC 3261", "11.2", "OPTIONS gets Allow, Accept, Supported and Contact, and makes no dialog")
 def test_options_says_what_can_be_done() -> None:
     side = Side()
     ok = only(side.say(request("OPTIONS")))
@@ -585,6 +649,8 @@ def test_options_says_what_can_be_done() -> None:
     assert side.agent.counters().transactions == 0
 
 
+@pytest.mark.conformance("RFC 3261", "11.2", "OPTIONS within a dialog is answered as one outside is")
+@pytest.mark.conformance("RFC 3261", "12.2.2", "a request within a dialog with a lower CSeq number gets 500")
 def test_options_within_a_dialog_is_answered_and_in_order() -> None:
     side = Side()
     call = side.confirmed()
@@ -592,6 +658,10 @@ def test_options_within_a_dialog_is_answered_and_in_order() -> None:
     assert statuses(side.say(request("OPTIONS", branch="z9hG4bK-3", to_tag=call, cseq=4))) == [500]
 
 
+@pytest.mark.conformance("RFC 3261", "11.2", "OPTIONS gets the status that an INVITE would get")
+@pytest.mark.conformance(
+    "RFC 3261", "21.5.4", "who cannot be served now gets 503 with Retry-After, and leaves no state"
+)
 def test_who_is_not_admitted_is_turned_away_without_a_trace() -> None:
     side = Side()
     side.agent.admission = Admission(status=503, retry_after_s=17)
@@ -617,6 +687,10 @@ def test_calls_that_are_up_do_not_notice_that_nobody_is_admitted() -> None:
 # --- Re-INVITE
 
 
+@pytest.mark.conformance("RFC 3261", "12.2.2", "an accepted re-INVITE moves the remote target to its Contact")
+@pytest.mark.conformance(
+    "RFC 3261", "13.3.1.4", "the 2xx to an INVITE is sent again after T1, then doubling up to T2, until the ACK"
+)
 def test_a_reoffer_is_answered_and_moves_the_target() -> None:
     side = Side()
     call = side.confirmed()
@@ -636,6 +710,7 @@ def test_a_reoffer_is_answered_and_moves_the_target() -> None:
     assert side.sent[-1][2].remote == ("192.0.2.2", 5080)
 
 
+@pytest.mark.conformance("RFC 3261", "14.2", "a re-INVITE that is refused leaves the session as it was")
 def test_a_refused_reoffer_leaves_the_dialog_as_it_was() -> None:
     side = Side()
     call = side.confirmed()
@@ -649,6 +724,11 @@ def test_a_refused_reoffer_leaves_the_dialog_as_it_was() -> None:
     assert side.sent[-1][2].remote == PEER
 
 
+@pytest.mark.conformance(
+    "RFC 3261",
+    "14.2",
+    "a second INVITE before the final response to the first gets 500 with a Retry-After of 0 to 10 s",
+)
 @pytest.mark.parametrize("state", ["first", "re-INVITE"])
 def test_a_second_invite_before_the_final_response_gets_500_and_a_pause(state: str) -> None:
     """RFC 3261 section 14.2."""
@@ -666,6 +746,7 @@ def test_a_second_invite_before_the_final_response_gets_500_and_a_pause(state: s
     assert statuses(side.do(side.agent.answer, call)) == [200]
 
 
+@pytest.mark.conformance("RFC 3261", "14.2", "an INVITE that comes while ours is pending gets 491")
 def test_a_reoffer_that_meets_ours_gets_491() -> None:
     """RFC 3261 section 14.2."""
     side = Side()
@@ -675,6 +756,8 @@ def test_a_reoffer_that_meets_ours_gets_491() -> None:
     assert side.events() == []
 
 
+@pytest.mark.conformance("RFC 3261", "12.2.2", "a request within a dialog with a lower CSeq number gets 500")
+@pytest.mark.conformance("RFC 3261", "12.2.2", "a CSeq number that is higher by more than one is no error")
 def test_an_older_cseq_gets_500_and_a_gap_is_fine() -> None:
     """RFC 3261 section 12.2.2."""
     side = Side()
@@ -697,6 +780,7 @@ def test_a_copy_of_an_invite_whose_transaction_is_over_is_out_of_order() -> None
     assert side.events() == []
 
 
+@pytest.mark.conformance("RFC 3261", "9.2", "a CANCEL of a re-INVITE ends that alone")
 def test_a_cancelled_reoffer_is_withdrawn_and_the_call_goes_on() -> None:
     side = Side()
     call = side.confirmed()
@@ -710,6 +794,7 @@ def test_a_cancelled_reoffer_is_withdrawn_and_the_call_goes_on() -> None:
     side.assert_clean()
 
 
+@pytest.mark.conformance("RFC 3261", "15.1.2", "a request that is pending when a BYE comes gets 487")
 def test_a_bye_during_a_reoffer_leaves_nothing_behind() -> None:
     side = Side()
     call = side.confirmed()
@@ -731,6 +816,7 @@ def test_hanging_up_during_a_reoffer_answers_that_first() -> None:
     side.assert_clean()
 
 
+@pytest.mark.conformance("RFC 5407", "3.1.4", "a re-INVITE may overtake the ACK to the answer before it")
 def test_a_reoffer_that_overtakes_the_ack_confirms() -> None:
     """RFC 5407 section 3.1.5."""
     side = Side()
@@ -744,6 +830,7 @@ def test_a_reoffer_that_overtakes_the_ack_confirms() -> None:
     assert side.wait(10) == []
 
 
+@pytest.mark.conformance("RFC 5407", "3.1.5", "a re-INVITE that overtakes an ACK with an answer in it gets 491")
 def test_a_reoffer_waits_until_the_ack_has_brought_the_answer_that_is_owed() -> None:
     """RFC 5407 section 3.1.5, case 2."""
     side = Side()
@@ -754,6 +841,7 @@ def test_a_reoffer_waits_until_the_ack_has_brought_the_answer_that_is_owed() -> 
     assert side.event() == Confirmed(call=call, body=ANSWER, content_type=SDP)
 
 
+@pytest.mark.conformance("RFC 3261", "13.3.1.4", "without an ACK for 64*T1 the dialog is ended with a BYE")
 def test_a_reoffer_whose_answer_is_never_acknowledged_ends_the_call() -> None:
     side = Side()
     call = side.confirmed()
@@ -768,6 +856,15 @@ def test_a_reoffer_whose_answer_is_never_acknowledged_ends_the_call() -> None:
 # --- Our re-INVITE
 
 
+@pytest.mark.conformance(
+    "RFC 3261", "12.2.1.1", "a request within a dialog has its Call-ID and tags, and the next CSeq number"
+)
+@pytest.mark.conformance(
+    "RFC 3261", "12.2.1.2", "a 2xx to a target refresh request moves the remote target to its Contact"
+)
+@pytest.mark.conformance(
+    "RFC 3261", "13.2.2.4", "every 2xx to an INVITE is acknowledged, and each copy with the same ACK"
+)
 def test_our_reoffer_is_answered_and_acknowledged() -> None:
     side = Side()
     call, invite = side.connected()
@@ -781,6 +878,7 @@ def test_our_reoffer_is_answered_and_acknowledged() -> None:
     assert only(side.say(accept(again))) == ack
 
 
+@pytest.mark.conformance("RFC 3261", "14.1", "a re-INVITE that the peer refuses leaves the session as it was")
 @pytest.mark.parametrize("status", [488, 491, 503])
 def test_our_refused_reoffer_leaves_the_call_as_it_was(status: int) -> None:
     side = Side()
@@ -793,6 +891,9 @@ def test_our_refused_reoffer_leaves_the_call_as_it_was(status: int) -> None:
     assert only(side.do(side.agent.bye, call)).method == "BYE"
 
 
+@pytest.mark.conformance(
+    "RFC 3261", "12.2.1.2", "481, 408 or no response to a request within a dialog ends the dialog with a BYE"
+)
 @pytest.mark.parametrize("status", [481, 408])
 def test_a_peer_that_knows_the_call_no_more_ends_it(status: int) -> None:
     """RFC 3261 section 12.2.1.2."""
@@ -809,6 +910,9 @@ def test_a_peer_that_knows_the_call_no_more_ends_it(status: int) -> None:
     side.assert_clean()
 
 
+@pytest.mark.conformance(
+    "RFC 3261", "12.2.1.2", "481, 408 or no response to a request within a dialog ends the dialog with a BYE"
+)
 def test_our_reoffer_that_nobody_responds_to_ends_the_call() -> None:
     side = Side()
     call, _ = side.connected()
@@ -832,6 +936,12 @@ def test_a_bye_that_meets_our_reoffer_ends_the_call() -> None:
 # --- We call
 
 
+@pytest.mark.conformance(
+    "RFC 3261", "8.1.1", "a request has To, From with a tag, CSeq, Call-ID, Max-Forwards of 70 and Via"
+)
+@pytest.mark.conformance("RFC 3261", "8.1.1.7", "the branch of a Via begins with the magic cookie")
+@pytest.mark.conformance("RFC 3261", "8.1.1.8", "an INVITE has a Contact")
+@pytest.mark.conformance("RFC 3581", "3", "a client asks for rport")
 def test_invite_has_what_every_request_has() -> None:
     side = Side(product="box/1")
     call, invite = side.calling(headers=[("Subject", "news")])
@@ -857,6 +967,12 @@ def test_progress_is_told_but_for_100() -> None:
     assert (ringing.call, ringing.response.status, media.response.body) == (call, 180, ANSWER)
 
 
+@pytest.mark.conformance(
+    "RFC 3261", "13.2.2.4", "every 2xx to an INVITE is acknowledged, and each copy with the same ACK"
+)
+@pytest.mark.conformance(
+    "RFC 3261", "13.2.2.4", "the ACK to a 2xx has the CSeq number of the INVITE and a branch of its own"
+)
 def test_every_retransmitted_2xx_is_acknowledged_and_told_once() -> None:
     """RFC 3261 section 13.2.2.4."""
     side = Side()
@@ -877,6 +993,11 @@ def test_a_2xx_without_contact_is_acknowledged_where_the_invite_went() -> None:
     assert only(side.say(accept(invite, contact=""))).uri == invite.uri
 
 
+@pytest.mark.conformance(
+    "RFC 3261",
+    "17.1.1.2",
+    "a 300-699 to an INVITE is acknowledged as often as it comes, and passed up once, until timer D",
+)
 @pytest.mark.parametrize("status", [302, 404, 486, 503, 603])
 def test_a_refusal_ends_the_call_with_its_status(status: int) -> None:
     side = Side()
@@ -889,6 +1010,7 @@ def test_a_refusal_ends_the_call_with_its_status(status: int) -> None:
     side.assert_clean()
 
 
+@pytest.mark.conformance("RFC 3261", "8.1.3.1", "the timeout of a transaction is as a 408")
 def test_an_invite_that_nobody_responds_to_ends_as_408() -> None:
     side = Side()
     call, _ = side.calling()
@@ -897,6 +1019,9 @@ def test_an_invite_that_nobody_responds_to_ends_as_408() -> None:
     side.assert_clean()
 
 
+@pytest.mark.conformance(
+    "RFC 3261", "13.2.2.4", "a 2xx of another fork is acknowledged, and its dialog ended with a BYE"
+)
 def test_only_the_first_of_forked_answers_is_taken() -> None:
     side = Side()
     call, invite = side.calling()
@@ -938,6 +1063,7 @@ def test_a_callee_whose_answer_was_lost_may_hang_up() -> None:
 # --- We give up calling
 
 
+@pytest.mark.conformance("RFC 3261", "9.1", "no CANCEL is sent before a provisional response")
 def test_no_cancel_before_a_provisional_response() -> None:
     """RFC 3261 section 9.1."""
     side = Side()
@@ -952,6 +1078,9 @@ def test_no_cancel_before_a_provisional_response() -> None:
     side.assert_clean()
 
 
+@pytest.mark.conformance(
+    "RFC 3261", "13.2.2.4", "a 2xx that is not wanted any more is acknowledged, and its dialog ended with a BYE"
+)
 def test_a_2xx_that_crosses_the_cancel_is_acknowledged_and_hung_up() -> None:
     side = Side()
     call, invite = side.calling()
@@ -967,6 +1096,7 @@ def test_a_2xx_that_crosses_the_cancel_is_acknowledged_and_hung_up() -> None:
     side.assert_clean()
 
 
+@pytest.mark.conformance("RFC 3261", "9.1", "after a CANCEL the final response is waited for 64*T1 and no longer")
 def test_a_cancelled_call_that_never_gets_a_final_response_is_forgotten() -> None:
     side = Side()
     call, invite = side.calling()
@@ -1004,6 +1134,7 @@ def test_a_call_that_nobody_answers_in_time_is_cancelled() -> None:
 # --- Responses that are not ours
 
 
+@pytest.mark.conformance("RFC 3261", "8.1.3.3", "a response with more than one Via is dropped")
 def test_a_response_that_nobody_waits_for_is_dropped() -> None:
     side = Side()
     _, invite = side.calling()
@@ -1017,6 +1148,9 @@ def test_a_response_that_nobody_waits_for_is_dropped() -> None:
 # --- Where it all goes
 
 
+@pytest.mark.conformance(
+    "RFC 3581", "4", "a response goes to where the request came from, which received and rport say"
+)
 def test_a_response_goes_to_the_source_and_says_which_it_was() -> None:
     """RFC 3581."""
     source = FLOW._replace(remote=("198.51.100.9", 4711))
@@ -1026,6 +1160,9 @@ def test_a_response_goes_to_the_source_and_says_which_it_was() -> None:
     assert side.sent[-1][2].remote == ("198.51.100.9", 4711)
 
 
+@pytest.mark.conformance(
+    "RFC 3261", "18.2.2", "without rport a response goes to the port of the sent-by, 5060 by default"
+)
 @pytest.mark.parametrize(
     ("via", "port"),
     [("192.0.2.2:5062", 5062), ("192.0.2.2", 5060), ("10.0.0.1:5062", 4711)],
@@ -1047,6 +1184,7 @@ def test_maddr_is_not_followed() -> None:
 NAT_SOURCE = ("8.8.4.4", 4711)
 
 
+@pytest.mark.conformance("RFC 3261", "12.2.1.1", "without a route set the Request-URI is the remote target")
 @pytest.mark.parametrize(
     ("via", "contact", "source", "remote"),
     [
@@ -1100,6 +1238,10 @@ def test_an_advertised_ipv4_address_is_not_told_to_ipv6_peers() -> None:
 # --- Routes
 
 
+@pytest.mark.conformance("RFC 3261", "12.1.1", "the route set of a callee is the Record-Route in its order")
+@pytest.mark.conformance(
+    "RFC 3261", "12.2.1.1", "with a loose router first, the Request-URI is the remote target, and Route the route set"
+)
 def test_a_callee_sends_requests_along_the_record_route() -> None:
     """RFC 3261 section 12.1.1."""
     side = Side()
@@ -1111,6 +1253,10 @@ def test_a_callee_sends_requests_along_the_record_route() -> None:
     assert side.sent[-1][2].remote == PEER
 
 
+@pytest.mark.conformance("RFC 3261", "12.1.2", "the route set of a caller is the Record-Route reversed")
+@pytest.mark.conformance(
+    "RFC 3261", "12.2.1.1", "with a loose router first, the Request-URI is the remote target, and Route the route set"
+)
 def test_a_caller_sends_requests_along_the_reversed_record_route() -> None:
     """RFC 3261 section 12.1.2."""
     side = Side()
@@ -1126,6 +1272,9 @@ def test_a_caller_sends_requests_along_the_reversed_record_route() -> None:
     assert side.sent[-1][2].remote == ("1.1.1.1", 5060)
 
 
+@pytest.mark.conformance(
+    "RFC 3261", "12.2.1.1", "with a strict router first, that is the Request-URI, and the remote target ends the Route"
+)
 def test_a_strict_router_is_the_request_uri_and_the_target_ends_the_route() -> None:
     """RFC 3261 section 12.2.1.1."""
     side = Side()

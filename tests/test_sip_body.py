@@ -55,12 +55,14 @@ def test_a_body_without_type_is_refused() -> None:
     assert (error.status, error.reason) == (400, "Missing Content-Type")
 
 
+@pytest.mark.conformance("RFC 3261", "8.2.3", "a body type that is not understood gets 415 with Accept")
 def test_a_type_that_is_not_understood_is_answered_415_with_accept() -> None:
     error = refusal(message("application/isup", b"x"))
     assert error.status == 415
     assert error.headers == (("Accept", "application/sdp, text/plain, application/ssml+xml, multipart/mixed"),)
 
 
+@pytest.mark.conformance("RFC 3261", "20.11", "a body is required unless its handling says optional")
 def test_an_optional_body_that_is_not_understood_is_passed_over() -> None:
     """RFC 3261 section 20.11; required is the default."""
     optional = ("Content-Disposition", "Signal; Handling=Optional")
@@ -69,11 +71,13 @@ def test_an_optional_body_that_is_not_understood_is_passed_over() -> None:
     assert refusal(message("application/isup", b"x", ("Content-Disposition", "signal"))).status == 415
 
 
+@pytest.mark.conformance("RFC 3261", "8.2.3", "a content encoding that is not understood gets 415 with Accept-Encoding")
 def test_an_encoded_body_is_answered_415_with_accept_encoding() -> None:
     error = refusal(message("application/sdp", b"x", ("Content-Encoding", "gzip")))
     assert (error.status, error.headers) == (415, (("Accept-Encoding", "identity"),))
 
 
+@pytest.mark.conformance("RFC 2046", "5.1.3", "the parts of a multipart/mixed are taken one by one")
 def test_a_multipart_is_taken_apart() -> None:
     request = multipart(
         "Content-Type: application/sdp\r\nContent-Disposition: session\r\n\r\nv=0\r\n",
@@ -84,17 +88,20 @@ def test_a_multipart_is_taken_apart() -> None:
     assert (text.body, text.text, text.disposition) == (b"hello", "hello", "")
 
 
+@pytest.mark.conformance("RFC 2046", "5.1.1", "preamble and epilogue of a multipart are ignored")
 def test_preamble_and_epilogue_are_ignored() -> None:
     body = b"preamble --b\r\n--b \t\r\nContent-Type: text/plain\r\n\r\nx\r\n--b--\r\nepilogue\r\n--b\r\n"
     assert found(message("multipart/mixed;boundary=b", body)) == [("text/plain", b"x")]
 
 
+@pytest.mark.conformance("RFC 2046", "5.1.1", "a delimiter is the whole boundary in a line of its own")
 def test_a_line_that_only_begins_like_the_boundary_belongs_to_the_part() -> None:
     assert found(multipart("Content-Type: text/plain\r\n\r\nx\r\n--bc\r\n--b-\r\ny")) == [
         ("text/plain", b"x\r\n--bc\r\n--b-\r\ny")
     ]
 
 
+@pytest.mark.conformance("RFC 2046", "5.1", "a part without a header is plain text")
 def test_a_part_without_header_is_plain_text() -> None:
     assert found(multipart("\r\nhello")) == [("text/plain", b"hello")]
 
@@ -113,6 +120,7 @@ def test_multiparts_nest_and_their_parts_come_in_order() -> None:
     assert [body for _, body in found(multipart(inner, "\r\nthree"))] == [b"one", b"two", b"three"]
 
 
+@pytest.mark.conformance("RFC 2046", "5.1.4", "of alternatives the last that is understood is taken")
 def test_of_alternatives_the_last_that_is_understood_is_taken() -> None:
     """RFC 2046 section 5.1.4."""
     request = multipart(
@@ -125,6 +133,9 @@ def test_of_alternatives_the_last_that_is_understood_is_taken() -> None:
     assert refusal(request, ("application/sdp",)).status == 415
 
 
+@pytest.mark.conformance(
+    "RFC 5621", "5.3", "a part that is not understood is passed over if it is optional, and gets 415 if not"
+)
 def test_an_optional_part_is_passed_over_and_a_required_one_is_not() -> None:
     """RFC 5621 section 5.3."""
     sdp = "Content-Type: application/sdp\r\n\r\nv=0"

@@ -22,6 +22,8 @@ PASSWORDS = {"alice": "wonderland", "bob": "builder"}
 # --- the one who proves
 
 
+@pytest.mark.conformance("RFC 7616", "3.4.1", "the response is the hash of A1, nonce, nc, cnonce, qop and A2")
+@pytest.mark.conformance("RFC 7616", "3.9.1", "the examples in MD5 and SHA-256 come out")
 @pytest.mark.parametrize(
     ("algorithm", "response"),
     [
@@ -52,6 +54,7 @@ def test_the_examples_of_rfc_7616(algorithm: str, response: str) -> None:
     )
 
 
+@pytest.mark.conformance("RFC 2617", "3.5", "the example comes out")
 def test_the_example_of_rfc_2617() -> None:
     """Section 3.5, with the nonce used twice."""
     challenge = Challenge(realm="testrealm@host.com", nonce="dcd98b7102dd2f0e8b11d0f600bfb0c093", qop=("auth",))
@@ -76,6 +79,7 @@ def digest_of(*items: str, algorithm: str = "md5") -> str:
     return hashlib.new(algorithm, ":".join(items).encode()).hexdigest()
 
 
+@pytest.mark.conformance("RFC 3261", "22.4", "without qop the response is that of RFC 2069")
 def test_without_qop_the_old_form_is_used() -> None:
     """RFC 3261 section 22.4, rule 8, and RFC 2069."""
     credentials = Challenge(realm="r", nonce="n").credentials(
@@ -86,6 +90,7 @@ def test_without_qop_the_old_form_is_used() -> None:
     assert "nc=" not in str(credentials)
 
 
+@pytest.mark.conformance("RFC 7616", "3.4.3", "auth-int covers the body")
 def test_auth_int_covers_the_body_and_is_used_only_where_auth_is_not_offered() -> None:
     challenge = Challenge(realm="r", nonce="n", qop=("auth-int",))
     credentials = challenge.credentials(username="u", password="p", method="M", uri="sip:r", cnonce="c", body=b"body")
@@ -95,6 +100,7 @@ def test_auth_int_covers_the_body_and_is_used_only_where_auth_is_not_offered() -
     assert both.credentials(username="u", password="p", method="M", uri="sip:r", cnonce="c").qop == "auth"
 
 
+@pytest.mark.conformance("RFC 7616", "3.4.2", "A1 of an algorithm with -sess has the nonces in it")
 def test_a_session_algorithm_mixes_the_nonces_into_the_secret() -> None:
     challenge = Challenge(realm="r", nonce="n", algorithm="MD5-sess", qop=("auth",))
     credentials = challenge.credentials(username="u", password="p", method="M", uri="sip:r", cnonce="c")
@@ -102,6 +108,7 @@ def test_a_session_algorithm_mixes_the_nonces_into_the_secret() -> None:
     assert credentials.response == digest_of(secret, "n", "00000001", "c", "auth", digest_of("M", "sip:r"))
 
 
+@pytest.mark.conformance("RFC 8760", "2.1", "SHA-512-256 is supported beside MD5 and SHA-256")
 def test_sha_512_256_is_that_of_fips_180() -> None:
     credentials = Challenge(realm="r", nonce="n", algorithm="SHA-512-256").credentials(
         username="u", password="p", method="M", uri="sip:r", cnonce="c"
@@ -115,6 +122,7 @@ def test_sha_512_256_is_that_of_fips_180() -> None:
     )
 
 
+@pytest.mark.conformance("RFC 8760", "2.4", "of several challenges the topmost that is supported is answered")
 def test_the_topmost_challenge_that_can_be_met_is_taken() -> None:
     """RFC 8760 section 2.4: the server's order is its preference."""
     challenges = (
@@ -200,6 +208,9 @@ def proof(challenge: Challenge, *, username: str = "alice", password: str = "won
     )
 
 
+@pytest.mark.conformance(
+    "RFC 8760", "2.3", "a server challenges once in each of its algorithms, the preferred one first"
+)
 def test_a_request_without_proof_is_challenged_in_each_algorithm() -> None:
     challenges = challenged(realm())
     assert [challenge.algorithm for challenge in challenges] == ["SHA-256", "MD5"]
@@ -207,6 +218,7 @@ def test_a_request_without_proof_is_challenged_in_each_algorithm() -> None:
     assert len({challenge.nonce for challenge in challenges}) == 1
 
 
+@pytest.mark.conformance("RFC 7616", "3.3", "each challenge has a nonce of its own")
 def test_no_two_nonces_are_alike_and_each_has_128_bits_of_signature() -> None:
     guard = realm()
     nonces = {guard.challenges(1.0)[0].nonce for _ in range(100)}
@@ -215,6 +227,7 @@ def test_no_two_nonces_are_alike_and_each_has_128_bits_of_signature() -> None:
     assert nonces.isdisjoint(Realm("example.com", secret=SECRET[::-1]).challenges(1.0)[0].nonce for _ in range(100))
 
 
+@pytest.mark.conformance("RFC 3261", "22.2", "who answers the challenge is let in")
 @pytest.mark.parametrize("index", [0, 1])
 def test_who_proves_to_know_the_password_is_named(index: int) -> None:
     guard = realm()
@@ -222,6 +235,7 @@ def test_who_proves_to_know_the_password_is_named(index: int) -> None:
     assert guard.check(request(proof(challenge)), PASSWORDS.get, 1.0) == "alice"
 
 
+@pytest.mark.conformance("RFC 3261", "22.3", "credentials for other realms are passed over")
 def test_credentials_for_other_realms_and_schemes_are_passed_over() -> None:
     guard = realm()
     challenge = challenged(guard)[0]
@@ -239,6 +253,7 @@ def test_a_wrong_password_and_an_unknown_user_look_alike() -> None:
     assert not wrong[0].stale
 
 
+@pytest.mark.conformance("RFC 7616", "3.4.3", "the response holds for its method alone")
 def test_another_method_is_not_proven() -> None:
     guard = realm()
     text = proof(challenged(guard)[0])
@@ -246,6 +261,7 @@ def test_another_method_is_not_proven() -> None:
         guard.check(request(text, method="BYE"), PASSWORDS.get, 1.0)
 
 
+@pytest.mark.conformance("RFC 7616", "3.4", "a nonce serves again with a higher nonce count")
 def test_a_nonce_serves_again_with_a_higher_count() -> None:
     guard = realm()
     challenge = challenged(guard)[0]
@@ -253,6 +269,7 @@ def test_a_nonce_serves_again_with_a_higher_count() -> None:
         assert guard.check(request(proof(challenge, count=count)), PASSWORDS.get, 1.0) == "alice"
 
 
+@pytest.mark.conformance("RFC 7616", "3.4", "a nonce count that has been used is refused")
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_a_replay_is_refused_as_stale(count: int) -> None:
     guard = realm()
@@ -263,6 +280,9 @@ def test_a_replay_is_refused_as_stale(count: int) -> None:
     assert guard.check(request(proof(renewed)), PASSWORDS.get, 1.0) == "alice"
 
 
+@pytest.mark.conformance(
+    "RFC 7616", "3.3", "stale=true says that the nonce has expired, and is not said to a wrong password"
+)
 def test_a_nonce_expires_and_says_so_to_those_who_know_the_password_alone() -> None:
     guard = realm(nonce_lifetime_s=10.0)
     challenge = challenged(guard, now=100.0)[0]

@@ -25,6 +25,7 @@ from sip.message import FROM
 from sip.uri import Parameters, Uri
 
 
+@pytest.mark.conformance("RFC 3261", "7.3.1", "names of header fields are compared without case")
 def test_names_compare_without_case_and_keep_their_usual_spelling() -> None:
     headers = Headers([("CALL-id", "1"), ("x-odd-ONE", "2")])
     assert headers.get("call-ID") == "1"
@@ -54,6 +55,7 @@ COMPACT = {
 }
 
 
+@pytest.mark.conformance("RFC 3261", "7.3.3", "compact forms are taken")
 @pytest.mark.parametrize(("compact", "name"), COMPACT.items())
 def test_a_compact_form_is_the_name_that_it_stands_for(compact: str, name: str) -> None:
     headers = Headers([(compact, "x")])
@@ -61,6 +63,7 @@ def test_a_compact_form_is_the_name_that_it_stands_for(compact: str, name: str) 
     assert headers.get(name) == Headers([(name, "x")]).get(compact) == "x"
 
 
+@pytest.mark.conformance("RFC 3261", "7.3.1", "values in one line and in several lines are one list")
 def test_lists_split_at_commas_outside_quotes_and_brackets() -> None:
     headers = Headers(
         [
@@ -80,6 +83,7 @@ def test_lists_split_at_commas_outside_quotes_and_brackets() -> None:
     assert headers.get_all("Route") == ()
 
 
+@pytest.mark.conformance("RFC 3261", "7.3.1", "the fields of authentication are no lists")
 def test_authentication_fields_are_no_lists_in_spite_of_their_commas() -> None:
     challenge = 'Digest realm="a", nonce="b"'
     assert Headers([("WWW-Authenticate", challenge)]).get_all("WWW-Authenticate") == (challenge,)
@@ -173,6 +177,7 @@ def test_a_malformed_via_is_refused(text: str) -> None:
         Via.parse(text)
 
 
+@pytest.mark.conformance("RFC 3261", "18.2.1", "received is added where the source differs from the sent-by")
 def test_the_source_is_noted_where_it_differs_from_the_sent_by() -> None:
     """RFC 3261 section 18.2.1."""
     via = Via.parse("SIP/2.0/UDP 10.0.0.1:5060;branch=z9hG4bK1")
@@ -180,6 +185,7 @@ def test_the_source_is_noted_where_it_differs_from_the_sent_by() -> None:
     assert via.received_from("10.0.0.1", 1024) is via
 
 
+@pytest.mark.conformance("RFC 3581", "4", "rport is filled, and received goes with it whatever the sent-by says")
 def test_rport_is_filled_and_received_goes_with_it() -> None:
     """RFC 3581 section 4: received is added even where it equals the sent-by."""
     via = Via.parse("SIP/2.0/UDP 10.0.0.1:5060;rport;branch=z9hG4bK1").received_from("10.0.0.1", 1024)
@@ -261,6 +267,7 @@ def test_a_tag_is_set_and_replaced() -> None:
     assert address.with_tag("1").with_tag("2").tag == "2"
 
 
+@pytest.mark.conformance("RFC 3261", "8.1.1.5", "a CSeq number is below 2**31")
 def test_a_sequence_number_stays_below_two_to_the_31() -> None:
     """RFC 3261 section 8.1.1.5."""
     assert CSeq.parse("0009  INVITE") == CSeq(9, "INVITE")

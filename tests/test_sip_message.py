@@ -65,6 +65,7 @@ def test_the_star_of_a_register_names_no_address() -> None:
     assert invite(("Contact", "*"), without="Contact").contacts == ()
 
 
+@pytest.mark.conformance("RFC 3261", "20.19", "Expires is at most 2**32-1")
 def test_a_huge_expires_is_the_largest_there_is() -> None:
     """RFC 3261 section 20.19: a number of seconds between 0 and 2**32 - 1."""
     for text in ("4294967296", "9" * 40):
@@ -98,6 +99,10 @@ def test_a_status_line_that_cannot_be_is_our_fault(status: int, reason: str) -> 
         Response(status=status, reason=reason, headers=Headers()).serialise()
 
 
+@pytest.mark.conformance("RFC 3261", "8.2.6.2", "a response has the From, Call-ID, CSeq, Via and To of its request")
+@pytest.mark.conformance(
+    "RFC 3261", "12.1.1", "Record-Route is copied into the response that makes a dialog, in its order"
+)
 def test_a_response_copies_what_it_must() -> None:
     """RFC 3261 sections 8.2.6.2 and 12.1.1."""
     response = invite().response(
@@ -115,6 +120,7 @@ def test_a_response_copies_what_it_must() -> None:
     ]
 
 
+@pytest.mark.conformance("RFC 3261", "8.2.6.1", "Timestamp is copied into a 100")
 def test_a_failure_and_a_100_carry_no_record_route_and_a_100_the_timestamp() -> None:
     """RFC 3261 sections 12.1.1 and 8.2.6.1."""
     assert "Record-Route" not in invite().response(486, to_tag="x").headers
@@ -146,6 +152,7 @@ def test_the_reason_is_the_usual_one_unless_given() -> None:
     assert invite().response(599).reason == "Unknown"
 
 
+@pytest.mark.conformance("RFC 3261", "18.2.1", "received is added where the source differs from the sent-by")
 def test_the_source_is_noted_in_the_topmost_via_alone() -> None:
     request = invite()
     noted = request.received_from("198.51.100.1", 40000)

@@ -65,14 +65,17 @@ def test_a_response_in_a_datagram() -> None:
     assert (response.status, response.reason, response.cseq) == (180, "Ringing", CSeq(63104, "INVITE"))
 
 
+@pytest.mark.conformance("RFC 3261", "18.3", "bytes after the Content-Length of a datagram are ignored")
 def test_bytes_after_the_content_length_are_ignored() -> None:
     assert parse_datagram(OPTIONS + b" and more") == parse_datagram(OPTIONS)
 
 
+@pytest.mark.conformance("RFC 3261", "18.3", "without Content-Length the body is the rest of the datagram")
 def test_without_content_length_the_body_is_the_rest_of_the_datagram() -> None:
     assert parse_datagram(changed(b"Content-Length: 5\r\n", b"") + b" and more").body == b"hello and more"
 
 
+@pytest.mark.conformance("RFC 3261", "18.3", "a datagram that is shorter than its Content-Length says gets 400")
 def test_a_body_shorter_than_its_content_length_is_refused() -> None:
     error = refusal(OPTIONS[:-1])
     assert (error.status, error.reason) == (400, "Body shorter than Content-Length")
@@ -90,11 +93,13 @@ def test_two_content_lengths_are_refused_even_if_alike() -> None:
     assert error.reason == "More than one Content-Length"
 
 
+@pytest.mark.conformance("RFC 3261", "7.5", "empty lines in front of a message are ignored")
 def test_empty_lines_in_front_are_ignored() -> None:
     """RFC 3261 section 7.5."""
     assert parse_datagram(b"\r\n\r\n\r\n" + OPTIONS) == parse_datagram(OPTIONS)
 
 
+@pytest.mark.conformance("RFC 3261", "7.3.1", "a header field may be folded")
 def test_a_folded_line_is_one_line() -> None:
     """RFC 3261 section 7.3.1."""
     folded = changed(
@@ -103,10 +108,12 @@ def test_a_folded_line_is_one_line() -> None:
     assert parse_datagram(folded).from_ == NameAddr.parse("Alice <sip:alice@atlanta.com>;tag=1928301774")
 
 
+@pytest.mark.conformance("RFC 3261", "7.3.1", "white space about the colon is ignored")
 def test_white_space_before_the_colon_is_ignored() -> None:
     assert parse_datagram(changed(b"Call-ID:", b"call-id \t :")).call_id == "a84b4c76e66710"
 
 
+@pytest.mark.conformance("RFC 3261", "7.1", "SIP-Version is compared without case")
 def test_the_version_compares_without_case() -> None:
     """RFC 3261 section 7.1."""
     assert parse_datagram(changed(b"com SIP/2.0", b"com sip/2.0")) == parse_datagram(OPTIONS)
@@ -138,6 +145,7 @@ def test_a_missing_max_forwards_is_no_error() -> None:
     assert parse_datagram(changed(b"Max-Forwards: 70\r\n", b"")).max_forwards is None
 
 
+@pytest.mark.conformance("RFC 3261", "7.3.1", "a field that has one value gets 400 if it is there twice")
 @pytest.mark.parametrize("name", ["From", "To", "Call-ID", "CSeq", "Max-Forwards", "Content-Type"])
 def test_a_field_that_is_there_once_is_refused_twice(name: str) -> None:
     line = next(line for line in OPTIONS.split(b"\r\n") if line.startswith(name.encode() + b":"))
@@ -200,12 +208,14 @@ def test_an_unreadable_request_uri_does_not_keep_the_request_from_being_answered
     assert error.request.method == "OPTIONS"
 
 
+@pytest.mark.conformance("RFC 3261", "21.5.6", "another version of SIP gets 505")
 def test_another_version_is_answered_505() -> None:
     error = refusal(changed(b"com SIP/2.0", b"com SIP/7.0"))
     assert (error.status, error.reason) == (505, "Version Not Supported")
     assert error.request is not None
 
 
+@pytest.mark.conformance("RFC 3261", "8.2.2.1", "a Request-URI of an unknown scheme gets 416")
 @pytest.mark.parametrize("uri", [b"nobodyKnowsThisScheme:totallyopaquecontent", b"soap.beep://192.0.2.103:3002"])
 def test_another_scheme_is_answered_416(uri: bytes) -> None:
     error = refusal(changed(b"sip:carol@chicago.com SIP", uri + b" SIP"))
@@ -213,6 +223,7 @@ def test_another_scheme_is_answered_416(uri: bytes) -> None:
     assert error.request is not None
 
 
+@pytest.mark.conformance("RFC 3966", "3", "a tel Request-URI is taken")
 def test_a_tel_uri_is_taken() -> None:
     request = parse_datagram(changed(b"sip:carol@chicago.com SIP", b"tel:+15551234 SIP"))
     assert isinstance(request, Request)
@@ -261,6 +272,7 @@ def test_a_reason_may_be_empty(start: bytes) -> None:
     assert response.reason == ""
 
 
+@pytest.mark.conformance("RFC 3261", "21.5.7", "a message beyond the limits gets 513")
 def test_a_message_beyond_the_limits_is_answered_513() -> None:
     for limits in (Limits(message_bytes=200), Limits(header_fields=7), Limits(line_bytes=50)):
         error = refusal(OPTIONS, limits)
@@ -305,6 +317,7 @@ def fed(data: bytes, size: int, parser: StreamParser | None = None) -> list[Mess
 STREAM = OPTIONS + b"\r\n\r\n" + RINGING + OPTIONS + b"\r\n" + RINGING
 
 
+@pytest.mark.conformance("RFC 3261", "18.3", "on a stream the Content-Length says where a message ends")
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 64, 100000])
 def test_a_stream_gives_the_same_messages_in_whatever_pieces_it_comes(size: int) -> None:
     request, response = parse_datagram(OPTIONS), parse_datagram(RINGING)
@@ -313,6 +326,7 @@ def test_a_stream_gives_the_same_messages_in_whatever_pieces_it_comes(size: int)
     ]
 
 
+@pytest.mark.conformance("RFC 5626", "3.5.1", "two CRLF are a ping, and one is its answer")
 def test_two_pings_are_two() -> None:
     assert fed(b"\r\n" * 4, 3) == [KeepAlive.PONG, KeepAlive.PING, KeepAlive.PONG, KeepAlive.PING]
 
@@ -325,6 +339,7 @@ def test_a_malformed_message_on_a_stream_costs_only_itself() -> None:
     assert second == parse_datagram(OPTIONS)
 
 
+@pytest.mark.conformance("RFC 3261", "20.14", "on a stream a message without a Content-Length is refused")
 @pytest.mark.parametrize(
     ("old", "new", "status"),
     [

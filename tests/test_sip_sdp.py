@@ -44,6 +44,7 @@ def refusal(*media: str, session: str = SESSION, capabilities: Capabilities = HE
 # --- RFC 8866
 
 
+@pytest.mark.conformance("RFC 8866", "5", "every type of line of a description is read")
 def test_a_description_falls_into_its_parts() -> None:
     description = described(
         "m=audio 49170/2 RTP/AVP 0\ni=speech\nc=IN IP4 203.0.113.9\nb=AS:64\na=sendonly\na=rtpmap:0 PCMU/8000",
@@ -75,6 +76,7 @@ def test_a_description_falls_into_its_parts() -> None:
     assert SessionDescription.parse(description.serialise()) == description
 
 
+@pytest.mark.conformance("RFC 8866", "5", "lines may end in a line feed alone")
 def test_lines_may_end_in_line_feed_alone() -> None:
     assert SessionDescription.parse((SESSION + AUDIO).replace("\r\n", "\n").encode()) == described(AUDIO)
 
@@ -154,6 +156,8 @@ def test_the_answer_byte_for_byte() -> None:
     )
 
 
+@pytest.mark.conformance("RFC 3264", "6", "the answer has as many m= lines as the offer, in its order")
+@pytest.mark.conformance("RFC 3264", "6", "a stream that is not taken has port 0 in the answer")
 def test_the_answer_has_the_streams_of_the_offer_in_their_order() -> None:
     video = "m=video 51372 RTP/AVP 31 32\na=rtpmap:31 H261/90000"
     other = "m=image 4000 udptl t38"
@@ -166,6 +170,10 @@ def test_the_answer_has_the_streams_of_the_offer_in_their_order() -> None:
     ]
 
 
+@pytest.mark.conformance(
+    "RFC 3264", "6.1", "of the codecs that both have, the answer takes the one that the offer prefers"
+)
+@pytest.mark.conformance("RFC 3551", "6", "a static payload type needs no rtpmap")
 @pytest.mark.parametrize(
     ("formats", "payload_type", "codec"),
     [("0 8", 0, "PCMU"), ("8 0", 8, "PCMA"), ("18 9 8 0", 8, "PCMA"), ("3 0", 0, "PCMU")],
@@ -181,6 +189,7 @@ def test_a_codec_that_is_not_configured_is_passed_over() -> None:
     assert agreed(AUDIO, capabilities=replace(HERE, codecs=("PCMU",))).codec == "PCMU"
 
 
+@pytest.mark.conformance("RFC 3264", "6.1", "the answer has the payload type numbers of the offer, in its order")
 def test_the_payload_types_of_the_offer_are_used_in_its_order() -> None:
     offered = described(
         "m=audio 4000 RTP/AVP 100 111 96 0\na=rtpmap:111 opus/48000/2\na=rtpmap:96 pcmu/8000/1\n"
@@ -213,6 +222,9 @@ def test_comfort_noise_is_noted_and_not_asked_for(line: str) -> None:
     assert description.media[0].formats == ("0",)
 
 
+@pytest.mark.conformance("RFC 8866", "6.5", "no packet lasts longer than the peer's maxptime")
+@pytest.mark.conformance("RFC 8866", "6.4", "packets last as long as the peer's ptime says")
+@pytest.mark.conformance("RFC 3551", "4.2", "packets last 20 ms by default")
 @pytest.mark.parametrize(
     ("attributes", "ptime_ms"),
     [
@@ -237,6 +249,11 @@ def test_packets_last_as_long_as_the_peer_wants_and_no_longer(attributes: str, p
     assert ("ptime", str(ptime_ms)) in description.media[0].attributes
 
 
+@pytest.mark.conformance(
+    "RFC 3264",
+    "6.1",
+    "sendonly is answered by recvonly or inactive, recvonly by sendonly or inactive, inactive by inactive",
+)
 @pytest.mark.parametrize(
     ("offered", "wanted", "answered"),
     [
@@ -258,6 +275,7 @@ def test_the_direction_is_turned_round(offered: str, wanted: str, answered: str)
     assert (audio.sends, audio.receives) == (answered in ("sendrecv", "sendonly"), answered in ("sendrecv", "recvonly"))
 
 
+@pytest.mark.conformance("RFC 8866", "6.7", "a direction of the session holds for the streams that have none")
 def test_a_direction_of_the_session_holds_for_its_streams_unless_they_say_otherwise() -> None:
     """RFC 3264 section 5.1."""
     held = SESSION + "a=sendonly\r\n"
@@ -265,6 +283,7 @@ def test_a_direction_of_the_session_holds_for_its_streams_unless_they_say_otherw
     assert agreed(AUDIO + "a=sendrecv\r\n", session=held).direction is Direction.SENDRECV
 
 
+@pytest.mark.conformance("RFC 3264", "8.4", "nothing is sent to a peer whose c= is 0.0.0.0 or its like in IPv6")
 @pytest.mark.parametrize(("kind", "host"), [("IP4", "0.0.0.0"), ("IP6", "::"), ("IP6", "0:0:0:0:0:0:0:0")])
 def test_an_unspecified_address_is_a_hold(kind: str, host: str) -> None:
     """RFC 3264 section 8.4, of RFC 2543: nothing may be sent there, whatever the direction is."""
@@ -272,10 +291,12 @@ def test_an_unspecified_address_is_a_hold(kind: str, host: str) -> None:
     assert (audio.direction, audio.sends, audio.receives) == (Direction.SENDRECV, False, True)
 
 
+@pytest.mark.conformance("RFC 8866", "5.7", "the c= of a stream outweighs that of the session")
 def test_the_address_of_the_stream_comes_before_that_of_the_session() -> None:
     assert agreed(AUDIO + "c=IN IP4 203.0.113.5\r\n").remote_host == "203.0.113.5"
 
 
+@pytest.mark.conformance("RFC 8866", "5.7", "addresses of IPv6 are taken and given")
 def test_ipv6() -> None:
     here = replace(HERE, host="2001:db8::a")
     description, audio = answer(described(AUDIO + "c=IN IP6 2001:DB8:0::7\r\n"), here)
@@ -283,6 +304,10 @@ def test_ipv6() -> None:
     assert "c=IN IP6 2001:db8::a" in lines_of(description)
 
 
+@pytest.mark.conformance("RFC 3605", "2.1", "reports go to the port, and the address, that a=rtcp names")
+@pytest.mark.conformance(
+    "RFC 5761", "5.1.1", "rtcp-mux is in the answer where it is in the offer, and reports go to the port of RTP"
+)
 @pytest.mark.parametrize(
     ("attributes", "host", "port", "mux"),
     [
@@ -302,6 +327,7 @@ def test_where_reports_go(attributes: str, host: str, port: int, mux: bool) -> N
     assert (("rtcp-mux", None) in description.media[0].attributes) is mux
 
 
+@pytest.mark.conformance("RFC 5761", "5.1.1", "who cannot multiplex leaves rtcp-mux out of the answer")
 def test_mux_is_not_taken_if_we_cannot() -> None:
     assert not agreed(AUDIO + "a=rtcp-mux\r\n", capabilities=replace(HERE, rtcp_mux=False)).rtcp_mux
 
@@ -309,6 +335,8 @@ def test_mux_is_not_taken_if_we_cannot() -> None:
 # --- refusals: RFC 3261 section 20.43
 
 
+@pytest.mark.conformance("RFC 3261", "20.43", "a Warning says why an offer was refused: 301, 302, 304, 305 or 330")
+@pytest.mark.conformance("RFC 3261", "21.4.26", "an offer that cannot be taken gets 488")
 @pytest.mark.parametrize(
     ("media", "code"),
     [
@@ -349,6 +377,11 @@ def test_a_stream_without_any_address_is_malformed() -> None:
 # --- the origin: RFC 3264 section 8
 
 
+@pytest.mark.conformance(
+    "RFC 3264",
+    "8",
+    "a description that changes has a version higher by one in o=, any other the same, and the same session id",
+)
 def test_the_version_goes_up_by_one_on_change_alone() -> None:
     first, _ = answer(described(AUDIO), HERE)
     again, _ = answer(described(AUDIO), HERE, first)
@@ -381,6 +414,8 @@ def test_the_offer_byte_for_byte() -> None:
     assert offer(replace(HERE, codecs=("PCMA",), telephone_event=False)).media[0].formats == ("8",)
 
 
+@pytest.mark.conformance("RFC 3264", "8", "a later offer has the m= lines of the session, in their order")
+@pytest.mark.conformance("RFC 3264", "8.3.2", "a payload type keeps its meaning throughout the session")
 def test_a_later_offer_keeps_streams_payload_types_and_session() -> None:
     """RFC 3264 section 8: m= lines never go away, and a payload type keeps its meaning."""
     before, _ = answer(
@@ -405,6 +440,9 @@ def test_two_of_us_agree() -> None:
     assert ours.telephone_event == theirs.telephone_event == 101
 
 
+@pytest.mark.conformance(
+    "RFC 3264", "7", "who made the offer sends and receives what the direction of the answer allows"
+)
 @pytest.mark.parametrize(
     ("ours", "theirs", "outcome"),
     [
@@ -423,12 +461,14 @@ def test_the_direction_of_an_answer_counts_within_what_was_offered(ours: str, th
     assert audio.direction is Direction(outcome)
 
 
+@pytest.mark.conformance("RFC 3264", "5.1", "each side receives under the payload types of its own description")
 def test_an_answer_may_number_events_anew() -> None:
     """RFC 3264 section 5.1: each side receives under the numbers of its own description."""
     audio = settle(offer(HERE), described("m=audio 4000 RTP/AVP 0 96\na=rtpmap:96 telephone-event/8000"), HERE)
     assert (audio.telephone_event, audio.telephone_event_received) == (96, 101)
 
 
+@pytest.mark.conformance("RFC 3264", "6", "an answer that has other m= lines than the offer is refused")
 @pytest.mark.parametrize(
     "media",
     [

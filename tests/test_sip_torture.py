@@ -59,6 +59,7 @@ def refused(data: bytes, *, status: int = 400, answerable: bool = True) -> Malfo
 # --- 3.1.1 valid messages
 
 
+@pytest.mark.conformance("RFC 4475", "3.1.1.1", "a short tortuous INVITE is taken")
 def test_3_1_1_1_a_short_tortuous_invite() -> None:
     lines = (
         "INVITE sip:vivekg@example.com;unknownparam SIP/2.0",
@@ -108,6 +109,7 @@ def test_3_1_1_1_a_short_tortuous_invite() -> None:
     assert request.body == b"v=0\r"
 
 
+@pytest.mark.conformance("RFC 4475", "3.1.1.2", "a wide range of valid characters is taken")
 def test_3_1_1_2_a_wide_range_of_valid_characters() -> None:
     method = "!interesting-Method0123456789_*+`.%indeed'~"
     uri = "sip:1_unusual.URI~(to-be!sure)&isn't+it$/crazy?,/;;*:&it+has=1,weird!*pas$wo~d_too.(doesn't-it)@example.com"
@@ -135,6 +137,7 @@ def test_3_1_1_2_a_wide_range_of_valid_characters() -> None:
     assert request.headers.get("EXTENSIONHEADER-!.%*+_`'~") == "\ufeff大停電"
 
 
+@pytest.mark.conformance("RFC 4475", "3.1.1.3", "escapes in URIs are taken")
 def test_3_1_1_3_valid_escapes() -> None:
     request = taken(
         request_text(
@@ -150,6 +153,7 @@ def test_3_1_1_3_valid_escapes() -> None:
     assert dict(request.contact.uri.parameters) == {"lr": None, "name": "value%41"}
 
 
+@pytest.mark.conformance("RFC 4475", "3.1.1.4", "escaped nulls in URIs are taken")
 def test_3_1_1_4_escaped_nulls() -> None:
     request = taken(
         request_text(
@@ -161,6 +165,7 @@ def test_3_1_1_4_escaped_nulls() -> None:
     assert [contact.uri.user for contact in request.contacts] == ["\0", "\0\0"]
 
 
+@pytest.mark.conformance("RFC 4475", "3.1.1.5", "a percent sign where no URI is is no escape")
 def test_3_1_1_5_percent_in_what_is_no_uri_is_no_escape() -> None:
     request = taken(
         request_text(
@@ -175,11 +180,13 @@ def test_3_1_1_5_percent_in_what_is_no_uri_is_no_escape() -> None:
     assert request.contacts == ()
 
 
+@pytest.mark.conformance("RFC 4475", "3.1.1.6", "no white space is needed between display name and bracket")
 def test_3_1_1_6_no_white_space_between_name_and_bracket() -> None:
     request = taken(request_text(**{"from": "caller<sip:caller@example.com>;tag=323"}))
     assert (request.from_.display_name, request.from_.tag) == ("caller", "323")
 
 
+@pytest.mark.conformance("RFC 4475", "3.1.1.7", "long values are taken")
 def test_3_1_1_7_long_values() -> None:
     long = "long" + "er" * 500
     request = taken(
@@ -196,6 +203,7 @@ def test_3_1_1_7_long_values() -> None:
     assert len(request.vias) == 34
 
 
+@pytest.mark.conformance("RFC 4475", "3.1.1.8", "what follows the first message of a datagram is ignored")
 def test_3_1_1_8_two_requests_in_one_datagram_are_one() -> None:
     second = request_text(call_id="second")
     data = request_text(more="Content-Length: 0\r\n") + second
@@ -203,11 +211,13 @@ def test_3_1_1_8_two_requests_in_one_datagram_are_one() -> None:
     assert taken(data).body == b""
 
 
+@pytest.mark.conformance("RFC 4475", "3.1.1.9", "semicolons in the user part are taken")
 def test_3_1_1_9_semicolons_in_the_user() -> None:
     request = taken(request_text("OPTIONS sip:user;par=u%40example.net@example.com SIP/2.0"))
     assert (request.uri.user, request.uri.host) == ("user;par=u@example.net", "example.com")
 
 
+@pytest.mark.conformance("RFC 4475", "3.1.1.10", "any transport in a Via is taken")
 def test_3_1_1_10_varied_transports() -> None:
     names = ("UDP", "SCTP", "TLS", "UNKNOWN", "TCP")
     vias = "".join(f"Via: SIP/2.0/{name} t{name}.example.com;branch=z9hG4bK{name}\r\n" for name in names)
@@ -215,6 +225,7 @@ def test_3_1_1_10_varied_transports() -> None:
     assert tuple(via.transport for via in request.vias) == names
 
 
+@pytest.mark.conformance("RFC 4475", "3.1.1.11", "a multipart body is taken")
 def test_3_1_1_11_a_multipart_body() -> None:
     body = (
         "--7a9cbec02ceef655\r\nContent-Type: text/plain\r\nContent-Transfer-Encoding: binary\r\n\r\nHello\r\n"
@@ -226,6 +237,8 @@ def test_3_1_1_11_a_multipart_body() -> None:
     assert [part.body for part in parts] == [b"Hello", b"\x00\x01--7a9\r\n"]
 
 
+@pytest.mark.conformance("RFC 4475", "3.1.1.12", "an unusual reason phrase is taken")
+@pytest.mark.conformance("RFC 4475", "3.1.1.13", "an empty reason phrase is taken")
 @pytest.mark.parametrize("reason", ["= 2**3 * 5**2 но сто девяносто девять - простое", ""])
 def test_3_1_1_12_and_13_an_unusual_reason_and_none(reason: str) -> None:
     response = parse_datagram(text_of(f"SIP/2.0 200 {reason}", {}, "", ""))
@@ -237,22 +250,26 @@ def test_3_1_1_12_and_13_an_unusual_reason_and_none(reason: str) -> None:
 # --- 3.1.2 invalid messages
 
 
+@pytest.mark.conformance("RFC 4475", "3.1.2.1", "too many separators are refused")
 def test_3_1_2_1_separators_too_many() -> None:
     contact = 'Contact: "Joe" <sip:joe@example.org>;;;;\r\n'
     refused(request_text(more=contact))
     refused(request_text(via="SIP/2.0/UDP 192.0.2.15;;,;,,"), answerable=False)
 
 
+@pytest.mark.conformance("RFC 4475", "3.1.2.2", "a Content-Length beyond the message is refused")
 def test_3_1_2_2_a_content_length_beyond_the_message() -> None:
     assert (
         refused(request_text(more="Content-Length: 9999\r\n", body="v=0")).reason == "Body shorter than Content-Length"
     )
 
 
+@pytest.mark.conformance("RFC 4475", "3.1.2.3", "a negative Content-Length is refused")
 def test_3_1_2_3_a_negative_content_length() -> None:
     refused(request_text(more="Content-Length: -999\r\n", body="v=0"))
 
 
+@pytest.mark.conformance("RFC 4475", "3.1.2.4", "numbers that are too large in a request are refused")
 @pytest.mark.parametrize(
     "changes", [{"cseq": "36893488147419103232 OPTIONS"}, {"max_forwards": "300"}, {"max_forwards": "9" * 30}]
 )
@@ -260,60 +277,75 @@ def test_3_1_2_4_numbers_too_large_in_a_request(changes: dict[str, str]) -> None
     refused(request_text(**changes))
 
 
+@pytest.mark.conformance("RFC 4475", "3.1.2.5", "a response with numbers that are too large is dropped")
 def test_3_1_2_5_numbers_too_large_in_a_response() -> None:
     data = text_of("SIP/2.0 503 Service Unavailable", {"CSeq": "9292394834772304023312 OPTIONS"}, "", "")
     refused(data, answerable=False)
 
 
+@pytest.mark.conformance("RFC 4475", "3.1.2.6", "a quoted string without an end is refused")
 def test_3_1_2_6_a_quoted_string_without_end() -> None:
     refused(request_text(to='"Mr. J. User <sip:j.user@example.com>'))
 
 
+@pytest.mark.conformance("RFC 4475", "3.1.2.7", "angle brackets about the Request-URI are refused")
 def test_3_1_2_7_angle_brackets_about_the_request_uri() -> None:
     refused(request_text("OPTIONS <sip:user@example.com> SIP/2.0"))
 
 
+@pytest.mark.conformance("RFC 4475", "3.1.2.8", "white space in the Request-URI is refused")
 def test_3_1_2_8_white_space_in_the_request_uri() -> None:
     refused(request_text("OPTIONS sip:user@example.com; lr SIP/2.0"))
 
 
+@pytest.mark.conformance("RFC 4475", "3.1.2.9", "more than one space in the request line is refused")
 def test_3_1_2_9_more_than_one_blank_in_the_request_line() -> None:
     refused(request_text("OPTIONS  sip:user@example.com  SIP/2.0"))
 
 
+@pytest.mark.conformance("RFC 4475", "3.1.2.10", "spaces after the request line are refused")
 def test_3_1_2_10_blanks_after_the_request_line() -> None:
     refused(request_text("OPTIONS sip:user@example.com SIP/2.0  "))
 
 
+@pytest.mark.conformance("RFC 4475", "3.1.2.11", "escaped headers in the Request-URI are refused")
 def test_3_1_2_11_escaped_headers_in_the_request_uri() -> None:
     refused(request_text("OPTIONS sip:user@example.com?Route=%3Csip:example.com%3E SIP/2.0"))
 
 
+@pytest.mark.conformance("RFC 4475", "3.1.2.12", "an invalid Date does no harm")
 def test_3_1_2_12_an_impossible_date_hurts_nobody() -> None:
     assert taken(request_text(more="Date: Fri, 01 Jan 2010 16:00:00 EST\r\n")).headers.get("Date") is not None
 
 
+@pytest.mark.conformance("RFC 4475", "3.1.2.13", "an address with headers and without brackets is refused")
 def test_3_1_2_13_an_address_whose_headers_need_brackets() -> None:
     refused(request_text(more="Contact: sip:user@example.com?Route=%3Csip:sip.example.com%3E\r\n"))
 
 
+@pytest.mark.conformance("RFC 4475", "3.1.2.14", "spaces within the brackets of an address are taken")
 def test_3_1_2_14_blanks_within_angle_brackets_are_let_pass() -> None:
     assert taken(request_text(to='"Watson, Thomas" < sip:t.watson@example.org >')).to.uri.user == "t.watson"
 
 
+@pytest.mark.conformance("RFC 4475", "3.1.2.15", "a display name that needs quotes and has none is refused")
 def test_3_1_2_15_a_comma_in_an_unquoted_display_name() -> None:
     refused(request_text(**{"from": "Bell, Alexander <sip:a.g.bell@example.com>;tag=43"}))
 
 
+@pytest.mark.conformance("RFC 4475", "3.1.2.16", "an unknown version gets 505")
 def test_3_1_2_16_an_unknown_version() -> None:
     refused(request_text("OPTIONS sip:t.watson@example.org SIP/7.0"), status=505)
 
 
+@pytest.mark.conformance("RFC 4475", "3.1.2.17", "another method in the start-line than in CSeq is refused")
+@pytest.mark.conformance("RFC 4475", "3.1.2.18", "an unknown method that is not the one of CSeq is refused")
 def test_3_1_2_17_and_18_a_method_other_than_that_of_the_cseq() -> None:
     refused(request_text(cseq="8 INVITE"))
     refused(request_text("NEWMETHOD sip:user@example.com SIP/2.0", cseq="8 INVITE"))
 
 
+@pytest.mark.conformance("RFC 4475", "3.1.2.19", "a response with a status beyond all bounds is dropped")
 def test_3_1_2_19_a_status_beyond_all_bounds() -> None:
     refused(text_of("SIP/2.0 4294967301 better not break the receiver", {}, "", ""), answerable=False)
 
@@ -321,6 +353,7 @@ def test_3_1_2_19_a_status_beyond_all_bounds() -> None:
 # --- 3.2 transactions
 
 
+@pytest.mark.conformance("RFC 4475", "3.2.1", "a branch that is the magic cookie alone is taken")
 def test_3_2_1_a_branch_of_the_magic_cookie_alone() -> None:
     assert taken(request_text(via="SIP/2.0/UDP 192.0.2.1;branch=z9hG4bK")).via.branch == "z9hG4bK"
 
@@ -328,16 +361,20 @@ def test_3_2_1_a_branch_of_the_magic_cookie_alone() -> None:
 # --- 3.3 the application
 
 
+@pytest.mark.conformance("RFC 4475", "3.3.1", "a request without a field that it must have is refused")
 @pytest.mark.parametrize("missing", ["via", "from", "to", "call_id", "cseq"])
 def test_3_3_1_a_request_without_what_it_must_have(missing: str) -> None:
     refused(request_text(**{missing: None}), answerable=False)
 
 
+@pytest.mark.conformance("RFC 4475", "3.3.2", "a Request-URI of an unknown scheme gets 416")
+@pytest.mark.conformance("RFC 4475", "3.3.3", "a Request-URI of a scheme that is known but no SIP gets 416")
 def test_3_3_2_and_3_a_request_uri_of_an_unknown_scheme() -> None:
     refused(request_text("OPTIONS nobodyKnowsThisScheme:totallyopaquecontent SIP/2.0"), status=416)
     refused(request_text("OPTIONS soap.beep://192.0.2.103:3002 SIP/2.0"), status=416)
 
 
+@pytest.mark.conformance("RFC 4475", "3.3.4", "unknown schemes in From and To are taken")
 def test_3_3_4_unknown_schemes_in_from_and_to() -> None:
     request = taken(
         request_text(
@@ -347,11 +384,13 @@ def test_3_3_4_unknown_schemes_in_from_and_to() -> None:
     assert (request.to.uri.scheme, request.from_.uri.scheme, request.from_.tag) == ("isbn", "http", "1")
 
 
+@pytest.mark.conformance("RFC 4475", "3.3.5", "unknown extensions in Require are read")
 def test_3_3_5_unknown_extensions_reach_the_agent() -> None:
     request = taken(request_text(more="Require: nothingSupportsThis, nothingSupportsThisEither\r\n"))
     assert request.require == ("nothingsupportsthis", "nothingsupportsthiseither")
 
 
+@pytest.mark.conformance("RFC 4475", "3.3.6", "an unknown body type gets 415")
 def test_3_3_6_an_unknown_body_type_is_answered_415() -> None:
     request = taken(request_text(more="Content-Type: application/unknownformat\r\n", body="<audio/>"))
     with pytest.raises(RemoteProtocolError) as caught:
@@ -360,11 +399,13 @@ def test_3_3_6_an_unknown_body_type_is_answered_415() -> None:
     assert caught.value.headers == (("Accept", "application/sdp, multipart/mixed"),)
 
 
+@pytest.mark.conformance("RFC 4475", "3.3.7", "an unknown authorization scheme does no harm")
 def test_3_3_7_an_unknown_authorization_scheme_reaches_the_agent() -> None:
     text = "NoOneKnowsThisScheme opaque-data=here"
     assert taken(request_text(more=f"Authorization: {text}\r\n")).headers.get_all("Authorization") == (text,)
 
 
+@pytest.mark.conformance("RFC 4475", "3.3.8", "two values of a field that has one are refused")
 @pytest.mark.parametrize(
     "line",
     [
@@ -379,19 +420,24 @@ def test_3_3_8_two_values_of_what_has_one(line: str) -> None:
     refused(request_text(more=line + "\r\n"))
 
 
+@pytest.mark.conformance("RFC 4475", "3.3.9", "two Content-Lengths are refused")
 def test_3_3_9_two_content_lengths() -> None:
     refused(request_text(more="Content-Length: 1\r\nContent-Length: 3\r\n", body="abc"))
 
 
+@pytest.mark.conformance("RFC 4475", "3.3.10", "a response with a broadcast address in its Via is read")
 def test_3_3_10_a_response_through_a_broadcast_via_is_read() -> None:
     via = "SIP/2.0/UDP 255.255.255.255;branch=z9hG4bK1saber23"
     assert parse_datagram(text_of("SIP/2.0 200 OK", {"Via": via}, "", "")).via.host == "255.255.255.255"
 
 
+@pytest.mark.conformance("RFC 4475", "3.3.11", "a Max-Forwards of zero is taken")
 def test_3_3_11_max_forwards_of_zero_is_a_number() -> None:
     assert taken(request_text(max_forwards="0")).max_forwards == 0
 
 
+@pytest.mark.conformance("RFC 4475", "3.3.12", "a parameter outside of brackets is one of the field")
+@pytest.mark.conformance("RFC 4475", "3.3.13", "a parameter within brackets is one of the URI")
 @pytest.mark.parametrize(
     ("contact", "of_field", "of_uri"),
     [
@@ -407,12 +453,14 @@ def test_3_3_12_and_13_parameters_of_the_field_and_of_its_uri(
     assert (list(read.parameters), list(read.uri.parameters)) == (of_field, of_uri)
 
 
+@pytest.mark.conformance("RFC 4475", "3.3.14", "escaped headers in a Contact are taken")
 def test_3_3_14_escaped_headers_in_a_contact() -> None:
     read = taken(request_text(more="Contact: <sip:user@example.com?Route=%3Csip:sip.example.com%3E>\r\n")).contact
     assert read is not None
     assert read.uri.headers == (("Route", "<sip:sip.example.com>"),)
 
 
+@pytest.mark.conformance("RFC 4475", "3.3.15", "an Accept without SDP is read")
 def test_3_3_15_an_accept_without_sdp_reaches_the_agent() -> None:
     assert taken(request_text(more="Accept: text/nobodyKnowsThis\r\n")).headers.get_all("Accept") == (
         "text/nobodyKnowsThis",
@@ -422,6 +470,7 @@ def test_3_3_15_an_accept_without_sdp_reaches_the_agent() -> None:
 # --- 3.4 backward compatibility
 
 
+@pytest.mark.conformance("RFC 4475", "3.4.1", "an INVITE of RFC 2543 is taken")
 def test_3_4_1_an_invite_of_rfc_2543() -> None:
     request = taken(
         request_text(

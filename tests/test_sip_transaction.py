@@ -129,6 +129,11 @@ def test_every_timer_of_the_standard_is_in_one_machine() -> None:
 # --- INVITE client (RFC 3261 section 17.1.1)
 
 
+@pytest.mark.conformance(
+    "RFC 3261",
+    "17.1.1.2",
+    "over UDP an INVITE is retransmitted after T1, then doubling without a ceiling, until timer B at 64*T1",
+)
 def test_an_invite_is_retransmitted_at_doubling_intervals_until_timer_b() -> None:
     bench = Bench()
     client = bench.client(request("INVITE"))
@@ -138,6 +143,7 @@ def test_an_invite_is_retransmitted_at_doubling_intervals_until_timer_b() -> Non
     assert len(bench.layer) == 0
 
 
+@pytest.mark.conformance("RFC 3261", "17.1.1.2", "a provisional response ends the retransmission of an INVITE")
 def test_a_provisional_response_stops_the_retransmission_of_an_invite_for_good() -> None:
     bench = Bench()
     client = bench.client(request("INVITE"))
@@ -148,6 +154,7 @@ def test_a_provisional_response_stops_the_retransmission_of_an_invite_for_good()
     assert client.state is State.PROCEEDING
 
 
+@pytest.mark.conformance("RFC 3261", "17.1.1.2", "an INVITE is not retransmitted over a reliable transport")
 def test_an_invite_over_a_reliable_transport_is_sent_once() -> None:
     bench = Bench()
     client = bench.client(request("INVITE"), TCP)
@@ -156,6 +163,11 @@ def test_an_invite_over_a_reliable_transport_is_sent_once() -> None:
     assert bench.gave_up == [(32.0, client)]
 
 
+@pytest.mark.conformance(
+    "RFC 3261",
+    "17.1.1.2",
+    "a 300-699 to an INVITE is acknowledged as often as it comes, and passed up once, until timer D",
+)
 def test_a_failure_is_acknowledged_as_often_as_it_comes_and_told_once() -> None:
     bench = Bench()
     client = bench.client(request("INVITE"))
@@ -172,6 +184,9 @@ def test_a_failure_is_acknowledged_as_often_as_it_comes_and_told_once() -> None:
     assert len(bench.layer) == 0
 
 
+@pytest.mark.conformance(
+    "RFC 6026", "7.2", "every 2xx to an INVITE is passed up while timer M runs, 64*T1 from the first"
+)
 def test_every_2xx_goes_to_the_user_while_timer_m_runs() -> None:
     bench = Bench()
     client = bench.client(request("INVITE"))
@@ -189,6 +204,11 @@ def test_every_2xx_goes_to_the_user_while_timer_m_runs() -> None:
 # --- non-INVITE client (RFC 3261 section 17.1.2)
 
 
+@pytest.mark.conformance(
+    "RFC 3261",
+    "17.1.2.2",
+    "over UDP a request is retransmitted after T1, then doubling up to T2, until timer F at 64*T1",
+)
 def test_a_request_is_retransmitted_at_intervals_capped_by_t2_until_timer_f() -> None:
     bench = Bench()
     client = bench.client(request("OPTIONS"))
@@ -197,6 +217,9 @@ def test_a_request_is_retransmitted_at_intervals_capped_by_t2_until_timer_f() ->
     assert bench.gave_up == [(32.0, client)]
 
 
+@pytest.mark.conformance(
+    "RFC 3261", "17.1.2.2", "after a provisional response a request other than INVITE is retransmitted every T2"
+)
 def test_after_a_provisional_response_a_request_is_retransmitted_every_t2() -> None:
     bench = Bench()
     client = bench.client(request("OPTIONS"))
@@ -207,6 +230,7 @@ def test_after_a_provisional_response_a_request_is_retransmitted_every_t2() -> N
     assert bench.gave_up == [(32.0, client)]
 
 
+@pytest.mark.conformance("RFC 3261", "17.1.2.2", "copies of a final response are absorbed until timer K, after T4")
 def test_a_final_response_is_told_once_and_its_copies_are_absorbed_for_t4() -> None:
     bench = Bench()
     client = bench.client(request("BYE"))
@@ -219,6 +243,8 @@ def test_a_final_response_is_told_once_and_its_copies_are_absorbed_for_t4() -> N
     assert len(bench.layer) == 0
 
 
+@pytest.mark.conformance("RFC 3261", "17.1.1.2", "timer D is zero over a reliable transport")
+@pytest.mark.conformance("RFC 3261", "17.1.2.2", "timer K is zero over a reliable transport")
 @pytest.mark.parametrize(("method", "status"), [("BYE", 200), ("INVITE", 486)])
 def test_a_client_over_a_reliable_transport_does_not_linger(method: str, status: int) -> None:
     bench = Bench()
@@ -231,6 +257,7 @@ def test_a_client_over_a_reliable_transport_does_not_linger(method: str, status:
 # --- INVITE server (RFC 3261 section 17.2.1, RFC 6026)
 
 
+@pytest.mark.conformance("RFC 3261", "17.2.1", "a retransmitted INVITE gets the most recent provisional response again")
 def test_a_retransmitted_invite_gets_the_latest_response_again() -> None:
     bench = Bench()
     invite = request("INVITE")
@@ -243,6 +270,12 @@ def test_a_retransmitted_invite_gets_the_latest_response_again() -> None:
     assert bench.layer.retransmissions == 2
 
 
+@pytest.mark.conformance(
+    "RFC 3261",
+    "17.2.1",
+    "over UDP a 300-699 to an INVITE is retransmitted after T1, then doubling up to T2, until the ACK",
+)
+@pytest.mark.conformance("RFC 3261", "17.2.1", "copies of the ACK are absorbed until timer I, after T4")
 def test_a_failure_is_retransmitted_until_the_ack_and_acks_are_absorbed_for_t4() -> None:
     bench = Bench()
     invite = request("INVITE")
@@ -261,6 +294,12 @@ def test_a_failure_is_retransmitted_until_the_ack_and_acks_are_absorbed_for_t4()
     assert bench.gave_up == []
 
 
+@pytest.mark.conformance(
+    "RFC 3261",
+    "17.2.1",
+    "over UDP a 300-699 to an INVITE is retransmitted after T1, then doubling up to T2, until the ACK",
+)
+@pytest.mark.conformance("RFC 3261", "17.2.1", "timer H gives up waiting for the ACK after 64*T1")
 def test_a_failure_that_is_never_acknowledged_is_given_up_by_timer_h() -> None:
     bench = Bench()
     invite = request("INVITE")
@@ -272,6 +311,9 @@ def test_a_failure_that_is_never_acknowledged_is_given_up_by_timer_h() -> None:
     assert len(bench.layer) == 0
 
 
+@pytest.mark.conformance(
+    "RFC 3261", "17.2.1", "a 300-699 is not retransmitted over a reliable transport, and timer I is zero"
+)
 def test_a_failure_over_a_reliable_transport_is_sent_once() -> None:
     bench = Bench()
     invite = request("INVITE")
@@ -284,6 +326,9 @@ def test_a_failure_over_a_reliable_transport_is_sent_once() -> None:
     assert len(bench.layer) == 0
 
 
+@pytest.mark.conformance(
+    "RFC 6026", "7.1", "a retransmitted INVITE is absorbed after its 2xx while timer L runs, 64*T1"
+)
 def test_an_accepted_invite_is_absorbed_while_timer_l_runs() -> None:
     bench = Bench()
     invite = request("INVITE")
@@ -320,6 +365,10 @@ def test_a_second_final_response_is_our_mistake() -> None:
 # --- non-INVITE server (RFC 3261 section 17.2.2)
 
 
+@pytest.mark.conformance("RFC 3261", "17.2.2", "a copy of a request is discarded while there is no response")
+@pytest.mark.conformance(
+    "RFC 3261", "17.2.2", "a copy of a request gets the final response again until timer J, after 64*T1"
+)
 def test_a_final_response_is_replayed_while_timer_j_runs() -> None:
     bench = Bench()
     bye = request("BYE")
@@ -337,6 +386,7 @@ def test_a_final_response_is_replayed_while_timer_j_runs() -> None:
     assert len(bench.layer) == 0
 
 
+@pytest.mark.conformance("RFC 3261", "17.2.2", "timer J is zero over a reliable transport")
 def test_a_server_over_a_reliable_transport_does_not_linger() -> None:
     bench = Bench()
     bye = request("BYE")
@@ -362,6 +412,9 @@ def test_timers_that_cannot_work_are_refused(times: dict[str, float]) -> None:
 # --- Matching
 
 
+@pytest.mark.conformance(
+    "RFC 3261", "17.2.3", "a request is matched by branch, sent-by and method, and an ACK with its INVITE"
+)
 def test_a_request_is_matched_by_branch_sent_by_and_method() -> None:
     bench = Bench()
     invite = request("INVITE")
@@ -374,6 +427,9 @@ def test_a_request_is_matched_by_branch_sent_by_and_method() -> None:
     assert bench.layer.server(request("CANCEL")) is None
 
 
+@pytest.mark.conformance(
+    "RFC 3261", "9.2", "a CANCEL is matched as if its method were that of the request that it is for"
+)
 def test_a_cancel_is_matched_with_the_invite_that_it_is_for() -> None:
     bench = Bench()
     server = bench.layer.serve(request("INVITE"), UDP, "t", 0.0)
@@ -381,6 +437,9 @@ def test_a_cancel_is_matched_with_the_invite_that_it_is_for() -> None:
     assert bench.layer.cancelled_by(request("CANCEL", branch="z9hG4bK-2")) is None
 
 
+@pytest.mark.conformance(
+    "RFC 3261", "17.2.3", "without the magic cookie a request is matched by Request-URI, tags, Call-ID, CSeq and Via"
+)
 @pytest.mark.parametrize("branch", ["", "1", "z9hG4bK"], ids=["none", "old", "bare cookie"])
 def test_an_rfc_2543_request_is_matched_by_what_identifies_it(branch: str) -> None:
     bench = Bench()
@@ -398,6 +457,9 @@ def test_an_rfc_2543_request_is_matched_by_what_identifies_it(branch: str) -> No
     assert server.state is State.CONFIRMED
 
 
+@pytest.mark.conformance(
+    "RFC 3261", "17.2.3", "without the magic cookie an ACK is matched by the To tag of the response"
+)
 def test_an_rfc_2543_ack_to_a_2xx_goes_to_the_user() -> None:
     bench = Bench()
     invite = request("INVITE", branch="1")
@@ -406,6 +468,11 @@ def test_an_rfc_2543_ack_to_a_2xx_goes_to_the_user() -> None:
     assert server.receive(request("ACK", branch="1", to="<sip:bob@192.0.2.1>;tag=t"), 0.0)
 
 
+@pytest.mark.conformance(
+    "RFC 3261",
+    "8.2.2.2",
+    "a request is merged if From tag, Call-ID and CSeq are those of a transaction that is under way",
+)
 def test_a_copy_that_came_by_another_way_is_merged_as_long_as_the_first_lives() -> None:
     bench = Bench()
     server = bench.layer.serve(request("INVITE"), UDP, "t", 0.0)
@@ -422,6 +489,9 @@ def server_response(status: int) -> Response:
     return request("INVITE").response(status, to_tag="t")
 
 
+@pytest.mark.conformance(
+    "RFC 3261", "17.1.3", "a response is matched by the branch of its topmost Via and the method of its CSeq"
+)
 def test_a_response_is_matched_by_branch_and_cseq_method() -> None:
     bench = Bench()
     invite = bench.client(request("INVITE"))
@@ -441,6 +511,7 @@ def test_an_invite_that_rings_for_ever_is_given_up_by_timer_c() -> None:
     assert bench.layer.client(client.request.response(200, to_tag="t")) is None
 
 
+@pytest.mark.conformance("RFC 3261", "9.1", "after a CANCEL the final response is waited for 64*T1 and no longer")
 def test_after_a_cancel_the_final_response_has_64_t1() -> None:
     """RFC 3261 section 9.1."""
     bench = Bench()
@@ -454,6 +525,11 @@ def test_after_a_cancel_the_final_response_has_64_t1() -> None:
 # --- The requests that belong to an INVITE
 
 
+@pytest.mark.conformance(
+    "RFC 3261",
+    "17.1.1.3",
+    "the ACK to a failure has the INVITE's URI, Call-ID, From, CSeq number, Via and Route, the response's To",
+)
 def test_the_ack_to_a_failure_repeats_the_invite_and_takes_the_to_of_the_response() -> None:
     invite = request("INVITE", cseq=7)
     ack = ack_for(invite, invite.response(486, to_tag="theirs"))
@@ -463,6 +539,9 @@ def test_the_ack_to_a_failure_repeats_the_invite_and_takes_the_to_of_the_respons
     assert ack.body == b""
 
 
+@pytest.mark.conformance(
+    "RFC 3261", "9.1", "a CANCEL has the URI, Call-ID, To, From, CSeq number, topmost Via and Route of its request"
+)
 def test_the_cancel_of_an_invite_repeats_it() -> None:
     invite = request("INVITE", cseq=7)
     cancel = cancel_for(invite)

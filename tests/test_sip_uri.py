@@ -10,6 +10,7 @@ from sip.errors import LocalProtocolError, RemoteProtocolError
 from sip.uri import Parameters, Uri, bracketed
 
 
+@pytest.mark.conformance("RFC 3261", "19.1.1", "a SIP URI has user, password, host, port, parameters and headers")
 def test_a_uri_falls_into_its_components() -> None:
     uri = Uri.parse("sips:alice:secret@atlanta.com:5062;transport=TCP;lr?subject=project%20x&priority=urgent")
     assert uri == Uri(
@@ -24,6 +25,7 @@ def test_a_uri_falls_into_its_components() -> None:
     assert uri.transport == "tcp"
 
 
+@pytest.mark.conformance("RFC 3261", "19.1.2", "escapes in a URI are resolved")
 def test_escapes_in_a_user_are_resolved() -> None:
     assert Uri.parse("sip:sips%3Auser%40example.com@example.net").user == "sips:user@example.com"
 
@@ -33,12 +35,14 @@ def test_escapes_that_are_no_utf8_are_read_as_latin1() -> None:
     assert Uri.parse("sip:J%C3%BCrgen@example.net").user == "Jürgen"
 
 
+@pytest.mark.conformance("RFC 3261", "19.1.2", "escapes in a URI are resolved")
 def test_an_escaped_parameter_name_is_resolved() -> None:
     uri = Uri.parse("sip:cal%6Cer@host5.example.net;%6C%72;n%61me=v%61lue%25%34%31")
     assert uri.user == "caller"
     assert dict(uri.parameters) == {"lr": None, "name": "value%41"}
 
 
+@pytest.mark.conformance("RFC 4240", "3", "the prompt of an announcement is a URI in a parameter")
 def test_a_played_uri_comes_out_of_its_parameter_whole() -> None:
     """RFC 4240 section 3: the prompt is a URI, percent-encoded into a parameter."""
     played = "data:text/plain;charset=utf-8,Grüße, and 100%"
@@ -59,6 +63,7 @@ def test_an_ipv6_host_loses_its_brackets_and_regains_them() -> None:
     assert bracketed("192.0.2.1") == "192.0.2.1"
 
 
+@pytest.mark.conformance("RFC 3966", "3", "a tel URI has a number and parameters")
 def test_a_tel_uri_has_a_number_and_parameters() -> None:
     uri = Uri.parse("tel:+1-201-555-0123;phone-context=example.com")
     assert (uri.scheme, uri.user, uri.host) == ("tel", "+1-201-555-0123", "")
@@ -143,6 +148,8 @@ def test_a_uri_that_cannot_be_written_is_our_fault(uri: Uri) -> None:
         str(uri)
 
 
+@pytest.mark.conformance("RFC 3261", "19.1.4", "URIs are compared by their components")
+@pytest.mark.conformance("RFC 5954", "4.2", "addresses of IPv6 are compared by value")
 @pytest.mark.parametrize(
     ("one", "other"),
     [
@@ -166,6 +173,7 @@ def test_equivalent_uris(one: str, other: str) -> None:
     assert Uri.parse(other).equivalent(Uri.parse(one))
 
 
+@pytest.mark.conformance("RFC 3261", "19.1.4", "URIs are compared by their components")
 @pytest.mark.parametrize(
     ("one", "other"),
     [
