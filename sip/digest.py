@@ -1,7 +1,8 @@
 """Digest authentication (RFC 3261 section 22, RFC 7616, RFC 8760), as the one who proves and as the one who checks.
 
-Asked by a 401 or 407, a client takes the `topmost` challenge that it can meet and sends `Challenge.credentials`. A
-server has one `Realm`, whose `check` names the user of a request or raises the 401 that asks for proof.
+A client has a `Login`, and for each dialog or account a `Keyring`, which learns from every 401 and 407 and gives the
+header fields that answer them. A server has one `Realm`, whose `check` names the user of a request or raises the 401
+that asks for proof.
 """
 
 from __future__ import annotations
@@ -11,14 +12,16 @@ import binascii
 import hashlib
 import hmac
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from .errors import LocalProtocolError, RemoteProtocolError
 from .headers import quoted, unquoted
-from .message import REASONS, Request
+from .message import REASONS, Request, Response
+from .uri import Uri
 
-__all__ = ["ALGORITHMS", "Challenge", "Credentials", "Realm", "topmost"]
+__all__ = ["ALGORITHMS", "Challenge", "Credentials", "Keyring", "Login", "Realm", "Space", "WrongProof", "topmost"]
 
 # Algorithm, in upper case -> name in hashlib.
 ALGORITHMS = {"MD5": "md5", "SHA-256": "sha256", "SHA-512-256": "sha512_256"}
@@ -197,16 +200,100 @@ class Challenge:
         return replace(unsigned, response=response)
 
 
-def topmost(challenges: Iterable[str]) -> Challenge | None:
-    """The first that can be met of some WWW-Authenticate or Proxy-Authenticate texts (RFC 8760 section 2.4)."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Login:
+    """A user's name and password, which `repr` does not show.
+
+    realm  the only one that is given proof; "" for every one that asks for it
+    """
+
+    username: str
+    password: str = field(repr=False)
+    realm: str = ""
+
+
+# Who asks: the header field that answers, and the realm.
+Space = tuple[str, str]
+
+# RFC 3261 sections 22.2 and 22.3.
+_ANSWERS = {"WWW-Authenticate": "Authorization", "Proxy-Authenticate": "Proxy-Authorization"}
+# Proxies on the way may each ask for proof of their own; a peer that invents realms must not be answered for ever.
+_MOST_SPACES = 4
+
+
+class Keyring:
+    """The challenges that one login has met in one dialog or account, and how often each of them was answered.
+
+    A request carries an answer to all of them, each nonce counted once more, so that only the first is challenged.
+    """
+
+    def __init__(self, login: Login) -> None:
+        self._login = login
+        self._met: dict[Space, tuple[Challenge, int]] = {}
+
+    def learn(self, response: Response, answered: Counter[Space]) -> bool:
+        """Take up what a 401 or 407 asks for. True if it is worth sending the request once more.
+
+        answered  how often each space has had an answer from the tries of this very request; counted up here
+
+        RFC 3261 section 22.2: whoever refuses an answer is not given the same one again. What a new nonce excuses, a
+        second one does not.
+        """
+        fresh: dict[Space, Challenge] = {}
+        for asks, answers in _ANSWERS.items():
+            for challenge in topmost(response.headers.get_all(asks)):
+                if self._login.realm in ("", challenge.realm):
+                    fresh[answers, challenge.realm] = challenge
+        for space, challenge in fresh.items():
+            if answered[space] > 1 or (answered[space] == 1 and not challenge.stale):
+                self._met.pop(space, None)
+                return False
+        if len(answered.keys() | fresh.keys()) > _MOST_SPACES:
+            return False
+        for space, challenge in fresh.items():
+            answered[space] += 1
+            self._met.pop(space, None)
+            self._met[space] = (challenge, 0)
+        while len(self._met) > _MOST_SPACES:
+            del self._met[next(iter(self._met))]
+        return bool(fresh)
+
+    def fields(self, method: str, uri: Uri, body: bytes, *, cnonce: str) -> list[tuple[str, str]]:
+        """The Authorization and Proxy-Authorization of the next request; `cnonce` is a fresh random string."""
+        fields = []
+        for (name, _), (challenge, count) in self._met.items():
+            credentials = challenge.credentials(
+                username=self._login.username,
+                password=self._login.password,
+                method=method,
+                uri=str(uri),
+                cnonce=cnonce,
+                nonce_count=count + 1,
+                body=body,
+            )
+            fields.append((name, str(credentials)))
+        self._met = {space: (challenge, count + 1) for space, (challenge, count) in self._met.items()}
+        return fields
+
+
+def topmost(challenges: Iterable[str]) -> tuple[Challenge, ...]:
+    """Of some WWW-Authenticate or Proxy-Authenticate texts, of each realm the first that can be met.
+
+    RFC 8760 section 2.4: the server's order is its preference. RFC 3261 section 22.3: several realms may ask at once.
+    """
+    found: dict[str, Challenge] = {}
     for text in challenges:
         try:
             challenge = Challenge.parse(text)
         except RemoteProtocolError:
             continue
         if challenge.supported:
-            return challenge
-    return None
+            found.setdefault(challenge.realm, challenge)
+    return tuple(found.values())
+
+
+class WrongProof(RemoteProtocolError):
+    """The 401 to one who answered a challenge of ours, and answered it wrong: the password has been guessed at."""
 
 
 class Realm:
@@ -214,7 +301,8 @@ class Realm:
 
     Nonces are signed rather than stored; what is remembered is how often each was used, of at most `remembered` nonces.
     A nonce out of that range, like one that is too old or a count that was seen before, costs its user one more round
-    (stale=true) and gives an eavesdropper nothing.
+    (stale=true) and gives an eavesdropper nothing. A nonce serves the address that it was given to; whoever uses one
+    that is not good learns nothing about the password (RFC 7616 section 3.3: stale says that the nonce is invalid).
     """
 
     def __init__(
@@ -244,65 +332,77 @@ class Realm:
         self._counts: dict[int, int] = {}
         self._forgotten = 0
 
-    def challenges(self, now: float, *, stale: bool = False) -> tuple[Challenge, ...]:
-        """One for each algorithm, all with one new nonce. `now` is in seconds of any clock that goes on steadily."""
-        nonce = self._nonce(now)
+    def challenges(self, now: float, *, source: str = "", stale: bool = False) -> tuple[Challenge, ...]:
+        """One for each algorithm, all with one new nonce.
+
+        now     in seconds of any clock that goes on steadily
+        source  the address that the nonce is to serve
+        """
+        nonce = self._nonce(now, source)
         return tuple(
             Challenge(realm=self.name, nonce=nonce, algorithm=algorithm, qop=("auth",), stale=stale)
             for algorithm in self._algorithms
         )
 
-    def check(self, request: Request, password_of: Callable[[str], str | None], now: float) -> str:
+    def unauthorised(self, now: float, *, source: str = "", stale: bool = False) -> RemoteProtocolError:
+        """The 401 that asks for proof."""
+        return RemoteProtocolError(REASONS[401], status=401, headers=self._fields(now, source, stale=stale))
+
+    def check(self, request: Request, password_of: Callable[[str], str | None], now: float, *, source: str = "") -> str:
         """The name of the user who sent `request`; `password_of` gives None for a user that does not exist.
 
-        Raises RemoteProtocolError: 401 with challenges if there is no proof, and alike for a wrong password and for an
-        unknown user.
+        Raises RemoteProtocolError: 401 with challenges if there is no proof; its kind WrongProof, which looks the same
+        to the peer, alike for a wrong password and for an unknown user.
         """
+        credentials = self.answer(request)
+        if credentials is None:
+            raise self.unauthorised(now, source=source)
+        number = self._number(credentials.nonce, now, source)
+        if number is None:
+            raise self.unauthorised(now, source=source, stale=True)
+        password = password_of(credentials.username)
+        expected = credentials.expected_response(password=password or "", method=request.method, body=request.body)
+        proven = hmac.compare_digest(expected.encode(), credentials.response.lower().encode())
+        # The Request-URI is not compared with `uri`: proxies on the way change it (RFC 3261 section 22.4).
+        if not proven or password is None:
+            raise WrongProof(REASONS[401], status=401, headers=self._fields(now, source))
+        # Without qop there is no count, so that such a nonce serves once.
+        if not self._counted(number, credentials.nonce_count or 1):
+            raise self.unauthorised(now, source=source, stale=True)
+        return credentials.username
+
+    def answer(self, request: Request) -> Credentials | None:
+        """What `request` answers our challenge with, right or wrong; None if it does not."""
         for text in request.headers.get_all("Authorization"):
             try:
                 credentials = Credentials.parse(text)
             except RemoteProtocolError:
                 continue
             if credentials.realm == self.name:
-                return self._checked(credentials, request, password_of, now)
-        raise self._unauthorised(now)
+                asked = (credentials.algorithm.upper() or "MD5") in self._algorithms
+                return credentials if asked and credentials.qop in ("", "auth") else None
+        return None
 
-    def _checked(
-        self, credentials: Credentials, request: Request, password_of: Callable[[str], str | None], now: float
-    ) -> str:
-        if (credentials.algorithm.upper() or "MD5") not in self._algorithms or credentials.qop not in ("", "auth"):
-            raise self._unauthorised(now)
-        number = self._number(credentials.nonce, now)
-        password = password_of(credentials.username)
-        expected = credentials.expected_response(password=password or "", method=request.method, body=request.body)
-        proven = hmac.compare_digest(expected.encode(), credentials.response.lower().encode())
-        # The Request-URI is not compared with `uri`: proxies on the way change it (RFC 3261 section 22.4).
-        if not proven or password is None:
-            raise self._unauthorised(now)
-        # Without qop there is no count, so that such a nonce serves once.
-        if number is None or not self._counted(number, credentials.nonce_count or 1):
-            raise self._unauthorised(now, stale=True)
-        return credentials.username
-
-    def _nonce(self, now: float) -> str:
+    def _nonce(self, now: float, source: str) -> str:
         self._issued += 1
         content = self._issued.to_bytes(8) + round(now * 1000).to_bytes(8)
-        return base64.urlsafe_b64encode(content + self._signature(content)).decode().rstrip("=")
+        return base64.urlsafe_b64encode(content + self._signature(content, source)).decode().rstrip("=")
 
-    def _number(self, nonce: str, now: float) -> int | None:
-        """Which of our nonces this is; None if it is none of ours or too old."""
+    def _number(self, nonce: str, now: float, source: str) -> int | None:
+        """Which of our nonces this is; None if it is none of ours, was given to another address, or is too old."""
         try:
             raw = base64.urlsafe_b64decode(nonce + "=" * (-len(nonce) % 4))
         except (binascii.Error, ValueError):
             return None
         content, signature = raw[:16], raw[16:]
-        if not hmac.compare_digest(self._signature(content), signature):
+        if not hmac.compare_digest(self._signature(content, source), signature):
             return None
         age_ms = round(now * 1000) - int.from_bytes(content[8:])
         return int.from_bytes(content[:8]) if 0 <= age_ms <= self._lifetime_ms else None
 
-    def _signature(self, content: bytes) -> bytes:
-        return hmac.digest(self._secret, self.name.encode() + b"\0" + content, "sha256")[:16]
+    def _signature(self, content: bytes, source: str) -> bytes:
+        place = f"{self.name}\0{source}\0".encode()
+        return hmac.digest(self._secret, place + content, "sha256")[:16]
 
     def _counted(self, number: int, count: int) -> bool:
         """Whether this use of a nonce is a new one; if so, it is noted."""
@@ -315,12 +415,9 @@ class Realm:
             self._forgotten = max(self._forgotten, first)
         return True
 
-    def _unauthorised(self, now: float, *, stale: bool = False) -> RemoteProtocolError:
-        return RemoteProtocolError(
-            REASONS[401],
-            status=401,
-            headers=tuple(("WWW-Authenticate", str(challenge)) for challenge in self.challenges(now, stale=stale)),
-        )
+    def _fields(self, now: float, source: str, *, stale: bool = False) -> tuple[tuple[str, str], ...]:
+        challenges = self.challenges(now, source=source, stale=stale)
+        return tuple(("WWW-Authenticate", str(challenge)) for challenge in challenges)
 
 
 def _said(text: str) -> dict[str, str]:

@@ -3,6 +3,7 @@
 SipError
 ├── LocalProtocolError          ours: the caller of this package misused it
 └── RemoteProtocolError         theirs: `status`, `reason` and `headers` are what the answer to it carries
+    ├── digest.WrongProof           theirs: a wrong password, or an unknown user
     └── parser.MalformedMessage     theirs: a message that cannot be read; `request` if it can still be answered
 """
 

@@ -102,7 +102,7 @@ class Uri:
 
     scheme: str = "sip"
     user: str = ""
-    password: str | None = None
+    password: str | None = field(default=None, repr=False)
     host: str = ""
     port: int | None = None
     parameters: Parameters = NO_PARAMETERS

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sip.digest import ALGORITHMS, Challenge, Credentials, Realm, topmost
+from sip.digest import ALGORITHMS, Challenge, Credentials, Keyring, Login, Realm, Space, WrongProof, topmost
 from sip.errors import LocalProtocolError, RemoteProtocolError
 from sip.headers import Headers
-from sip.message import Request
+from sip.message import Request, Response
 from sip.uri import Uri
 
 SECRET = bytes(range(32))
@@ -133,10 +134,16 @@ def test_the_topmost_challenge_that_can_be_met_is_taken() -> None:
         'Digest realm="r", nonce="3", algorithm=sha-256, qop="auth"',
         'Digest realm="r", nonce="4", algorithm=MD5',
     )
-    taken = topmost(challenges)
-    assert taken is not None
+    (taken,) = topmost(challenges)
     assert taken.nonce == "3"
-    assert topmost(challenges[:4]) is None
+    assert topmost(challenges[:4]) == ()
+
+
+@pytest.mark.conformance("RFC 3261", "22.3", "every realm of several that ask at once is answered")
+def test_each_realm_has_a_topmost_challenge_of_its_own() -> None:
+    """RFC 3261 section 22.3: a forking proxy gathers the challenges of several."""
+    taken = topmost(('Digest realm="a", nonce="1"', 'Digest realm="b", nonce="2"', 'Digest realm="a", nonce="3"'))
+    assert [(challenge.realm, challenge.nonce) for challenge in taken] == [("a", "1"), ("b", "2")]
 
 
 def test_a_challenge_that_cannot_be_met_is_our_fault() -> None:
@@ -173,6 +180,86 @@ def test_a_challenge_reads_as_it_is_written() -> None:
 def test_a_malformed_challenge_is_refused(text: str) -> None:
     with pytest.raises(RemoteProtocolError):
         Challenge.parse(text)
+
+
+# --- the keyring of one who proves
+
+
+INVITE = Uri.parse("sip:bob@example.com")
+
+
+def refusal(status: int, *challenges: tuple[str, str]) -> Response:
+    return Response(status=status, reason="", headers=Headers(challenges))
+
+
+def answers(keyring: Keyring, method: str = "INVITE") -> list[tuple[str, Credentials]]:
+    fields = keyring.fields(method, INVITE, b"", cnonce="c")
+    return [(name, Credentials.parse(text)) for name, text in fields]
+
+
+def test_a_password_is_not_shown() -> None:
+    login = Login(username="alice", password="wonderland")
+    assert "wonderland" not in repr(login) + repr(Uri.parse("sip:alice:wonderland@example.com"))
+
+
+@pytest.mark.conformance(
+    "RFC 3261", "22.3", "401 is answered by Authorization, 407 by Proxy-Authorization, and both stack"
+)
+def test_401_and_407_are_answered_in_a_field_of_their_own_and_both_stack() -> None:
+    keyring, answered = Keyring(Login(username="alice", password="wonderland")), Counter[Space]()
+    assert answers(keyring) == []
+    assert keyring.learn(refusal(407, ("Proxy-Authenticate", 'Digest realm="p", nonce="1"')), answered)
+    assert keyring.learn(refusal(401, ("WWW-Authenticate", 'Digest realm="r", nonce="2", qop="auth"')), answered)
+    assert [(name, c.realm, c.nonce, c.nonce_count) for name, c in answers(keyring)] == [
+        ("Proxy-Authorization", "p", "1", 0),
+        ("Authorization", "r", "2", 1),
+    ]
+    # RFC 7616 section 3.4: the next request uses the nonce once more.
+    assert [c.nonce_count for _, c in answers(keyring, "BYE")] == [0, 2]
+
+
+@pytest.mark.conformance(
+    "RFC 3261", "22.2", "credentials that were refused are not sent again, but once with a new nonce after stale=true"
+)
+def test_an_answer_that_is_refused_is_not_repeated_unless_its_nonce_was_stale_and_then_once() -> None:
+    fresh = refusal(401, ("WWW-Authenticate", 'Digest realm="r", nonce="1", qop="auth"'))
+    stale = refusal(401, ("WWW-Authenticate", 'Digest realm="r", nonce="2", qop="auth", stale=true'))
+    for refusals, worth in (([fresh, fresh], [True, False]), ([fresh, stale, stale], [True, True, False])):
+        keyring, answered = Keyring(Login(username="alice", password="wonderland")), Counter[Space]()
+        assert [keyring.learn(response, answered) for response in refusals] == worth
+        assert answers(keyring) == []
+
+
+def test_a_nonce_that_has_served_may_be_replaced_in_a_later_request() -> None:
+    keyring = Keyring(Login(username="alice", password="wonderland"))
+    for number in range(3):
+        challenge = ("WWW-Authenticate", f'Digest realm="r", nonce="{number}"')
+        assert keyring.learn(refusal(401, challenge), Counter())
+        assert [c.nonce for _, c in answers(keyring)] == [str(number)]
+
+
+def test_a_login_of_one_realm_is_not_used_for_another() -> None:
+    keyring = Keyring(Login(username="alice", password="wonderland", realm="ours"))
+    assert not keyring.learn(refusal(401, ("WWW-Authenticate", 'Digest realm="theirs", nonce="1"')), Counter())
+    assert answers(keyring) == []
+
+
+@pytest.mark.parametrize("text", ['Basic realm="r"', 'Digest realm="r", nonce="1", algorithm=X', "Digest", ""])
+def test_what_cannot_be_met_is_not_tried(text: str) -> None:
+    keyring = Keyring(Login(username="alice", password="wonderland"))
+    assert not keyring.learn(refusal(401, ("WWW-Authenticate", text)), Counter())
+
+
+def test_realms_without_end_are_not_answered_without_end() -> None:
+    keyring, answered = Keyring(Login(username="alice", password="wonderland")), Counter[Space]()
+    worth = [
+        keyring.learn(refusal(401, ("WWW-Authenticate", f'Digest realm="{number}", nonce="1"')), answered)
+        for number in range(6)
+    ]
+    assert worth == [True] * 4 + [False] * 2
+    many = refusal(401, *(("WWW-Authenticate", f'Digest realm="{number}", nonce="1"') for number in range(9)))
+    assert not keyring.learn(many, Counter())
+    assert len(answers(keyring)) == 4
 
 
 # --- the one who checks
@@ -280,15 +367,32 @@ def test_a_replay_is_refused_as_stale(count: int) -> None:
     assert guard.check(request(proof(renewed)), PASSWORDS.get, 1.0) == "alice"
 
 
-@pytest.mark.conformance(
-    "RFC 7616", "3.3", "stale=true says that the nonce has expired, and is not said to a wrong password"
-)
-def test_a_nonce_expires_and_says_so_to_those_who_know_the_password_alone() -> None:
+@pytest.mark.conformance("RFC 7616", "3.3", "stale=true says that the nonce is invalid, and nothing about the password")
+def test_a_nonce_expires_and_then_says_nothing_about_the_password() -> None:
     guard = realm(nonce_lifetime_s=10.0)
     challenge = challenged(guard, now=100.0)[0]
     assert guard.check(request(proof(challenge)), PASSWORDS.get, 110.0) == "alice"
     assert challenged(guard, proof(challenge, count=2), now=110.1)[0].stale
-    assert not challenged(guard, proof(challenge, count=2, password="guess"), now=110.1)[0].stale
+    assert challenged(guard, proof(challenge, count=2, password="guess"), now=110.1)[0].stale
+
+
+@pytest.mark.conformance("RFC 7616", "5.4", "a nonce serves the address that it was given to")
+def test_a_nonce_serves_the_address_that_it_was_given_to() -> None:
+    """Who makes up source addresses never sees a nonce, and so cannot have its guesses counted as another's."""
+    guard = realm()
+    challenge = guard.challenges(0.0, source="192.0.2.1")[0]
+    with pytest.raises(RemoteProtocolError) as caught:
+        guard.check(request(proof(challenge, password="guess")), PASSWORDS.get, 1.0, source="192.0.2.2")
+    assert not isinstance(caught.value, WrongProof)
+    assert guard.check(request(proof(challenge)), PASSWORDS.get, 1.0, source="192.0.2.1") == "alice"
+
+
+def test_a_guess_is_told_from_a_request_without_proof() -> None:
+    guard = realm()
+    challenge = challenged(guard)[0]
+    for text in (proof(challenge, password="guess"), proof(challenge, username="mallory")):
+        with pytest.raises(WrongProof):
+            guard.check(request(text), PASSWORDS.get, 1.0)
 
 
 def test_a_nonce_from_the_future_or_of_another_make_is_stale() -> None:
