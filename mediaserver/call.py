@@ -144,6 +144,7 @@ class Call:
                 timer.cancel()
             if self._media is not None:
                 self._media.close()
+                await self._media.wait_closed()
             self._means.metrics.calls_active.dec()
             self._record()
 
@@ -291,6 +292,9 @@ class Call:
             self._means.signalling.reject(self.id, status=error.status, reason=error.reason, headers=error.headers)
         except rtp.PortsExhausted:
             self._means.signalling.reject(self.id, status=503, headers=(("Retry-After", "5"),))
+        except (rtp.LocalProtocolError, OSError) as error:
+            self._log.error("the new media cannot be had", error=str(error))
+            self._means.signalling.reject(self.id, status=500)
         else:
             self._means.signalling.answer(self.id, body=answer)
 

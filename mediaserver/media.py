@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import ipaddress
 import secrets
 from collections.abc import Callable
+from typing import NamedTuple
 
 import rtp
 from sip import sdp
 
 __all__ = ["Media"]
+
+
+class _Remote(NamedTuple):
+    host: str
+    port: int
+    rtcp_host: str
+    rtcp_port: int
 
 
 class Media:
@@ -32,6 +41,8 @@ class Media:
         self.stream = endpoint.open(deliver)
         self.audio: sdp.Audio | None = None
         self._started = False
+        self._offer: bytes | None = None  # the peer's, if it was the last word
+        self._remote: _Remote | None = None
         self._described: sdp.SessionDescription | None = None
         self._capabilities = sdp.Capabilities(
             host=host, port=self.stream.port, session_id=secrets.randbits(62), codecs=codecs
@@ -40,16 +51,19 @@ class Media:
     def answer(self, offer: bytes) -> bytes:
         """Take up an offer, the first or a later one; gives the answer.
 
+        The same offer once more (a session refresh, RFC 4028) changes nothing; it does not open the latch either.
         Raises sip.RemoteProtocolError (400 or 488), and changes nothing, when the offer cannot be taken up.
         """
+        if offer == self._offer and self._described is not None:
+            return self._described.serialise()
         answer, audio = sdp.answer(sdp.SessionDescription.parse(offer), self._capabilities, self._described)
         self._take_up(audio)
-        self._described = answer
+        self._described, self._offer = answer, offer
         return answer.serialise()
 
     def offer(self) -> bytes:
         """Our own offer, in an INVITE of ours or in the answer to one that brought none (delayed offer)."""
-        self._described = sdp.offer(self._capabilities, self._described)
+        self._described, self._offer = sdp.offer(self._capabilities, self._described), None
         return self._described.serialise()
 
     def accept(self, answer: bytes) -> None:
@@ -72,9 +86,17 @@ class Media:
             "silence_frames": seen.silence_frames,
             "underrun_frames": seen.underrun_frames,
             "underruns": seen.underruns,
+            "skipped": seen.skipped_frames,
+            "unsent": seen.send_blocked + seen.send_failed,
+            "refused": seen.send_refused,
             "packets_received": seen.packets_received,
             "lost": seen.lost,
+            "reordered": seen.reordered,
+            "duplicates": seen.duplicates,
+            "invalid": seen.invalid,
+            "strangers": seen.strangers,
             "jitter_ms": round(seen.jitter_ms, 1),
+            "peer_lost": "" if seen.peer_lost is None else seen.peer_lost,
             "rtt_ms": "" if seen.rtt_ms is None else round(seen.rtt_ms, 1),
             "mos": "" if seen.mos is None else round(seen.mos, 2),
         }
@@ -82,22 +104,34 @@ class Media:
     def close(self) -> None:
         self.stream.close()
 
+    async def wait_closed(self) -> None:
+        """Wait, after `close`, until nothing leaves any more and `facts` are final."""
+        await self.stream.wait_closed()
+
     def _take_up(self, audio: sdp.Audio) -> None:
-        self.audio = audio
+        remote: _Remote | None = _Remote(audio.remote_host, audio.remote_port, audio.rtcp_host, audio.rtcp_port)
+        if ipaddress.ip_address(audio.remote_host).is_unspecified:
+            remote = self._remote  # hold as of RFC 2543: it names no address, so RTCP goes on to the last one
+        if remote is not None:
+            self._connect(audio, remote)
+        self.audio, self._remote = audio, remote
+        self._flow()
+
+    def _connect(self, audio: sdp.Audio, remote: _Remote) -> None:
         self.stream.connect(
-            host=audio.remote_host,
-            port=audio.remote_port,
+            host=remote.host,
+            port=remote.port,
             codec="PCMA" if audio.codec == "PCMA" else "PCMU",
             payload_type=audio.payload_type,
             ptime_ms=audio.ptime_ms,
             telephone_event=audio.telephone_event,
             telephone_event_received=audio.telephone_event_received,
             comfort_noise=audio.comfort_noise,
-            rtcp_port=audio.rtcp_port,
+            rtcp_host=remote.rtcp_host,
+            rtcp_port=remote.rtcp_port,
             rtcp_mux=audio.rtcp_mux,
             media_timeout_s=None if audio.receives else 0.0,  # who only listens sends nothing
         )
-        self._flow()
 
     def _flow(self) -> None:
         if not self._started or self.audio is None:

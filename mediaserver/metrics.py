@@ -126,6 +126,7 @@ def rtp_families(counters: rtp.EndpointCounters) -> list[Metric]:
     odd.add_metric(["duplicate"], counters.duplicates)
     odd.add_metric(["invalid"], counters.invalid)
     odd.add_metric(["stranger"], counters.strangers)
+    odd.add_metric(["on probation"], counters.probation)
     total = 0
     buckets = []
     for bound_us, count in zip((*counters.lateness_us, None), counters.lateness_counts, strict=True):
@@ -147,7 +148,19 @@ def rtp_families(counters: rtp.EndpointCounters) -> list[Metric]:
         CounterMetricFamily("rtp_skipped_frames", "Deadlines passed over after a stall", counters.skipped_frames),
         CounterMetricFamily("rtp_late_ticks", "Ticks that began 1 ms late or more", counters.late_ticks),
         CounterMetricFamily("rtp_packets_received", "Packets received", counters.packets_received),
-        CounterMetricFamily("rtp_packets_lost", "Packets of peers that never came", max(0, counters.lost)),
+        CounterMetricFamily("rtp_octets_received", "Octets of payload received", counters.octets_received),
+        # Loss is the difference. It is none of the counters, since it falls when a packet comes late.
+        CounterMetricFamily(
+            "rtp_packets_expected",
+            "Packets that peers have sent, by their sequence numbers",
+            counters.packets_received + counters.lost,
+        ),
+        CounterMetricFamily("rtp_sources", "Sources of media followed, one after the other", counters.sources),
+        CounterMetricFamily("rtp_receive_errors", "Errors of receiving sockets", counters.receive_errors),
+        CounterMetricFamily(
+            "rtp_notices_dropped", "Telephone events and RTCP beyond what a stream may bring", counters.notices_dropped
+        ),
+        CounterMetricFamily("rtp_audio_dropped", "Frames of 20 ms that their listener left", counters.audio_dropped),
     ]
 
 

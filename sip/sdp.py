@@ -55,6 +55,7 @@ _SESSION_ORDER = {kind: rank for rank, kinds in enumerate(("i", "u", "e", "p", "
 _MEDIA_ORDER = {"i": 0, "b": 1, "k": 2}
 
 _UNSPECIFIED = ("0.0.0.0", "::")
+_BROADCAST = ipaddress.IPv4Address("255.255.255.255")
 _LINE_END = re.compile(r"[\r\n]")
 
 # Warn-code -> warn-text (RFC 3261 section 20.43).
@@ -369,7 +370,7 @@ def _obstacle(description: SessionDescription, media: Media, capabilities: Capab
     # A name is legal, but a media server must not look up what strangers tell it to.
     if address is None:
         return 301
-    if address.is_multicast:
+    if address.is_multicast or address == _BROADCAST:
         return 330
     if (":" in host) != (":" in capabilities.host) and not address.is_unspecified:
         return 301
