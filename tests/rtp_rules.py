@@ -344,6 +344,22 @@ def after_an_underrun_the_threshold_holds_again(open_rig: OpenRig) -> None:
 
 
 @rule
+def pauses_of_300_ms_between_chunks_are_absorbed(open_rig: OpenRig) -> None:
+    rig = open_rig(Options(start_ms=300))
+    rig.start()
+    rig.write(speech(15))
+    sent = rig.run(20)
+    for chunk in range(1, 10):
+        sent += rig.run(280)
+        rig.write(speech(15, first=15 * chunk))
+        sent += rig.run(20)
+    rig.end()
+    sent += rig.run(300)
+    assert spoken(sent) == speech(150)
+    assert (rig.sent()["underruns"], rig.sent()["underrun"], rig.sent()["speech"]) == (0, 0, 150)
+
+
+@rule
 def part_of_a_frame_waits_for_the_rest(open_rig: OpenRig) -> None:
     rig = open_rig(Options(start_ms=20))
     rig.start()
@@ -545,6 +561,20 @@ def new_ptime_keeps_the_media_clock(open_rig: OpenRig) -> None:
     for at, datagram in before + after:
         assert (parse(datagram).timestamp - packets(before)[0].timestamp) % 2**32 == 8 * (at - before[0][0])
     assert {len(p.payload) for p in packets(after)[1:]} == {320}
+
+
+@rule
+def new_ptime_within_a_clip_loses_nothing_of_it(open_rig: OpenRig) -> None:
+    rig = open_rig(Options(ptime_ms=20))
+    rig.play(speech(12))
+    rig.start()
+    sent = rig.run(60)
+    rig.connect(Options(ptime_ms=30))
+    sent += rig.run(60)
+    rig.connect(Options(ptime_ms=10))
+    sent += rig.run(180)
+    assert spoken(sent) == speech(12)
+    assert {len(p.payload) for p in packets(sent)} == {80, 160, 240}
 
 
 @rule

@@ -229,6 +229,20 @@ async def test_call_without_a_free_port_is_refused_and_harms_no_other() -> None:
         await until_calls(running, 1)
 
 
+async def test_garbage_on_the_media_ports_is_counted_and_not_logged(capsys: pytest.CaptureFixture[str]) -> None:
+    chance = random.Random(2)
+    async with talking() as (running, telephone):
+        capsys.readouterr()
+        host, port = telephone.server
+        for _ in range(50):
+            for n in range(20):
+                telephone.sockets[n % 2].sendto(chance.randbytes(chance.randrange(300)), (host, port + n // 10))
+            await asyncio.sleep(0.005)
+        assert capsys.readouterr().out.count("\n") <= 1
+        assert running.endpoint.counters().invalid > 100
+        assert len(await telephone.heard(0.2)) >= 9
+
+
 async def test_record_of_a_call_counts_its_last_packet(capsys: pytest.CaptureFixture[str]) -> None:
     async with talking() as (running, telephone):
         telephone._drain(0)

@@ -1109,7 +1109,7 @@ async def test_address_that_nothing_can_be_sent_to_is_counted(endpoint: Endpoint
 
 
 async def test_what_is_no_rtp_is_counted(stream: Stream, peer: Peer) -> None:
-    for data in (b"", b"\x00" * 12, b"\x80" * 11, bytes(3000), b"\x90\x00" + bytes(10)):
+    for data in (b"", b"\x00" * 12, b"\x80" * 11, bytes(3000), b"\x90\x00" + bytes(10), b"\x80\x00" + bytes(65505)):
         peer.rtp.sendto(data, ("127.0.0.1", stream.port))
-    await until(lambda: stream.counters().invalid == 5)
+    await until(lambda: stream.counters().invalid == 6)
     assert stream.counters().packets_received == 0

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
+import socket
 import struct
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import pytest
 
-from rtp import dtmf
+from rtp import Endpoint, Latched, dtmf
 from rtp._plane import Line, Plane
 from rtp.packet import RemoteProtocolError
 from rtp.session import RtcpSchedule
@@ -120,6 +123,47 @@ def fuzz(seed: int, count: int) -> None:
     for _, datagram in media(range(10), ssrc=99):
         line.receive(datagram, *SIGNALLED, now_ns + 20 * MS)
     assert line.counters()["packets_received"] >= before + 8, "an honest peer is heard again"
+
+
+async def test_broken_datagrams_on_every_socket_of_a_stream_do_no_harm() -> None:
+    chance = random.Random(1)
+    happened: list[object] = []
+    with ExitStack() as sockets:
+        peer, stranger = (sockets.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) for _ in range(2))
+        for made in (peer, stranger):
+            made.bind(("127.0.0.1", 0))
+        async with Endpoint(host="127.0.0.1", ports=range(0), realtime=False) as endpoint:
+            stream, other = endpoint.open(happened.append, port=0), endpoint.open(port=0)
+            for opened in (stream, other):
+                opened.connect(
+                    host="127.0.0.1",
+                    port=peer.getsockname()[1],
+                    codec="PCMU",
+                    payload_type=0,
+                    telephone_event=TELEPHONE_EVENT,
+                )
+                opened.start()
+            for _ in range(200):
+                source = packets(chance)
+                for n in range(100):
+                    sender = peer if n % 3 else stranger
+                    sender.sendto(mutate(chance, next(source))[:65000], ("127.0.0.1", stream.port + n % 2))
+                await asyncio.sleep(0.002)
+            counts = stream.counters()
+            assert counts.invalid > 100
+            assert counts.strangers + counts.probation > 100
+            assert other.counters().skipped_frames <= stream.counters().skipped_frames
+            await asyncio.sleep(0.3)
+            stream.connect(host="127.0.0.1", port=stranger.getsockname()[1], codec="PCMU", payload_type=0)
+            before = stream.counters().packets_received
+            for _, datagram in media(range(40), ssrc=99):
+                stranger.sendto(datagram, ("127.0.0.1", stream.port))
+                await asyncio.sleep(0.01)
+            assert stream.counters().packets_received >= before + 35
+            assert happened[-1] == Latched(host="127.0.0.1", port=stranger.getsockname()[1])
+            sent = other.counters().packets_sent
+            await asyncio.sleep(0.2)
+            assert other.counters().packets_sent >= sent + 8
 
 
 @pytest.mark.parametrize("seed", range(8))
