@@ -1,4 +1,4 @@
-"""SIP: a user agent without I/O (`Agent`), and the UDP shell around it (`Transport`).
+"""SIP: a user agent without I/O (`Agent`), and the shell around it (`Transport`).
 
 Messages are values (`Request`, `Response`), events too (`Offered` ... `Ended`), bodies are bytes; `sip.sdp` reads and
 answers the usual kind of body.
@@ -21,10 +21,12 @@ from .call import (
     Responded,
     Withdrawn,
 )
+from .connection import StreamLimits
 from .errors import LocalProtocolError, RemoteProtocolError, SipError
 from .headers import CSeq, Headers, NameAddr, Via
 from .message import Request, Response
 from .parser import parse_datagram
+from .streams import StreamCounters
 from .transaction import Flow, Timers
 from .transport import Transport
 from .uri import Uri
@@ -53,6 +55,8 @@ __all__ = [
     "Responded",
     "Response",
     "SipError",
+    "StreamCounters",
+    "StreamLimits",
     "Timers",
     "Transport",
     "Uri",

@@ -183,17 +183,34 @@ class Agent:
     def receive(self, data: bytes, flow: Flow, now: float) -> None:
         """Take one datagram. Never raises, whatever it is."""
         try:
-            message = parse_datagram(data)
+            message: Request | Response | MalformedMessage = parse_datagram(data)
         except MalformedMessage as error:
+            message = error
+        self.receive_message(message, flow, now)
+
+    def receive_message(self, message: Request | Response | MalformedMessage, flow: Flow, now: float) -> None:
+        """Take one message, as it was cut out of a stream. Never raises, whatever it is."""
+        if isinstance(message, MalformedMessage):
             self._malformed += 1
-            if error.request is not None:
-                request = error.request.received_from(*flow.remote)
-                self._refuse(request, _reply_flow(request.via, flow), error.status, error.reason, error.headers)
-            return
-        if isinstance(message, Request):
+            if message.request is not None:
+                request = message.request.received_from(*flow.remote)
+                self._refuse(request, _reply_flow(request.via, flow), message.status, message.reason, message.headers)
+        elif isinstance(message, Request):
             self._receive_request(message.received_from(*flow.remote), flow, now)
         else:
             self._receive_response(message, flow, now)
+
+    def flow_failed(self, flow: Flow, now: float) -> None:
+        """The connection of `flow` could not be made, or is lost: requests along it fail (RFC 3261 section 8.1.3.1)."""
+        for transaction in self._transactions.sent_along(flow):
+            if transaction.fail(now):
+                self._unanswered(transaction, now, status=503)
+
+    def uses(self, flow: Flow) -> bool:
+        """Whether something is going on along `flow`, so that its connection should be kept."""
+        return self._transactions.use(flow) or any(
+            flow in (call.source, call.dialog and call.dialog.flow) for call in self._calls.values()
+        )
 
     def handle_timer(self, now: float) -> None:
         """Do what is due by `now`."""
@@ -849,27 +866,34 @@ class Agent:
             # Another branch of a forked INVITE answered too, or the call is over: one is enough.
             self._request_within(dialog, "BYE", "", now, headers=self._client_fields)
 
-    def _unanswered(self, transaction: ClientTransaction, now: float) -> None:
-        """Timer B or F: as if 408 had come (RFC 3261 section 8.1.3.1)."""
+    def _unanswered(self, transaction: ClientTransaction, now: float, status: int = 408) -> None:
+        """Timer B or F, or a transport error: as if 408, or 503, had come (RFC 3261 section 8.1.3.1)."""
         if transaction.request.method == "BYE":
             self._gone(transaction, now)
         elif transaction.request.method == "INVITE":
             call = self._calls.get(transaction.user)
             if call is not None and call.invite is transaction and call.allows(CallInput.PEER_FORGOT):
                 call.invite = None
-                self._step(call, CallInput.PEER_FORGOT, now, status=408, reason="Request Timeout")
+                if call.state is CallState.REOFFERING and status != 408:
+                    # Section 12.2.1.2: of these two, only 408 ends the dialog.
+                    self._step(call, CallInput.PEER_REFUSES, now)
+                    self._events.append(Refused(call=call.key, response=transaction.request.response(status)))
+                else:
+                    self._step(call, CallInput.PEER_FORGOT, now, status=status, reason=REASONS[status])
         else:
-            self._responded(transaction, None, now)
+            self._responded(transaction, None, now, status)
 
-    def _responded(self, transaction: ClientTransaction, response: Response | None, now: float) -> None:
-        """A final response to a request of ours that is neither INVITE nor BYE, None if none came."""
+    def _responded(
+        self, transaction: ClientTransaction, response: Response | None, now: float, status: int = 0
+    ) -> None:
+        """A final response to a request of ours that is neither INVITE nor BYE, None if `status` stands for one."""
         key = transaction.user
         if key not in self._asking:
             return
         user = self._asking.pop(key)
         self._events.append(Responded(request=key, call=user, response=response))
         call = self._calls.get(user or "")
-        status, reason = (408, "Request Timeout") if response is None else (response.status, response.reason)
+        status, reason = (status, REASONS[status]) if response is None else (response.status, response.reason)
         # RFC 3261 section 12.2.1.2; RFC 5057 section 5.1: with a NOTIFY it is the subscription that is unknown.
         lost = status in (408, 481) and transaction.request.method != "NOTIFY"
         if call is not None and lost and call.allows(CallInput.PEER_LOST):

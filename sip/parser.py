@@ -132,6 +132,11 @@ class StreamParser:
         self._after_pong = False
         self.broken = False
 
+    @property
+    def partial(self) -> bool:
+        """Whether a message has begun, and is not there as a whole."""
+        return bool(self._buffer) or self._opening is not None
+
     def feed(self, data: bytes) -> None:
         """Take what was received; ask `next_message()` until it gives None."""
         if not self.broken:

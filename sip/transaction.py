@@ -54,14 +54,18 @@ COOKIE = "z9hG4bK"
 class Flow(NamedTuple):
     """Between which two addresses, and over what, a message travels.
 
-    transport  "UDP", "TCP" or "TLS", as in a Via
-    local      our (host, port), as the peer can reach it; an IPv6 host without brackets
-    remote     the peer's (host, port)
+    transport   "UDP", "TCP" or "TLS", as in a Via
+    local       our (host, port), as the peer can reach it; an IPv6 host without brackets
+    remote      the peer's (host, port)
+    name        the domain that the peer's certificate has to be for (RFC 5922 section 7.1); "": that of the address
+    connection  the number of the connection that the peer has made to us; 0: one of ours, made when it is needed
     """
 
     transport: str
     local: tuple[str, int]
     remote: tuple[str, int]
+    name: str = ""
+    connection: int = 0
 
     @property
     def reliable(self) -> bool:
@@ -111,13 +115,18 @@ class State(enum.Enum):
 
 
 class Input(enum.Enum):
-    """What a server transaction receives and a transaction user answers, or the other way about."""
+    """What a server transaction receives and a transaction user answers, or the other way about.
+
+    Transport errors are those of client transactions. A response whose connection is lost goes along another one
+    (RFC 3261 section 18.2.2), which is up to the transport.
+    """
 
     REQUEST = "request"
     ACK = "ACK"
     PROVISIONAL = "1xx"
     SUCCESS = "2xx"
     FAILURE = "3xx-6xx"
+    TRANSPORT_ERROR = "transport error"
 
 
 class Timer(enum.Enum):
@@ -146,7 +155,7 @@ class Action(enum.Enum):
     ACK = "acknowledge the failure"
     PASS = "give it to the transaction user"
     SLACKEN = "from the next retransmission on wait T2"
-    TIMEOUT = "tell the transaction user that no answer came"
+    TIMEOUT = "tell the transaction user that no answer came, nor will"
     FORGET = "drop what was sent last; nobody will ask for it again"
 
 
@@ -209,6 +218,7 @@ INVITE_CLIENT = Machine(
         # RFC 3261 section 17.1.1.2 and figure 5, RFC 6026 section 8.4.
         (State.CALLING, Timer.A): (State.CALLING, (Action.RESEND,)),
         (State.CALLING, Timer.B): (State.TERMINATED, (Action.TIMEOUT,)),
+        (State.CALLING, Input.TRANSPORT_ERROR): (State.TERMINATED, (Action.TIMEOUT,)),
         (State.CALLING, Input.PROVISIONAL): (State.PROCEEDING, (Action.FORGET, Action.PASS)),
         (State.CALLING, Input.SUCCESS): (State.ACCEPTED, (Action.FORGET, Action.PASS)),
         (State.CALLING, Input.FAILURE): (State.COMPLETED, (Action.ACK, Action.PASS)),
@@ -237,11 +247,13 @@ NON_INVITE_CLIENT = Machine(
         # RFC 3261 section 17.1.2.2 and figure 6.
         (State.TRYING, Timer.E): (State.TRYING, (Action.RESEND,)),
         (State.TRYING, Timer.F): (State.TERMINATED, (Action.TIMEOUT,)),
+        (State.TRYING, Input.TRANSPORT_ERROR): (State.TERMINATED, (Action.TIMEOUT,)),
         (State.TRYING, Input.PROVISIONAL): (State.PROCEEDING, (Action.SLACKEN, Action.PASS)),
         (State.TRYING, Input.SUCCESS): (State.COMPLETED, (Action.FORGET, Action.PASS)),
         (State.TRYING, Input.FAILURE): (State.COMPLETED, (Action.FORGET, Action.PASS)),
         (State.PROCEEDING, Timer.E): (State.PROCEEDING, (Action.RESEND,)),
         (State.PROCEEDING, Timer.F): (State.TERMINATED, (Action.TIMEOUT,)),
+        (State.PROCEEDING, Input.TRANSPORT_ERROR): (State.TERMINATED, (Action.TIMEOUT,)),
         (State.PROCEEDING, Input.PROVISIONAL): (State.PROCEEDING, (Action.PASS,)),
         (State.PROCEEDING, Input.SUCCESS): (State.COMPLETED, (Action.FORGET, Action.PASS)),
         (State.PROCEEDING, Input.FAILURE): (State.COMPLETED, (Action.FORGET, Action.PASS)),
@@ -532,6 +544,14 @@ class ClientTransaction(Transaction):
         ack = ack_for(self.request, response).serialise() if acknowledged else b""
         return Action.PASS in self._step(kind, now, ack)
 
+    def fail(self, now: float) -> bool:
+        """The request could not be sent, or the connection that it was sent along is lost (section 17.1.4).
+
+        True if the transaction has given up. Once an INVITE has a provisional response it goes on: the peer has it,
+        and may respond along a connection that it makes (section 18.2.2).
+        """
+        return Action.TIMEOUT in self._step(Input.TRANSPORT_ERROR, now)
+
     def hurry(self, now: float) -> None:
         """Wait 64*T1 more for the final response and no longer, now that CANCEL is sent (RFC 3261 section 9.1)."""
         if Timer.C in self._deadlines:
@@ -595,6 +615,18 @@ class Transactions:
         limit = self.timers.patience if final_within_s is None else final_within_s
         transaction = self._clients[key] = ClientTransaction(self, request, key, flow, user, now, limit)
         return transaction
+
+    def sent_along(self, flow: Flow) -> tuple[ClientTransaction, ...]:
+        """Our requests that went along `flow`."""
+        return tuple(transaction for transaction in self._clients.values() if transaction.flow == flow)
+
+    def use(self, flow: Flow) -> bool:
+        """Whether a response is to be sent or received along `flow`."""
+        return any(
+            transaction.flow == flow
+            for transactions in (self._servers, self._clients)
+            for transaction in transactions.values()
+        )
 
     def send(self, message: bytes, flow: Flow) -> None:
         self._wire.append((message, flow))

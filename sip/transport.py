@@ -1,4 +1,4 @@
-"""The only place where signalling meets sockets and a clock: UDP, IPv4 and IPv6, around an `Agent`.
+"""Where signalling meets sockets and a clock: UDP here, TCP and TLS by `Streams`, around an `Agent`.
 
     async with Transport.open(agent, [("0.0.0.0", 5060)], deliver=on_event) as transport:
         transport.answer(call, body=sdp)
@@ -10,14 +10,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import functools
 import ipaddress
+import itertools
 import socket
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Concatenate, NamedTuple, ParamSpec, TypeVar
 
 from .agent import Agent
 from .call import Event
+from .connection import Received, StreamLimits, next_hop
 from .errors import LocalProtocolError
+from .message import Request
+from .streams import StreamCounters, StreamListener, Streams
 from .transaction import Flow
 
 __all__ = ["Transport"]
@@ -34,6 +40,8 @@ _BURST = 32
 # Peers whose route is remembered; forged sources must not fill the memory.
 _HOSTS_KEPT = 4096
 _RECEIVE_BUFFER_BYTES = 4 << 20
+# How often a port that is free for both UDP and TCP is looked for.
+_ATTEMPTS = 16
 
 
 def _verb(verb: Callable[Concatenate[Agent, float, P], R]) -> Callable[Concatenate[Transport, P], R]:
@@ -47,8 +55,9 @@ def _verb(verb: Callable[Concatenate[Agent, float, P], R]) -> Callable[Concatena
 
 
 class _Listener(NamedTuple):
-    """A socket, the address that it is bound to, and whether that is all addresses of its family."""
+    """A socket, what it is for, the address that it is bound to, and whether that is all addresses of its family."""
 
+    transport: str
     sock: socket.socket
     bound: Address
     wild: bool
@@ -58,27 +67,51 @@ class Transport:
     """An agent on its sockets, open from the beginning to the end of `Transport.open`.
 
     agent        the core; whoever calls its verbs directly calls `flush` afterwards
-    addresses    where we listen, in the order of the request, with the ports that were really bound
+    addresses    where we listen by UDP and TCP, in the order of the request, with the ports that were really bound
     send_errors  datagrams that the kernel would not send; they count as lost on the way
     """
 
-    def __init__(self, agent: Agent, sockets: Sequence[socket.socket], deliver: Callable[[Event], None]) -> None:
+    def __init__(
+        self,
+        agent: Agent,
+        sockets: Sequence[tuple[str, socket.socket]],
+        deliver: Callable[[Event], None],
+        limits: StreamLimits,
+    ) -> None:
         """See `open`, which binds and closes the sockets."""
         self.agent = agent
-        self.addresses: tuple[Address, ...] = tuple(_address(sock.getsockname()) for sock in sockets)
         self.send_errors = 0
         self._loop = asyncio.get_running_loop()
         self._deliver = deliver
-        self._listeners = tuple(
-            _Listener(sock, bound, ipaddress.ip_address(bound[0]).is_unspecified)
-            for sock, bound in zip(sockets, self.addresses, strict=True)
+        self._listeners = tuple(_listener(transport, sock) for transport, sock in sockets)
+        self.addresses: tuple[Address, ...] = tuple(
+            listener.bound for listener in self._listeners if listener.transport == "UDP"
         )
-        self._by_local: dict[Address, socket.socket] = dict(zip(self.addresses, sockets, strict=True))
+        self._datagram_sockets: dict[Address, socket.socket] = {
+            listener.bound: listener.sock for listener in self._listeners if listener.transport == "UDP"
+        }
         self._source_hosts: dict[str, str] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._busy = False
+        self._streams = Streams(
+            limits=limits,
+            receive=self._take,
+            failed=self._failed,
+            needed=agent.uses,
+            follow=self._follow,
+            tls=lambda: None,
+        )
         for listener in self._listeners:
-            self._loop.add_reader(listener.sock, self._readable, listener)
+            if listener.transport == "UDP":
+                self._loop.add_reader(listener.sock, self._readable, listener)
+            else:
+                self._streams.listen(
+                    StreamListener(
+                        sock=listener.sock,
+                        transport=listener.transport,
+                        local=functools.partial(_accepted_at, listener),
+                    )
+                )
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -88,23 +121,31 @@ class Transport:
         listen: Sequence[Address],
         *,
         deliver: Callable[[Event], None],
+        limits: StreamLimits | None = None,
         receive_buffer_bytes: int = _RECEIVE_BUFFER_BYTES,
     ) -> AsyncIterator[Transport]:
-        """Listen on `listen`: (host, port) pairs of numeric addresses, "0.0.0.0" and "::" being all of a family.
+        """Listen on `listen` by UDP and TCP: (host, port) pairs of numeric addresses, "0.0.0.0" being all of a family.
 
         deliver               gets every event, in order, between two steps of the agent: it returns soon, may use the
                               verbs, and must not raise
+        limits                of connections
         receive_buffer_bytes  what the kernel may hold for us; it grants at most net.core.rmem_max
 
-        Raises OSError if an address cannot be bound. At the end nothing more is sent; calls are not ended.
+        Raises OSError if an address cannot be bound. At the end nothing more is sent but what a connection has not
+        taken yet; calls are not ended.
         """
         with contextlib.ExitStack() as stack:
-            sockets = [stack.enter_context(_bound(address, receive_buffer_bytes)) for address in listen]
-            transport = cls(agent, sockets, deliver)
+            # RFC 3261 section 18.2.1: a port that is listened on for UDP is listened on for TCP.
+            sockets = [
+                (transport, stack.enter_context(sock))
+                for address in listen
+                for transport, sock in _bound_pair(address, receive_buffer_bytes)
+            ]
+            transport = cls(agent, sockets, deliver, limits or StreamLimits())
             try:
                 yield transport
             finally:
-                transport._close()
+                await transport._close()
 
     ring = _verb(Agent.ring)
     answer = _verb(Agent.answer)
@@ -121,8 +162,12 @@ class Transport:
         """The clock of everything here, in seconds."""
         return self._loop.time()
 
-    def flow_to(self, host: str, port: int) -> Flow:
-        """The flow on which `invite` reaches host:port, a numeric address.
+    def connections(self) -> StreamCounters:
+        """How many connections have come and gone, and are."""
+        return self._streams.counters()
+
+    def flow_to(self, host: str, port: int, transport: str = "UDP") -> Flow:
+        """The flow on which `invite` reaches host:port, a numeric address, by "UDP" or "TCP".
 
         Raises LocalProtocolError if it is none, or we do not listen on an address of its family.
         """
@@ -131,9 +176,9 @@ class Transport:
         except ValueError as error:
             raise LocalProtocolError(f"not an address: {host!r}") from error
         for listener in self._listeners:
-            if listener.sock.family == family:
-                return Flow("UDP", self._local(listener, host), (host, port))
-        raise LocalProtocolError(f"no socket reaches {host}")
+            if listener.transport == transport and listener.sock.family == family:
+                return Flow(transport, self._local(listener, host), (host, port))
+        raise LocalProtocolError(f"no socket reaches {host} by {transport}")
 
     def flush(self) -> None:
         """Hand over the events, send what is to be sent, set the timer."""
@@ -176,9 +221,28 @@ class Transport:
             self.agent.receive(data, Flow("UDP", self._local(listener, remote[0]), remote), self.now())
             self.flush()
 
-    def _send(self, data: bytes, flow: Flow) -> None:
+    def _take(self, message: Received, flow: Flow) -> None:
+        self.agent.receive_message(message, flow, self.now())
+        self.flush()
+
+    def _failed(self, flow: Flow) -> None:
+        self.agent.flow_failed(flow, self.now())
+        self.flush()
+
+    async def _follow(self, request: Request, flow: Flow) -> Flow | None:
+        """Where `request`, whose connection is lost, goes instead: where its next hop says that it is."""
+        hop = next_hop(request)
         try:
-            self._by_local[flow.local].sendto(data, flow.remote)
+            return self.flow_to(hop.host, hop.port or 5060, flow.transport)
+        except LocalProtocolError:
+            return None
+
+    def _send(self, data: bytes, flow: Flow) -> None:
+        if flow.reliable:
+            self._streams.send(data, flow)
+            return
+        try:
+            self._datagram_sockets[flow.local].sendto(data, flow.remote)
         except OSError:
             # Full buffer, no route, too long: to the protocol it is a datagram lost on the way.
             self.send_errors += 1
@@ -192,30 +256,62 @@ class Transport:
             if len(self._source_hosts) >= _HOSTS_KEPT:
                 self._source_hosts.clear()
             host = self._source_hosts[remote_host] = _source_host(listener.sock.family, remote_host)
-            self._by_local[host, listener.bound[1]] = listener.sock
+        if listener.transport == "UDP":
+            self._datagram_sockets.setdefault((host, listener.bound[1]), listener.sock)
         return (host, listener.bound[1])
 
-    def _close(self) -> None:
+    async def _close(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
         for listener in self._listeners:
-            self._loop.remove_reader(listener.sock)
+            if listener.transport == "UDP":
+                self._loop.remove_reader(listener.sock)
+        await self._streams.close()
 
 
-def _bound(address: Address, receive_buffer_bytes: int) -> socket.socket:
+def _listener(transport: str, sock: socket.socket) -> _Listener:
+    bound = _address(sock.getsockname())
+    return _Listener(transport, sock, bound, ipaddress.ip_address(bound[0]).is_unspecified)
+
+
+def _accepted_at(listener: _Listener, name: Address) -> Address:
+    """Our address as the peer sees it whose connection has come to `name`."""
+    return (name[0], listener.bound[1])
+
+
+def _bound_pair(address: Address, receive_buffer_bytes: int) -> list[tuple[str, socket.socket]]:
+    """A socket for datagrams and one for connections, on the same port."""
+    for attempt in itertools.count(1):
+        datagrams = _bound("UDP", address, receive_buffer_bytes)
+        host, port = _address(datagrams.getsockname())
+        try:
+            return [("UDP", datagrams), ("TCP", _bound("TCP", (host, port), 0))]
+        except OSError as error:
+            datagrams.close()
+            # A port of the system's choice may be in use for connections.
+            if error.errno != errno.EADDRINUSE or address[1] or attempt == _ATTEMPTS:
+                raise
+    raise AssertionError
+
+
+def _bound(transport: str, address: Address, receive_buffer_bytes: int) -> socket.socket:
     host, port = address
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_DGRAM)
+    sock = socket.socket(family, socket.SOCK_DGRAM if transport == "UDP" else socket.SOCK_STREAM)
     try:
         sock.setblocking(False)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer_bytes)
+        if transport == "UDP":
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer_bytes)
+        else:
+            # Connections of the server before us may linger.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             # One family a socket, so that an address says which it was.
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.bind((host, port))
     except OSError as error:
         sock.close()
-        raise OSError(error.errno, f"cannot listen on {host} port {port} (UDP): {error.strerror}") from error
+        raise OSError(error.errno, f"cannot listen on {host} port {port} ({transport}): {error.strerror}") from error
     return sock
 
 

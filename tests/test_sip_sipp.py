@@ -116,13 +116,16 @@ def assert_nothing_live(desk: Desk) -> None:
     assert counters.malformed == 0
 
 
-async def test_fifty_calls_at_ten_a_second(tmp_path: Path) -> None:
+# One socket for all calls: t1 is one connection, tn a connection for each call.
+@pytest.mark.parametrize("transport", ["u1", "t1", "tn"])
+async def test_fifty_calls_at_ten_a_second(transport: str, tmp_path: Path) -> None:
     async with desk() as host:
-        await call_us(host, "uac_call", "any", tmp_path, "-m", "50", "-r", "10")
+        await call_us(host, "uac_call", "any", tmp_path, "-m", "50", "-r", "10", "-t", transport, "-max_socket", "100")
         over = await host.ended(50)
         assert {event.cause for event in over} == {Cause.REMOTE_BYE}
         counters = host.transport.agent.counters()
         assert (counters.calls_received, counters.requests_received["BYE"]) == (50, 50)
+        assert host.transport.connections().accepted == {"u1": 0, "t1": 1, "tn": 50}[transport]
         assert_nothing_live(host)
 
 
@@ -140,12 +143,21 @@ ONE_CALL = {
 }
 
 
-@pytest.mark.parametrize("scenario", ONE_CALL)
-async def test_sipp_calls_us(scenario: str, tmp_path: Path) -> None:
+# Over TCP sipp sends nothing again, and takes it amiss that a 2xx is (RFC 3261 section 13.3.1.4 wants it so).
+ONE_CALL_OVER = [
+    (scenario, transport)
+    for scenario in ONE_CALL
+    for transport in ("u1", "t1")
+    if transport == "u1" or scenario not in ("uac_retransmit", "uac_no_ack")
+]
+
+
+@pytest.mark.parametrize(("scenario", "transport"), ONE_CALL_OVER)
+async def test_sipp_calls_us(scenario: str, transport: str, tmp_path: Path) -> None:
     service, kinds, cause = ONE_CALL[scenario]
     timers = Timers(t1=0.02, t2=0.16, t4=0.2) if scenario == "uac_no_ack" else None
     async with desk(timers) as host:
-        await call_us(host, scenario, service, tmp_path)
+        await call_us(host, scenario, service, tmp_path, "-t", transport)
         (over,) = await host.ended(1)
         assert over.cause is cause
         assert host.kinds() == kinds
@@ -161,28 +173,42 @@ async def test_sipp_is_answered_without_a_call(scenario: str, tmp_path: Path) ->
 
 
 @contextlib.asynccontextmanager
-async def sipp_serves(scenario: str, count: int, cwd: Path) -> AsyncIterator[tuple[str, int]]:
+async def sipp_serves(scenario: str, count: int, cwd: Path, transport: str = "u1") -> AsyncIterator[tuple[str, int]]:
     """sipp waits for `count` calls, and all of them must succeed."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.bind(("127.0.0.1", 0))
         address = probe.getsockname()
-    run = await sipp(scenario, "-p", str(address[1]), "-m", str(count), cwd=cwd)
+    run = await sipp(scenario, "-p", str(address[1]), "-m", str(count), "-t", transport, cwd=cwd)
     yield address
     await run.finished()
 
 
-def place(host: Desk, address: tuple[str, int]) -> str:
+async def listening_at(address: tuple[str, int]) -> None:
+    """Wait until somebody takes connections there; over UDP a retransmission does the waiting."""
+    async with asyncio.timeout(10):
+        while True:
+            with contextlib.suppress(OSError):
+                _, writer = await asyncio.open_connection(*address)
+                writer.close()
+                return
+            await asyncio.sleep(0.05)
+
+
+def place(host: Desk, address: tuple[str, int], transport: str = "UDP") -> str:
     return host.transport.invite(
         Uri(user="sipp", host=address[0], port=address[1]),
-        host.transport.flow_to(*address),
+        host.transport.flow_to(*address, transport),
         from_=NameAddr(uri=Uri(user="us", host="127.0.0.1")),
         body=SDP,
     )
 
 
-async def test_we_call_sipp_and_hang_up(tmp_path: Path) -> None:
-    async with desk() as host, sipp_serves("uas_answer", 20, tmp_path) as address:
-        calls = {place(host, address) for _ in range(20)}
+@pytest.mark.parametrize(("transport", "option"), [("UDP", "u1"), ("TCP", "t1")])
+async def test_we_call_sipp_and_hang_up(transport: str, option: str, tmp_path: Path) -> None:
+    async with desk() as host, sipp_serves("uas_answer", 20, tmp_path, option) as address:
+        if option == "t1":
+            await listening_at(address)
+        calls = {place(host, address, transport) for _ in range(20)}
         async with asyncio.timeout(20):
             while len([event for event in host.events if isinstance(event, Answered)]) < 20:
                 host.changed.clear()

@@ -578,3 +578,51 @@ def test_wake_at_is_the_earliest_live_deadline() -> None:
     assert bench.schedule.wake_at() == 0.75
     assert first.machine is INVITE_CLIENT
     assert first.wake == 32.3
+
+
+# --- Transport errors: RFC 3261 section 17.1.4, figures 5 and 6
+
+
+@pytest.mark.conformance(
+    "RFC 3261", "17.1.4", "a transport error ends a client transaction, and the transaction user is told"
+)
+@pytest.mark.parametrize(
+    ("method", "status", "gives_up"),
+    [
+        ("INVITE", None, True),
+        ("INVITE", 180, False),
+        ("INVITE", 200, False),
+        ("OPTIONS", None, True),
+        ("OPTIONS", 100, True),
+        ("OPTIONS", 200, False),
+    ],
+)
+def test_a_transport_error_ends_the_wait_for_a_response(method: str, status: int | None, gives_up: bool) -> None:
+    """An INVITE with a provisional response goes on: the final one may come along another connection."""
+    bench = Bench()
+    sent = request(method)
+    transaction = bench.client(sent, TCP)
+    if status is not None:
+        transaction.receive(sent.response(status, to_tag="t"), 0.0)
+    assert bench.layer.sent_along(TCP) == (transaction,)
+    assert bench.layer.sent_along(UDP) == ()
+    before = transaction.state
+    assert transaction.fail(1.0) is gives_up
+    assert transaction.state is (State.TERMINATED if gives_up else before)
+
+
+def test_a_flow_is_used_while_a_transaction_of_either_side_is_on_it() -> None:
+    bench = Bench()
+    assert not bench.layer.use(TCP)
+    sent = request("OPTIONS")
+    transaction = bench.client(sent, TCP)
+    assert bench.layer.use(TCP)
+    assert not bench.layer.use(TCP._replace(connection=1))
+    transaction.receive(sent.response(200, to_tag="t"), 0.0)
+    bench.run(1.0)
+    assert not bench.layer.use(TCP)
+    served = bench.layer.serve(request("OPTIONS"), TCP, "t", 0.0)
+    assert bench.layer.use(TCP)
+    served.respond(sent.response(200, to_tag="t"), 1.0)
+    bench.run(2.0)
+    assert not bench.layer.use(TCP)
