@@ -185,6 +185,7 @@ def sip_families(counters: sip.Counters) -> list[Metric]:
         again,
         CounterMetricFamily("sip_malformed", "Datagrams that were no SIP message", counters.malformed),
         CounterMetricFamily("sip_turned_away", "INVITEs refused because the server is full", counters.turned_away),
+        CounterMetricFamily("sip_wrong_proofs", "Requests with a wrong user or password", counters.wrong_proofs),
         GaugeMetricFamily("sip_transactions", "Transactions that are alive", counters.transactions),
         GaugeMetricFamily("sip_dialogs", "Dialogs that are alive", counters.dialogs),
     ]

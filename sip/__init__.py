@@ -22,7 +22,9 @@ from .call import (
     Withdrawn,
 )
 from .connection import StreamLimits
+from .digest import Keyring, Login, Realm
 from .errors import LocalProtocolError, RemoteProtocolError, SipError
+from .guard import Guard
 from .headers import CSeq, Headers, NameAddr, Via
 from .message import Request, Response
 from .parser import parse_datagram
@@ -42,11 +44,15 @@ __all__ = [
     "Ended",
     "Event",
     "Flow",
+    "Guard",
     "Headers",
+    "Keyring",
     "LocalProtocolError",
+    "Login",
     "NameAddr",
     "Offered",
     "Progressed",
+    "Realm",
     "Refused",
     "RemoteProtocolError",
     "Reoffered",

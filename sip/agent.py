@@ -21,7 +21,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 
 from .call import (
@@ -44,7 +44,9 @@ from .call import (
     Withdrawn,
 )
 from .dialog import MAX_FORWARDS, Dialog
-from .errors import LocalProtocolError
+from .digest import CREDENTIALS, Keyring, Login, Space, WrongProof
+from .errors import LocalProtocolError, RemoteProtocolError
+from .guard import Guard, Held, Offenders, Until
 from .headers import Headers, NameAddr, Via
 from .message import REASONS, Request, Response
 from .parser import MalformedMessage, parse_datagram
@@ -52,6 +54,7 @@ from .transaction import (
     COOKIE,
     ClientTransaction,
     Flow,
+    Numbered,
     Schedule,
     ServerTransaction,
     Timers,
@@ -66,6 +69,7 @@ __all__ = ["SUPPORTED", "Admission", "Agent", "Counters"]
 # The option tags of the extensions that are understood (RFC 3261 section 20.37); what else is required gets 420.
 SUPPORTED: tuple[str, ...] = ()
 _SUPPORTED_FIELD = ("Supported", ", ".join(SUPPORTED))
+_MOST_REACHED_AT = 1024
 _NOTHING: Mapping[str, tuple[str, ...]] = {}
 
 
@@ -92,6 +96,8 @@ class Counters:
     malformed                           datagrams that were no SIP message
     strays                              responses and ACKs that nothing waited for
     turned_away                         INVITEs refused by `Agent.admission`
+    wrong_proofs                        requests whose user or password was wrong
+    held                                requests of those who sent such, that wait
     calls_received, calls_placed        since the beginning
     calls                               that have not ended
     dialogs                             calls, and those that wait for the response to their BYE
@@ -107,6 +113,8 @@ class Counters:
     malformed: int
     strays: int
     turned_away: int
+    wrong_proofs: int
+    held: int
     calls_received: int
     calls_placed: int
     calls: int
@@ -132,6 +140,12 @@ class Agent:
                requests that the host serves within calls, and outside of them: a method with the body types that it
                takes, () being all. Each comes as `Requested`, and Allow lists it. For example {"INFO":
                ("application/dtmf-relay",), "REFER": ()}. INVITE, ACK, BYE, CANCEL and OPTIONS are served anyway
+
+    login_for  who to prove to be where a request of ours is challenged whose caller has given no keyring, such as those
+               within a call of the peer's; None for nobody. It gets the request and its flow
+
+    guard_of   who has to prove who it is: the guard of a request that begins something (INVITE, MESSAGE, REFER ...; not
+               OPTIONS), None if it is taken as it is. It gets the request and its flow
     """
 
     def __init__(
@@ -144,6 +158,8 @@ class Agent:
         product: str = "",
         serve_within: Mapping[str, tuple[str, ...]] = _NOTHING,
         serve_outside: Mapping[str, tuple[str, ...]] = _NOTHING,
+        login_for: Callable[[Request, Flow], Login | None] | None = None,
+        guard_of: Callable[[Request, Flow], Guard | None] | None = None,
     ) -> None:
         self.admission = Admission()
         self._random = random
@@ -152,6 +168,13 @@ class Agent:
         self._accept = accept
         self._serve_within = serve_within
         self._serve_outside = serve_outside
+        self._login_for = login_for
+        self._guard_of = guard_of
+        self._offenders = Offenders()
+        # The requests of offenders that wait, by the key of their transactions.
+        self._held: dict[object, Held] = {}
+        # How peers along a flow reach us, where they have said so.
+        self._reached_at: dict[Flow, tuple[str, int]] = {}
         # RFC 3261 section 20.5.
         self._methods = ("ACK", *_SERVED, *dict.fromkeys((*serve_within, *serve_outside)))
         self._allow = ("Allow", ", ".join(self._methods))
@@ -174,6 +197,7 @@ class Agent:
         self._malformed = 0
         self._strays = 0
         self._turned_away = 0
+        self._wrong_proofs = 0
         self._calls_received = 0
         self._calls_placed = 0
         self._live = 0
@@ -223,6 +247,8 @@ class Agent:
                     self._unanswered(owner, now)
             elif isinstance(owner, ServerTransaction):
                 owner.fire(now)
+            elif isinstance(owner, Held):
+                self._release(owner, now)
             elif isinstance(owner, Serving):
                 # RFC 4320 section 4.2: 408 would come too late to be of use to anybody.
                 self._settle(owner, 500, now, reason="Not Answered in Time")
@@ -320,11 +346,13 @@ class Agent:
         content_type: str = "application/sdp",
         headers: Iterable[tuple[str, str]] = (),
         ring_timeout_s: float = 180.0,
+        keyring: Keyring | None = None,
     ) -> str:
         """Call `target` along `flow`; returns the key of the call. It is cancelled if nobody answers in time.
 
-        from_  who calls; its tag is ours to choose
-        to     who is called if not `target`
+        from_    who calls; its tag is ours to choose
+        to       who is called if not `target`
+        keyring  answers the challenges of the whole call
 
         Raises LocalProtocolError without a body: the 2xx would bring an offer that nobody could answer.
         """
@@ -343,7 +371,7 @@ class Agent:
         )
         request = Request(method="INVITE", uri=target, headers=Headers(fields), body=body)
         patience_s = ring_timeout_s + self._timers.patience
-        transaction = self._send_request(request, flow, key, now, final_within_s=patience_s)
+        transaction = self._send_request(request, flow, key, now, final_within_s=patience_s, keyring=keyring)
         self._begin(key, CallState.CALLING, flow, now, ring_timeout_s).invite = transaction
         self._calls_placed += 1
         return key
@@ -385,6 +413,7 @@ class Agent:
         content_type: str = "",
         call_id: str | None = None,
         seq: int = 1,
+        keyring: Keyring | None = None,
     ) -> str:
         """Send a request outside of a dialog: REGISTER, OPTIONS, MESSAGE ...; returns its key.
 
@@ -393,6 +422,7 @@ class Agent:
         from_         who asks; a tag that it has is kept, as the refreshing of a registration wants it
         to            who is asked if not `target`
         call_id, seq  Call-ID and number of the CSeq; by default it is the first request of a Call-ID of its own
+        keyring       answers its challenges; each try has a number more than the one before, see `Responded.seq`
 
         Raises LocalProtocolError for a method that has a verb of its own.
         """
@@ -410,7 +440,8 @@ class Agent:
             *headers,
             *_content_type(body, content_type),
         )
-        self._send_request(Request(method=method, uri=target, headers=Headers(fields), body=body), flow, key, now)
+        request = Request(method=method, uri=target, headers=Headers(fields), body=body)
+        self._send_request(request, flow, key, now, keyring=keyring)
         self._asking[key] = None
         return key
 
@@ -465,6 +496,17 @@ class Agent:
             raise LocalProtocolError(f"{status} is no final response")
         self._settle(serving, status, now, reason=reason, headers=headers, body=body, content_type=content_type)
 
+    def keep_alive(self, now: float, flow: Flow) -> None:
+        """Send what keeps NATs and connections open, and is no message (RFC 5626 section 3.5.1)."""
+        self._transactions.send(b"\r\n\r\n", flow)
+
+    def reached_at(self, flow: Flow, address: tuple[str, int]) -> None:
+        """From now on tell peers along `flow` that they reach us at `address`, unless `advertise` says otherwise."""
+        self._reached_at.pop(flow, None)
+        self._reached_at[flow] = address
+        if len(self._reached_at) > _MOST_REACHED_AT:
+            del self._reached_at[next(iter(self._reached_at))]
+
     def contact(self, flow: Flow) -> str:
         """The Contact by which peers along `flow` reach us."""
         host, port = self._address(flow)
@@ -483,6 +525,8 @@ class Agent:
             malformed=self._malformed,
             strays=self._strays,
             turned_away=self._turned_away,
+            wrong_proofs=self._wrong_proofs,
+            held=len(self._held),
             calls_received=self._calls_received,
             calls_placed=self._calls_placed,
             calls=self._live,
@@ -564,7 +608,7 @@ class Agent:
             self._settle(serving, 487, now)
         for key in [key for key, user in self._asking.items() if user == call.key]:
             del self._asking[key]
-            self._events.append(Responded(request=key, call=call.key, response=None))
+            self._events.append(Responded(request=key, call=call.key, seq=None, response=None))
 
     # Requests of the peer's.
 
@@ -623,6 +667,9 @@ class Agent:
             self._turned_away += 1
             self._refuse(request, reply, self.admission.status, headers=self._admission_fields())
             return
+        user = self._prover(request, source, reply, now)
+        if user is None:
+            return
         if request.contact is None:
             self._refuse(request, reply, 400, "Missing Contact")
             return
@@ -635,7 +682,7 @@ class Agent:
         call.server = self._transactions.serve(request, reply, key, now)
         self._calls_received += 1
         self._respond(call.server, request, 100, now)
-        self._events.append(Offered(call=key, request=request, flow=source))
+        self._events.append(Offered(call=key, request=request, flow=source, user=user))
 
     def _serve_reinvite(self, request: Request, source: Flow, reply: Flow, now: float) -> None:
         call = self._within(request)
@@ -683,6 +730,10 @@ class Agent:
         # RFC 3261 section 9.2: answered whether or not it comes too late, with the To tag of the INVITE's responses.
         transaction = self._transactions.serve(request, reply, invite.to_tag, now)
         self._respond(transaction, request, 200, now)
+        held = self._held.get(invite.key)
+        if held is not None:
+            self._let_go(held)
+            self._respond(invite, held.request, 487, now)
         call = self._calls.get(invite.to_tag)
         if call is not None and call.server is invite and call.allows(CallInput.PEER_CANCEL):
             self._step(call, CallInput.PEER_CANCEL, now, reason=request.headers.get("Reason") or "")
@@ -722,10 +773,22 @@ class Agent:
             self._disallow(request, reply)
         elif self._transactions.merged(request):
             self._refuse(request, reply, 482)
-        elif self._readable(request, reply, self._serve_outside[request.method]):
-            self._serve(request, source, reply, None, self._token(), now)
+        elif (user := self._prover(request, source, reply, now)) is not None and self._readable(
+            request, reply, self._serve_outside[request.method]
+        ):
+            self._serve(request, source, reply, None, self._token(), now, user=user)
 
-    def _serve(self, request: Request, source: Flow, reply: Flow, call: str | None, to_tag: str, now: float) -> None:
+    def _serve(
+        self,
+        request: Request,
+        source: Flow,
+        reply: Flow,
+        call: str | None,
+        to_tag: str,
+        now: float,
+        *,
+        user: str = "",
+    ) -> None:
         """Ask the host."""
         key = self._token()
         transaction = self._transactions.serve(request, reply, to_tag, now)
@@ -733,7 +796,67 @@ class Agent:
         self._serving[key] = Serving(
             key=key, call=call, request=request, transaction=transaction, schedule=self._schedule, expire_at=expire_at
         )
-        self._events.append(Requested(request=key, call=call, message=request, flow=source))
+        self._events.append(Requested(request=key, call=call, message=request, flow=source, user=user))
+
+    def _prover(self, request: Request, source: Flow, reply: Flow, now: float) -> str | None:
+        """Who has sent a request that begins something, "" where nobody has to say; None if it is answered with 401.
+
+        RFC 3261 section 22. Without proof that is at once, and statelessly; after a wrong one it takes its time.
+        """
+        guard = None if self._guard_of is None else self._guard_of(request, source)
+        if guard is None:
+            return ""
+        host = source.remote[0]
+        waits_until = self._offenders.until(host, now)
+        if waits_until > now and guard.realm.answer(request) is not None:
+            self._hold(request, source, reply, guard, Until.CHECK, waits_until, now)
+            return None
+        try:
+            return guard.realm.check(request, guard.password_of, now, source=host)
+        except WrongProof:
+            self._wrong_proofs += 1
+            self._hold(request, source, reply, guard, Until.REFUSE, self._offenders.offend(host, now), now)
+        except RemoteProtocolError as error:
+            self._refuse(request, reply, error.status, headers=error.headers)
+        return None
+
+    def _hold(
+        self, request: Request, source: Flow, reply: Flow, guard: Guard, until: Until, at: float, now: float
+    ) -> None:
+        # Beyond what is held for everybody there is no answer at all.
+        if not self._offenders.admit(source.remote[0]):
+            return
+        transaction = self._transactions.serve(request, reply, self._stateless_tag(request), now)
+        if request.method == "INVITE":
+            # RFC 3261 section 17.2.1: within 200 ms.
+            self._respond(transaction, request, 100, now)
+        self._held[transaction.key] = Held(
+            request=request,
+            source=source,
+            reply=reply,
+            guard=guard,
+            transaction=transaction,
+            until=until,
+            at=at,
+            schedule=self._schedule,
+        )
+
+    def _let_go(self, held: Held) -> None:
+        held.released()
+        del self._held[held.transaction.key]
+        self._offenders.dismiss(held.source.remote[0])
+
+    def _release(self, held: Held, now: float) -> None:
+        """The time of a held request has come."""
+        self._let_go(held)
+        request, source = held.request, held.source
+        if held.until is Until.REFUSE:
+            fields = held.guard.realm.unauthorised(now, source=source.remote[0]).headers
+            self._respond(held.transaction, request, 401, now, headers=fields)
+            return
+        self._transactions.remove(held.transaction)
+        serve = Agent._serve_invite if request.method == "INVITE" else Agent._serve_outside_calls
+        serve(self, request, source, held.reply, now)
 
     def _settle(
         self,
@@ -809,7 +932,7 @@ class Agent:
         elif transaction.receive(response, now):
             if transaction.request.method == "INVITE":
                 self._receive_progress(transaction, response, source, now)
-            elif response.status >= 200:
+            elif response.status >= 200 and self._prove(transaction, response, now) is None:
                 if transaction.request.method == "BYE":
                     self._gone(transaction, now)
                 else:
@@ -824,11 +947,17 @@ class Agent:
             return
         if response.status < 200:
             if call.state is not CallState.REOFFERING and response.to.tag:
-                call.dialog = Dialog.placed(transaction.request, response, source)
+                call.dialog = Dialog.placed(transaction.request, response, source, transaction.keyring)
             if call.allows(CallInput.PEER_PROGRESS):
                 todo = self._step(call, CallInput.PEER_PROGRESS, now)
                 if Do.TELL_PROGRESSED in todo and response.status > 100:
                     self._events.append(Progressed(call=call.key, response=response))
+            return
+        if call.allows(CallInput.PEER_CHALLENGES) and (again := self._prove(transaction, response, now)) is not None:
+            call.invite = again
+            if call.state is not CallState.REOFFERING:
+                call.dialog = None
+            self._step(call, CallInput.PEER_CHALLENGES, now)
             return
         call.invite = None
         # RFC 3261 section 12.2.1.2.
@@ -851,9 +980,11 @@ class Agent:
             dialog = call.dialog
             dialog.refresh(response, source)
         else:
-            dialog = Dialog.placed(transaction.request, response, source)
+            dialog = Dialog.placed(transaction.request, response, source, transaction.keyring)
         number = transaction.request.cseq.number
-        request = dialog.request("ACK", self._via(dialog.flow), headers=self._client_fields, seq=number)
+        # RFC 3261 section 22.1: an ACK cannot be challenged, and so has the credentials of its INVITE.
+        fields = (*self._client_fields, *_credentials(transaction.request))
+        request = dialog.request("ACK", self._via(dialog.flow), headers=fields, seq=number)
         transaction.acks[tag] = ack = (request.serialise(), dialog.flow)
         self._requests_sent["ACK"] += 1
         self._transactions.send(*ack)
@@ -891,7 +1022,8 @@ class Agent:
         if key not in self._asking:
             return
         user = self._asking.pop(key)
-        self._events.append(Responded(request=key, call=user, response=response))
+        seq = transaction.request.cseq.number
+        self._events.append(Responded(request=key, call=user, seq=seq, response=response))
         call = self._calls.get(user or "")
         status, reason = (status, REASONS[status]) if response is None else (response.status, response.reason)
         # RFC 3261 section 12.2.1.2; RFC 5057 section 5.1: with a NOTIFY it is the subscription that is unknown.
@@ -907,10 +1039,62 @@ class Agent:
     # What we send.
 
     def _send_request(
-        self, request: Request, flow: Flow, user: str, now: float, *, final_within_s: float | None = None
+        self,
+        request: Request,
+        flow: Flow,
+        user: str,
+        now: float,
+        *,
+        final_within_s: float | None = None,
+        keyring: Keyring | None = None,
+        dialog: Numbered | None = None,
+        answered: Counter[Space] | None = None,
     ) -> ClientTransaction:
+        if keyring is not None:
+            proofs = keyring.fields(request.method, request.uri, request.body, cnonce=self._token())
+            request = replace(request, headers=Headers((*request.headers, *proofs)))
         self._requests_sent[request.method] += 1
-        return self._transactions.request(request, flow, user, now, final_within_s=final_within_s)
+        transaction = self._transactions.request(request, flow, user, now, final_within_s=final_within_s)
+        transaction.keyring, transaction.dialog, transaction.answered = keyring, dialog, answered
+        return transaction
+
+    def _prove(self, transaction: ClientTransaction, response: Response, now: float) -> ClientTransaction | None:
+        """Send the request once more, with what a 401 or 407 asks for (RFC 3261 section 22.2); None if it is no use.
+
+        The next try has the same Call-ID and From tag, a new branch, and a number that is higher by one.
+        """
+        request, dialog = transaction.request, transaction.dialog
+        # Section 22.1: CANCEL is not challenged, because it cannot be sent again.
+        if response.status not in (401, 407) or request.method == "CANCEL":
+            return None
+        keyring = transaction.keyring
+        if keyring is None:
+            login = None if self._login_for is None else self._login_for(request, transaction.flow)
+            if login is None:
+                return None
+            keyring = Keyring(login)
+            if dialog is not None:
+                dialog.keyring = keyring
+        answered = Counter[Space]() if transaction.answered is None else transaction.answered
+        if not keyring.learn(response, answered):
+            return None
+        seq = request.cseq.number + 1
+        if dialog is not None:
+            dialog.local_seq += 1
+            seq = dialog.local_seq
+        headers = request.headers.with_("Via", self._via(transaction.flow)).with_("CSeq", f"{seq} {request.method}")
+        for name in CREDENTIALS:
+            headers = headers.without(name)
+        return self._send_request(
+            replace(request, headers=headers),
+            transaction.flow,
+            transaction.user,
+            now,
+            final_within_s=transaction.final_within_s,
+            keyring=keyring,
+            dialog=dialog,
+            answered=answered,
+        )
 
     def _request_within(
         self,
@@ -923,7 +1107,7 @@ class Agent:
         body: bytes = b"",
     ) -> ClientTransaction:
         request = dialog.request(method, self._via(dialog.flow), headers=headers, body=body)
-        return self._send_request(request, dialog.flow, user, now)
+        return self._send_request(request, dialog.flow, user, now, keyring=dialog.keyring, dialog=dialog)
 
     def _respond(
         self,
@@ -992,7 +1176,7 @@ class Agent:
     def _address(self, flow: Flow) -> tuple[str, int]:
         advertised = self._advertise
         if advertised is None or (":" in advertised[0]) != (":" in flow.local[0]):
-            return flow.local
+            return self._reached_at.get(flow, flow.local)
         return advertised
 
     def _token(self) -> str:
@@ -1010,6 +1194,10 @@ _SERVED: Mapping[str, Callable[[Agent, Request, Flow, Flow, float], None]] = {
 _OWN_METHODS = frozenset({"INVITE", "ACK", "BYE", "CANCEL"})
 # Those that tell where the peer is now; RFC 6665 section 4.4.1 has NOTIFY among them.
 _TARGET_REFRESHERS = frozenset({"REFER", "NOTIFY", "SUBSCRIBE"})
+
+
+def _credentials(request: Request) -> tuple[tuple[str, str], ...]:
+    return tuple((name, text) for name in CREDENTIALS for text in request.headers.get_all(name))
 
 
 def _content_type(body: bytes, content_type: str) -> tuple[tuple[str, str], ...]:

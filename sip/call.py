@@ -59,11 +59,13 @@ class Offered:
 
     request  has `received` and `rport` filled in
     flow     its `remote` is where it came from
+    user     who has proved to have sent it; "" where nobody had to
     """
 
     call: str
     request: Request
     flow: Flow
+    user: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,12 +146,14 @@ class Requested:
     request  its key
     call     the call whose dialog it belongs to, None if it is outside of any
     flow     its `remote` is where it came from
+    user     who has proved to have sent it; "" where nobody had to, and within a call
     """
 
     request: str
     call: str | None
     message: Request
     flow: Flow
+    user: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,11 +162,13 @@ class Responded:
 
     request   its key
     call      the call whose dialog it belongs to, None if it is outside of any
+    seq       CSeq number of its last try, None if the call ended before a response came
     response  None if there was none, in time or before the call ended
     """
 
     request: str
     call: str | None
+    seq: int | None
     response: Response | None
 
 
@@ -203,6 +209,7 @@ class CallInput(enum.Enum):
     PEER_PROGRESS = "1xx to our INVITE"
     PEER_ACCEPTS = "2xx to our INVITE"
     PEER_REFUSES = "3xx-6xx to our INVITE"
+    PEER_CHALLENGES = "401 or 407 to our INVITE, which we can answer"
     PEER_FORGOT = "481 or 408 to our re-INVITE, or no response at all to an INVITE"
     PEER_LOST = "481 or 408 to another request within the dialog, or no response at all"
     BYE_DONE = "our BYE has been answered, or never will be"
@@ -284,6 +291,8 @@ CALL_ROWS: Mapping[tuple[CallState, CallInput | Deadline], tuple[CallState, tupl
             _I.PEER_ACCEPTS: (_S.CONFIRMED, (Do.TELL_ANSWERED,)),
             _I.PEER_REFUSES: (_S.ENDED, (Do.TELL_ENDED,)),
             _I.PEER_FORGOT: (_S.ENDED, (Do.TELL_ENDED,)),
+            # Section 22.2: the INVITE goes out anew, and has no provisional response yet.
+            _I.PEER_CHALLENGES: (_S.CALLING, ()),
         }.items()
     },
     (_S.GIVING_UP, _I.PEER_PROGRESS): (_S.CANCELLED, (Do.SEND_CANCEL,)),
@@ -313,6 +322,7 @@ CALL_ROWS: Mapping[tuple[CallState, CallInput | Deadline], tuple[CallState, tupl
     (_S.REOFFERING, _I.PEER_PROGRESS): (_S.REOFFERING, ()),
     (_S.REOFFERING, _I.PEER_ACCEPTS): (_S.CONFIRMED, (Do.TELL_ANSWERED,)),
     (_S.REOFFERING, _I.PEER_REFUSES): (_S.CONFIRMED, (Do.TELL_REFUSED,)),
+    (_S.REOFFERING, _I.PEER_CHALLENGES): (_S.REOFFERING, ()),
     # Section 12.2.1.2: then there is no dialog any more, and BYE says so to whoever still believes in it.
     (_S.REOFFERING, _I.PEER_FORGOT): (_S.ENDING, (Do.SEND_BYE, Do.TELL_ENDED)),
     (_S.REOFFERING, _I.PEER_INVITE): (_S.REOFFERING, (Do.SEND_491,)),

@@ -11,6 +11,7 @@ import ipaddress
 from collections.abc import Iterable
 from dataclasses import replace
 
+from .digest import Keyring
 from .headers import Headers, NameAddr, Via
 from .message import Request, Response
 from .transaction import Flow
@@ -32,11 +33,13 @@ class Dialog:
     target                           the peer's Contact: the Request-URI
     routes                           the route set, nearest proxy first
     flow                             along which its requests travel
+    keyring                          what answers the challenges of its requests, None if nothing does
     """
 
     __slots__ = (
         "call_id",
         "flow",
+        "keyring",
         "local",
         "local_seq",
         "local_tag",
@@ -69,6 +72,7 @@ class Dialog:
         self.remote_seq = remote_seq
         self.target = target
         self.routes = routes
+        self.keyring: Keyring | None = None
 
     @classmethod
     def served(cls, request: Request, local_tag: str, source: Flow) -> Dialog:
@@ -92,7 +96,7 @@ class Dialog:
         return dialog
 
     @classmethod
-    def placed(cls, request: Request, response: Response, source: Flow) -> Dialog:
+    def placed(cls, request: Request, response: Response, source: Flow, keyring: Keyring | None = None) -> Dialog:
         """The dialog that the peer's `response` to our `request` makes (RFC 3261 section 12.1.2)."""
         contact = response.contact
         dialog = cls(
@@ -108,6 +112,7 @@ class Dialog:
             routes=response.record_route[::-1],
         )
         dialog.flow = hop_flow(dialog.next_hop, source, None)
+        dialog.keyring = keyring
         return dialog
 
     def matches(self, request: Request) -> bool:

@@ -21,7 +21,18 @@ from .headers import quoted, unquoted
 from .message import REASONS, Request, Response
 from .uri import Uri
 
-__all__ = ["ALGORITHMS", "Challenge", "Credentials", "Keyring", "Login", "Realm", "Space", "WrongProof", "topmost"]
+__all__ = [
+    "ALGORITHMS",
+    "CREDENTIALS",
+    "Challenge",
+    "Credentials",
+    "Keyring",
+    "Login",
+    "Realm",
+    "Space",
+    "WrongProof",
+    "topmost",
+]
 
 # Algorithm, in upper case -> name in hashlib.
 ALGORITHMS = {"MD5": "md5", "SHA-256": "sha256", "SHA-512-256": "sha512_256"}
@@ -217,6 +228,7 @@ Space = tuple[str, str]
 
 # RFC 3261 sections 22.2 and 22.3.
 _ANSWERS = {"WWW-Authenticate": "Authorization", "Proxy-Authenticate": "Proxy-Authorization"}
+CREDENTIALS = tuple(_ANSWERS.values())
 # Proxies on the way may each ask for proof of their own; a peer that invents realms must not be answered for ever.
 _MOST_SPACES = 4
 

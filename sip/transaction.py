@@ -13,10 +13,12 @@ from __future__ import annotations
 import enum
 import heapq
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
+from .digest import Keyring, Space
 from .errors import LocalProtocolError
 from .headers import Headers
 from .message import Request, Response
@@ -34,6 +36,7 @@ __all__ = [
     "Flow",
     "Input",
     "Machine",
+    "Numbered",
     "Schedule",
     "ServerTransaction",
     "State",
@@ -506,6 +509,13 @@ class ServerTransaction(Transaction):
         self._step(Input.ACK, now)
 
 
+class Numbered(Protocol):
+    """What a request within a dialog needs of it in order to be sent once more."""
+
+    local_seq: int
+    keyring: Keyring | None
+
+
 class ClientTransaction(Transaction):
     """A request of ours.
 
@@ -513,9 +523,12 @@ class ClientTransaction(Transaction):
     user            whose it is: a key of the transaction user's
     acks            what the transaction user answered to each 2xx, by To tag (RFC 3261 section 13.2.2.4)
     final_within_s  timer C: how long after the first provisional response to an INVITE the final one may take
+    keyring         answers the challenges of this request, None if nothing does
+    answered        how often it has answered each protection space in the tries of this request, None if never
+    dialog          the dialog that the request is part of, None if it is outside of any
     """
 
-    __slots__ = ("acks", "final_within_s", "request", "user")
+    __slots__ = ("acks", "answered", "dialog", "final_within_s", "keyring", "request", "user")
 
     def __init__(
         self,
@@ -533,6 +546,9 @@ class ClientTransaction(Transaction):
         self.user = user
         self.acks: dict[str, tuple[bytes, Flow]] = {}
         self.final_within_s = final_within_s
+        self.keyring: Keyring | None = None
+        self.answered: Counter[Space] | None = None
+        self.dialog: Numbered | None = None
         self._sent = request.serialise()
         layer.send(self._sent, flow)
 

@@ -62,7 +62,7 @@ def test_a_request_that_nobody_answers_comes_back_without_a_response() -> None:
     side.wait(31.9)
     assert side.events() == []
     side.wait(0.1)
-    assert side.event() == Responded(request=key, call=None, response=None)
+    assert side.event() == Responded(request=key, call=None, seq=1, response=None)
     side.assert_clean()
 
 
@@ -115,7 +115,7 @@ def test_a_peer_that_is_silent_to_a_request_within_the_call_ends_it() -> None:
     key = side.agent.request_within(0.0, call, "INFO")
     side.wait(32)
     assert side.events() == [
-        Responded(request=key, call=call, response=None),
+        Responded(request=key, call=call, seq=2, response=None),
         Ended(call=call, cause=Cause.LOST, status=408, reason="Request Timeout"),
     ]
     side.assert_clean()
@@ -128,7 +128,7 @@ def test_what_was_asked_within_a_call_is_over_with_the_call() -> None:
     info = only(side.hear())
     side.do(side.agent.bye, call)
     assert side.events() == [
-        Responded(request=key, call=call, response=None),
+        Responded(request=key, call=call, seq=None, response=None),
         Ended(call=call, cause=Cause.LOCAL_BYE, status=None, reason=""),
     ]
     assert side.say(respond(info, 200, tag=None)) == []
