@@ -19,6 +19,7 @@ UDP yet, so it goes by UDP.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -367,6 +368,8 @@ class Agent:
             ("Call-ID", self._token()),
             ("CSeq", "1 INVITE"),
             ("Contact", self.contact(flow)),
+            # RFC 3261 section 13.2.1: a callee whose responses do not arrive knows when to stop ringing.
+            ("Expires", str(math.ceil(ring_timeout_s))),
             *self._offer_fields(headers, content_type),
         )
         request = Request(method="INVITE", uri=target, headers=Headers(fields), body=body)
@@ -549,7 +552,7 @@ class Agent:
             raise LocalProtocolError(f"no offer to {verb.value}")
         return call, call.server, call.offer
 
-    def _begin(self, key: str, state: CallState, flow: Flow, now: float, ring_timeout_s: float = 0.0) -> Call:
+    def _begin(self, key: str, state: CallState, flow: Flow, now: float, ring_timeout_s: float | None) -> Call:
         call = self._calls[key] = Call(
             key=key,
             state=state,
@@ -676,7 +679,7 @@ class Agent:
         if not self._readable(request, reply, self._accept):
             return
         key = self._token()
-        call = self._begin(key, CallState.OFFERED, source, now)
+        call = self._begin(key, CallState.OFFERED, source, now, request.expires)
         call.dialog = Dialog.served(request, key, source)
         call.offer = request
         call.server = self._transactions.serve(request, reply, key, now)

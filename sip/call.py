@@ -221,7 +221,7 @@ class Deadline(enum.Enum):
     REMIND = "say again that it rings, every minute, lest proxies give up (RFC 3261 section 13.3.1.1)"
     RESEND = "send the 2xx again, after T1, then doubling up to T2 (RFC 3261 section 13.3.1.4)"
     NO_ACK = "64*T1 after the 2xx (RFC 3261 section 13.3.1.4)"
-    NO_ANSWER = "the host has the peer's phone ring so long and no longer"
+    NO_ANSWER = "the caller, ourselves or the peer with its Expires, has the phone ring so long and no longer"
 
 
 class Do(enum.Enum):
@@ -249,6 +249,9 @@ CALL_ROWS: Mapping[tuple[CallState, CallInput | Deadline], tuple[CallState, tupl
     (_S.OFFERED, _I.RING): (_S.ALERTED, ()),
     (_S.ALERTED, _I.RING): (_S.ALERTED, ()),
     (_S.ALERTED, _D.REMIND): (_S.ALERTED, (Do.SEND_AGAIN,)),
+    # Its Expires: who hears none of our responses does not cancel either.
+    (_S.OFFERED, _D.NO_ANSWER): (_S.ENDED, (Do.SEND_487, Do.TELL_ENDED)),
+    (_S.ALERTED, _D.NO_ANSWER): (_S.ENDED, (Do.SEND_487, Do.TELL_ENDED)),
     **{
         (waiting, happening): row
         for waiting in (_S.OFFERED, _S.ALERTED)
@@ -340,7 +343,8 @@ CALL_ROWS: Mapping[tuple[CallState, CallInput | Deadline], tuple[CallState, tupl
 
 # A deadline that is in two states runs on from the one to the other.
 CALL_DEADLINES: Mapping[CallState, frozenset[Deadline]] = {
-    _S.ALERTED: frozenset({_D.REMIND}),
+    _S.OFFERED: frozenset({_D.NO_ANSWER}),
+    _S.ALERTED: frozenset({_D.NO_ANSWER, _D.REMIND}),
     _S.ANSWERED: frozenset({_D.RESEND, _D.NO_ACK}),
     _S.LEAVING: frozenset({_D.RESEND, _D.NO_ACK}),
     _S.CALLING: frozenset({_D.NO_ANSWER}),
@@ -406,7 +410,7 @@ class Call(Timed[Deadline]):
         schedule: Schedule,
         timers: Timers,
         now: float,
-        ring_timeout_s: float = 0.0,
+        ring_timeout_s: float | None,
     ) -> None:
         super().__init__(schedule)
         self.key = key
@@ -448,18 +452,20 @@ class Call(Timed[Deadline]):
             self._interval = min(2 * self._interval, self._timers.t2)
             self.deadlines = {**self.deadlines, Deadline.RESEND: now + self._interval}
         elif happening is Deadline.REMIND:
-            self.deadlines = {Deadline.REMIND: now + _REMIND_S}
+            self.deadlines = {**self.deadlines, Deadline.REMIND: now + _REMIND_S}
         return todo
 
     def _arm(self, now: float) -> None:
         """Start the deadlines of the state just entered, and stop all others."""
-        running = self.deadlines
-        self.deadlines = {
-            deadline: running[deadline] if deadline in running else now + self._span(deadline)
-            for deadline in CALL_DEADLINES.get(self.state, ())
-        }
+        deadlines: dict[Deadline, float] = {}
+        for deadline in CALL_DEADLINES.get(self.state, ()):
+            if deadline in self.deadlines:
+                deadlines[deadline] = self.deadlines[deadline]
+            elif (span_s := self._span_s(deadline)) is not None:
+                deadlines[deadline] = now + span_s
+        self.deadlines = deadlines
 
-    def _span(self, deadline: Deadline) -> float:
+    def _span_s(self, deadline: Deadline) -> float | None:
         if deadline is Deadline.RESEND:
             self._interval = self._timers.t1
             return self._interval

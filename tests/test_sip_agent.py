@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import heapq
-import itertools
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from random import Random
@@ -274,6 +270,29 @@ def test_a_ringing_call_says_so_again_every_minute() -> None:
     side.do(side.agent.ring, call)
     side.wait(150)
     assert [at for at, _, _ in side.sent] == [0.0, 0.0, 60.0, 120.0]
+
+
+@pytest.mark.conformance("RFC 3261", "13.3.1", "an INVITE whose Expires is over gets 487")
+@pytest.mark.parametrize("ringing", [False, True])
+def test_an_invite_rings_as_long_as_its_expires_says(ringing: bool) -> None:
+    side = Side()
+    call = side.offered(headers=("Expires: 90",))
+    if ringing:
+        side.do(side.agent.ring, call)
+    side.wait(89.9)
+    assert side.events() == []
+    terminated = only(side.wait(0.1))
+    assert (terminated.status, terminated.to.tag) == (487, call)
+    assert side.event() == Ended(call=call, cause=Cause.NO_ANSWER, status=None, reason="")
+    side.say(request("ACK", to_tag=call))
+    side.assert_clean()
+
+
+def test_the_expires_of_an_invite_means_nothing_once_it_is_answered() -> None:
+    side = Side()
+    call = side.confirmed(headers=("Expires: 1",))
+    assert side.wait(100) == []
+    assert only(side.do(side.agent.bye, call)).method == "BYE"
 
 
 @pytest.mark.conformance(
@@ -941,6 +960,7 @@ def test_a_bye_that_meets_our_reoffer_ends_the_call() -> None:
 )
 @pytest.mark.conformance("RFC 3261", "8.1.1.7", "the branch of a Via begins with the magic cookie")
 @pytest.mark.conformance("RFC 3261", "8.1.1.8", "an INVITE has a Contact")
+@pytest.mark.conformance("RFC 3261", "13.2.1", "an INVITE says in Expires how long it is meant")
 @pytest.mark.conformance("RFC 3581", "3", "a client asks for rport")
 def test_invite_has_what_every_request_has() -> None:
     side = Side(product="box/1")
@@ -948,6 +968,7 @@ def test_invite_has_what_every_request_has() -> None:
     assert (str(invite.uri), invite.body, invite.content_type) == ("sip:bob@192.0.2.2", OFFER, SDP)
     assert (str(invite.cseq), invite.max_forwards, invite.from_.tag, invite.to.tag) == ("1 INVITE", 70, call, "")
     assert str(invite.contact) == "<sip:192.0.2.1:5060>"
+    assert invite.expires == 180
     assert invite.via.branch.startswith("z9hG4bK")
     assert "rport" in invite.via.parameters
     assert (invite.headers.get("User-Agent"), invite.headers.get("Subject")) == ("box/1", "news")
@@ -1422,125 +1443,3 @@ def test_no_bytes_raise(data: bytes) -> None:
     side = Side()
     side.agent.receive(data, FLOW, 0.0)
     assert len(side.agent.data_to_send()) <= 1
-
-
-# --- A bad network
-
-
-class Net:
-    """Agents and the wire between them in virtual time: datagrams get lost, doubled and overtaken."""
-
-    def __init__(self, random: Random, *, loss: float, doubling: float, delay: tuple[float, float]) -> None:
-        self.random, self.loss, self.doubling, self.delay = random, loss, doubling, delay
-        self.now = 0.0
-        self.agents: dict[tuple[str, int], Agent] = {}
-        self.hosts: dict[tuple[str, int], Callable[[Event], None]] = {}
-        self._queue: list[tuple[float, int, Callable[[], None]]] = []
-        self._order = itertools.count()
-
-    def after(self, seconds: float, what: Callable[[], None]) -> None:
-        heapq.heappush(self._queue, (self.now + seconds, next(self._order), what))
-
-    def flush(self) -> None:
-        for address, agent in self.agents.items():
-            while (event := agent.next_event()) is not None:
-                self.hosts[address](event)
-            for data, flow in agent.data_to_send():
-                for _ in range(2 if self.random.random() < self.doubling else 1):
-                    if self.random.random() >= self.loss:
-                        self.after(self.random.uniform(*self.delay), self._arrival(data, flow))
-
-    def _arrival(self, data: bytes, flow: Flow) -> Callable[[], None]:
-        there = Flow("UDP", flow.remote, flow.local)
-        return lambda: self.agents[flow.remote].receive(data, there, self.now)
-
-    def run(self) -> None:
-        """Until nothing is under way and nobody waits for anything."""
-        self.flush()
-        while True:
-            timers = [at for agent in self.agents.values() if (at := agent.wake_at()) is not None]
-            at = min([*timers, *(entry[0] for entry in self._queue[:1])], default=None)
-            if at is None:
-                return
-            self.now = max(self.now, at)
-            while self._queue and self._queue[0][0] <= self.now:
-                heapq.heappop(self._queue)[2]()
-                self.flush()
-            for agent in self.agents.values():
-                agent.handle_timer(self.now)
-            self.flush()
-
-
-@pytest.mark.parametrize("loss", [0.0, 0.01, 0.05, 0.2])
-def test_on_a_bad_network_every_call_ends_once_and_nothing_is_left(loss: float) -> None:
-    random = Random(int(1000 * loss) + 1)
-    net = Net(random, loss=loss, doubling=0.05, delay=(0.005, 0.3))
-    caller, callee = Agent(random=Random(1)), Agent(random=Random(2))
-    net.agents = {PEER: caller, US: callee}
-    offered: Counter[str] = Counter()
-    ended: dict[Agent, Counter[str]] = {caller: Counter(), callee: Counter()}
-    causes: Counter[Cause] = Counter()
-    answered: set[str] = set()
-
-    def later(agent: Agent, verb: Callable[..., None], call: str, longest: float, **arguments: Any) -> None:
-        def act() -> None:
-            # What the other side or the network did meanwhile may have made it impossible.
-            with contextlib.suppress(LocalProtocolError):
-                verb(net.now, call, **arguments)
-            net.flush()
-
-        net.after(random.uniform(0, longest), act)
-
-    def host(agent: Agent) -> Callable[[Event], None]:
-        def deliver(event: Event) -> None:
-            assert not ended[agent][event.call], "an event after the end"
-            if isinstance(event, Offered):
-                offered[event.request.call_id] += 1
-                if random.random() < 0.7:
-                    later(agent, agent.ring, event.call, 1)
-                if random.random() < 0.8:
-                    later(agent, agent.answer, event.call, 4, body=ANSWER)
-                else:
-                    later(agent, agent.reject, event.call, 4, status=486)
-            elif isinstance(event, Reoffered):
-                if random.random() < 0.7:
-                    later(agent, agent.answer, event.call, 2, body=ANSWER)
-                else:
-                    later(agent, agent.reject, event.call, 2, status=488)
-            elif isinstance(event, Confirmed | Answered):
-                answered.add(event.call)
-                if random.random() < 0.3:
-                    later(agent, agent.reoffer, event.call, 10, body=OFFER)
-                later(agent, agent.bye, event.call, 20)
-            elif isinstance(event, Ended):
-                ended[agent][event.call] += 1
-                causes[event.cause] += 1
-
-        return deliver
-
-    net.hosts = {PEER: host(caller), US: host(callee)}
-    placed = []
-
-    def place() -> None:
-        flow = Flow("UDP", PEER, US)
-        call = caller.invite(net.now, Uri.parse("sip:bob@192.0.2.1"), flow, from_=ALICE, body=OFFER)
-        placed.append(call)
-        if random.random() < 0.2:
-            later(caller, caller.cancel, call, 3)
-
-    for number in range(800):
-        net.after(number / 50, place)
-    net.run()
-    assert len(placed) == 800
-    assert ended[caller] == Counter(placed)
-    assert set(ended[callee].values()) == {1}
-    assert set(offered.values()) == {1}, "a second call for one INVITE"
-    assert len(offered) == len(ended[callee])
-    for agent in (caller, callee):
-        counters = agent.counters()
-        assert (counters.calls, counters.dialogs, counters.transactions) == (0, 0, 0)
-        assert counters.malformed == 0
-        assert agent.wake_at() is None
-    assert len(answered) > 800
-    if loss == 0.0:
-        assert not causes[Cause.NO_ACK]
