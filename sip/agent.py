@@ -12,8 +12,9 @@ and the verbs of the host: `ring`, `answer`, `reject`, `bye`, `invite`, `cancel`
 Requests that are refused without touching a call are answered statelessly (RFC 3261 section 8.2.7): whoever sends a
 million of them leaves nothing behind, and gets one response to each.
 
-A request above 1300 bytes should go by a congestion-controlled transport (RFC 3261 section 18.1.1). There is none but
-UDP yet, so it goes by UDP.
+A request of ours has one target or several. It goes to the next one, as a new transaction, if the one before cannot be
+reached, does not respond, or responds 503 (RFC 3263 section 4.3). One of more than 1300 bytes goes by TCP where UDP was
+not asked for, and by UDP after all if TCP fails (RFC 3261 section 18.1.1).
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ from .call import (
     Serving,
     Withdrawn,
 )
+from .connection import next_hop
 from .dialog import MAX_FORWARDS, Dialog
 from .digest import CREDENTIALS, Keyring, Login, Space, WrongProof
 from .errors import LocalProtocolError, RemoteProtocolError
@@ -71,6 +73,8 @@ __all__ = ["SUPPORTED", "Admission", "Agent", "Counters"]
 SUPPORTED: tuple[str, ...] = ()
 _SUPPORTED_FIELD = ("Supported", ", ".join(SUPPORTED))
 _MOST_REACHED_AT = 1024
+# RFC 3261 section 18.1.1: the most that a datagram is trusted with where the MTU of the path is not known.
+_LARGE_BYTES = 1300
 _NOTHING: Mapping[str, tuple[str, ...]] = {}
 
 
@@ -348,12 +352,14 @@ class Agent:
         headers: Iterable[tuple[str, str]] = (),
         ring_timeout_s: float = 180.0,
         keyring: Keyring | None = None,
+        others: Iterable[Flow] = (),
     ) -> str:
         """Call `target` along `flow`; returns the key of the call. It is cancelled if nobody answers in time.
 
         from_    who calls; its tag is ours to choose
         to       who is called if not `target`
         keyring  answers the challenges of the whole call
+        others   along which it is tried next, in this order
 
         Raises LocalProtocolError without a body: the 2xx would bring an offer that nobody could answer.
         """
@@ -374,8 +380,10 @@ class Agent:
         )
         request = Request(method="INVITE", uri=target, headers=Headers(fields), body=body)
         patience_s = ring_timeout_s + self._timers.patience
-        transaction = self._send_request(request, flow, key, now, final_within_s=patience_s, keyring=keyring)
-        self._begin(key, CallState.CALLING, flow, now, ring_timeout_s).invite = transaction
+        transaction = self._send_request(
+            request, flow, key, now, final_within_s=patience_s, keyring=keyring, others=tuple(others)
+        )
+        self._begin(key, CallState.CALLING, transaction.flow, now, ring_timeout_s).invite = transaction
         self._calls_placed += 1
         return key
 
@@ -417,6 +425,7 @@ class Agent:
         call_id: str | None = None,
         seq: int = 1,
         keyring: Keyring | None = None,
+        others: Iterable[Flow] = (),
     ) -> str:
         """Send a request outside of a dialog: REGISTER, OPTIONS, MESSAGE ...; returns its key.
 
@@ -426,6 +435,7 @@ class Agent:
         to            who is asked if not `target`
         call_id, seq  Call-ID and number of the CSeq; by default it is the first request of a Call-ID of its own
         keyring       answers its challenges; each try has a number more than the one before, see `Responded.seq`
+        others        flows along which it is tried next, in this order
 
         Raises LocalProtocolError for a method that has a verb of its own.
         """
@@ -444,7 +454,7 @@ class Agent:
             *_content_type(body, content_type),
         )
         request = Request(method=method, uri=target, headers=Headers(fields), body=body)
-        self._send_request(request, flow, key, now, keyring=keyring)
+        self._send_request(request, flow, key, now, keyring=keyring, others=tuple(others))
         self._asking[key] = None
         return key
 
@@ -583,7 +593,7 @@ class Agent:
             elif do is Do.SEND_CANCEL:
                 if call.invite is not None:
                     call.invite.hurry(now)
-                    self._send_request(cancel_for(call.invite.request), call.invite.flow, call.key, now)
+                    self._send_request(cancel_for(call.invite.request), call.invite.flow, call.key, now, fixed=True)
             elif do is Do.SEND_BYE:
                 assert call.dialog is not None, call.state
                 headers = (*self._client_fields, *call.farewell)
@@ -933,6 +943,8 @@ class Agent:
         if transaction is None or len(response.vias) != 1:
             self._strays += 1
         elif transaction.receive(response, now):
+            if response.status == 503 and self._fail_over(transaction, now, reached=True):
+                return
             if transaction.request.method == "INVITE":
                 self._receive_progress(transaction, response, source, now)
             elif response.status >= 200 and self._prove(transaction, response, now) is None:
@@ -960,6 +972,7 @@ class Agent:
             call.invite = again
             if call.state is not CallState.REOFFERING:
                 call.dialog = None
+                call.source, call.contact = again.flow, self.contact(again.flow)
             self._step(call, CallInput.PEER_CHALLENGES, now)
             return
         call.invite = None
@@ -1002,6 +1015,8 @@ class Agent:
 
     def _unanswered(self, transaction: ClientTransaction, now: float, status: int = 408) -> None:
         """Timer B or F, or a transport error: as if 408, or 503, had come (RFC 3261 section 8.1.3.1)."""
+        if self._fail_over(transaction, now, reached=status == 408):
+            return
         if transaction.request.method == "BYE":
             self._gone(transaction, now)
         elif transaction.request.method == "INVITE":
@@ -1052,13 +1067,20 @@ class Agent:
         keyring: Keyring | None = None,
         dialog: Numbered | None = None,
         answered: Counter[Space] | None = None,
+        others: tuple[Flow, ...] = (),
+        fixed: bool = False,
     ) -> ClientTransaction:
+        """Send `request`, made for `flow`, along it, or unless that is `fixed` by TCP if it is large."""
         if keyring is not None:
             proofs = keyring.fields(request.method, request.uri, request.body, cnonce=self._token())
             request = replace(request, headers=Headers((*request.headers, *proofs)))
         self._requests_sent[request.method] += 1
-        transaction = self._transactions.request(request, flow, user, now, final_within_s=final_within_s)
+        first, *left = (flow, *others) if fixed else self._ways(request, (flow, *others))
+        if first != flow:
+            request = self._moved(request, flow, first)
+        transaction = self._transactions.request(request, first, user, now, final_within_s=final_within_s)
         transaction.keyring, transaction.dialog, transaction.answered = keyring, dialog, answered
+        transaction.others = tuple(left)
         return transaction
 
     def _prove(self, transaction: ClientTransaction, response: Response, now: float) -> ClientTransaction | None:
@@ -1086,10 +1108,8 @@ class Agent:
             dialog.local_seq += 1
             seq = dialog.local_seq
         headers = request.headers.with_("Via", self._via(transaction.flow)).with_("CSeq", f"{seq} {request.method}")
-        for name in CREDENTIALS:
-            headers = headers.without(name)
         return self._send_request(
-            replace(request, headers=headers),
+            _unproven(replace(request, headers=headers)),
             transaction.flow,
             transaction.user,
             now,
@@ -1097,7 +1117,61 @@ class Agent:
             keyring=keyring,
             dialog=dialog,
             answered=answered,
+            others=transaction.others,
+            # What was large already has been decided; with credentials it may have become so.
+            fixed=dialog is not None or len(request.serialise()) > _LARGE_BYTES,
         )
+
+    def _ways(self, request: Request, flows: tuple[Flow, ...]) -> tuple[Flow, ...]:
+        """`flows`, TCP coming before UDP if `request` is large (RFC 3261 section 18.1.1)."""
+        if next_hop(request).transport == "udp" or len(request.serialise()) <= _LARGE_BYTES:
+            return flows
+        return tuple(
+            way for flow in flows for way in ((flow,) if flow.reliable else (flow._replace(transport="TCP"), flow))
+        )
+
+    def _moved(self, request: Request, before: Flow, flow: Flow) -> Request:
+        """`request`, made for the flow `before`, as it is along `flow`: another transaction, and our Contact there."""
+        headers = request.headers.with_("Via", self._via(flow))
+        contact = headers.get("Contact")
+        if contact is not None:
+            headers = headers.with_("Contact", contact.replace(self.contact(before), self.contact(flow)))
+        return replace(request, headers=headers)
+
+    def _fail_over(self, transaction: ClientTransaction, now: float, *, reached: bool) -> bool:
+        """Send a request that has failed to its next target; False if there is none (RFC 3263 section 4.3).
+
+        reached  whether it may have reached its target: then the same one is not tried by another transport
+        """
+        before = transaction.flow.remote
+        others = [other for other in transaction.others if not (reached and other.remote == before)]
+        if not others:
+            return False
+        flow, *left = others
+        call = None
+        if transaction.request.method == "INVITE":
+            call = self._calls.get(transaction.user)
+            if call is None or call.invite is not transaction or not call.allows(CallInput.FAIL_OVER):
+                return False
+        request = self._moved(_unproven(transaction.request), transaction.flow, flow)
+        again = self._send_request(
+            request,
+            flow,
+            transaction.user,
+            now,
+            final_within_s=transaction.final_within_s,
+            keyring=transaction.keyring,
+            dialog=transaction.dialog,
+            answered=transaction.answered,
+            others=tuple(left),
+            fixed=True,
+        )
+        if call is not None:
+            call.invite, call.source, call.contact = again, flow, self.contact(flow)
+            if not request.to.tag:
+                call.dialog = None
+            self._step(call, CallInput.FAIL_OVER, now)
+        return True
 
     def _request_within(
         self,
@@ -1110,7 +1184,9 @@ class Agent:
         body: bytes = b"",
     ) -> ClientTransaction:
         request = dialog.request(method, self._via(dialog.flow), headers=headers, body=body)
-        return self._send_request(request, dialog.flow, user, now, keyring=dialog.keyring, dialog=dialog)
+        # Behind a NAT nothing listens for connections.
+        fixed = not dialog.direct
+        return self._send_request(request, dialog.flow, user, now, keyring=dialog.keyring, dialog=dialog, fixed=fixed)
 
     def _respond(
         self,
@@ -1201,6 +1277,14 @@ _TARGET_REFRESHERS = frozenset({"REFER", "NOTIFY", "SUBSCRIBE"})
 
 def _credentials(request: Request) -> tuple[tuple[str, str], ...]:
     return tuple((name, text) for name in CREDENTIALS for text in request.headers.get_all(name))
+
+
+def _unproven(request: Request) -> Request:
+    """`request` without credentials; each try has its own."""
+    headers = request.headers
+    for name in CREDENTIALS:
+        headers = headers.without(name)
+    return replace(request, headers=headers)
 
 
 def _content_type(body: bytes, content_type: str) -> tuple[tuple[str, str], ...]:

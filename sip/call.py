@@ -210,6 +210,7 @@ class CallInput(enum.Enum):
     PEER_ACCEPTS = "2xx to our INVITE"
     PEER_REFUSES = "3xx-6xx to our INVITE"
     PEER_CHALLENGES = "401 or 407 to our INVITE, which we can answer"
+    FAIL_OVER = "send our INVITE to the next target"
     PEER_FORGOT = "481 or 408 to our re-INVITE, or no response at all to an INVITE"
     PEER_LOST = "481 or 408 to another request within the dialog, or no response at all"
     BYE_DONE = "our BYE has been answered, or never will be"
@@ -283,6 +284,9 @@ CALL_ROWS: Mapping[tuple[CallState, CallInput | Deadline], tuple[CallState, tupl
     (_S.CALLING, _I.PEER_PROGRESS): (_S.RINGING, (Do.TELL_PROGRESSED,)),
     (_S.CALLING, _I.CANCEL): (_S.GIVING_UP, ()),
     (_S.CALLING, _D.NO_ANSWER): (_S.GIVING_UP, ()),
+    # RFC 3263 section 4.3. The next target has not responded yet, so there is nothing to cancel.
+    (_S.CALLING, _I.FAIL_OVER): (_S.CALLING, ()),
+    (_S.RINGING, _I.FAIL_OVER): (_S.CALLING, ()),
     (_S.RINGING, _I.PEER_PROGRESS): (_S.RINGING, (Do.TELL_PROGRESSED,)),
     (_S.RINGING, _I.CANCEL): (_S.CANCELLED, (Do.SEND_CANCEL,)),
     (_S.RINGING, _D.NO_ANSWER): (_S.CANCELLED, (Do.SEND_CANCEL,)),
@@ -322,6 +326,7 @@ CALL_ROWS: Mapping[tuple[CallState, CallInput | Deadline], tuple[CallState, tupl
     (_S.REOFFERED, _I.PEER_CANCEL): (_S.CONFIRMED, (Do.SEND_487, Do.TELL_WITHDRAWN)),
     (_S.REOFFERED, _I.PEER_BYE): (_S.ENDED, (Do.SEND_487, Do.TELL_ENDED)),
     (_S.REOFFERED, _I.PEER_INVITE): (_S.REOFFERED, (Do.SEND_500,)),
+    (_S.REOFFERING, _I.FAIL_OVER): (_S.REOFFERING, ()),
     (_S.REOFFERING, _I.PEER_PROGRESS): (_S.REOFFERING, ()),
     (_S.REOFFERING, _I.PEER_ACCEPTS): (_S.CONFIRMED, (Do.TELL_ANSWERED,)),
     (_S.REOFFERING, _I.PEER_REFUSES): (_S.CONFIRMED, (Do.TELL_REFUSED,)),

@@ -146,6 +146,12 @@ class Dialog:
         """Where requests go first: the nearest proxy of the route set, without one the peer itself."""
         return self.routes[0].uri if self.routes else self.target
 
+    @property
+    def direct(self) -> bool:
+        """Whether requests go to the very address that the peer states: there is no NAT before it."""
+        hop = self.next_hop
+        return (hop.host, hop.port or _DEFAULT_PORT) == self.flow.remote
+
     def request(
         self,
         method: str,

@@ -526,9 +526,10 @@ class ClientTransaction(Transaction):
     keyring         answers the challenges of this request, None if nothing does
     answered        how often it has answered each protection space in the tries of this request, None if never
     dialog          the dialog that the request is part of, None if it is outside of any
+    others          along which it may be sent instead, as another transaction, if it fails
     """
 
-    __slots__ = ("acks", "answered", "dialog", "final_within_s", "keyring", "request", "user")
+    __slots__ = ("acks", "answered", "dialog", "final_within_s", "keyring", "others", "request", "user")
 
     def __init__(
         self,
@@ -549,6 +550,7 @@ class ClientTransaction(Transaction):
         self.keyring: Keyring | None = None
         self.answered: Counter[Space] | None = None
         self.dialog: Numbered | None = None
+        self.others: tuple[Flow, ...] = ()
         self._sent = request.serialise()
         layer.send(self._sent, flow)
 

@@ -217,7 +217,10 @@ async def test_what_cannot_be_sent_counts_as_lost() -> None:
     async with opened() as (transport, ear):
         host, port = transport.addresses[0]
         transport.invite(
-            Uri(host=host, port=port), transport.flow_to(host, port), from_=alice(transport), body=b"x" * 70000
+            Uri.parse(f"sip:{host}:{port};transport=udp"),
+            transport.flow_to(host, port),
+            from_=alice(transport),
+            body=b"x" * 70000,
         )
         assert isinstance(await ear.wait_for(Ended), Ended)
         assert transport.send_errors == 1 + transport.agent.counters().retransmissions_sent > 1
