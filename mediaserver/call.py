@@ -26,7 +26,7 @@ from mediaserver.script import AudioFile, Remote, Script, Text, offer_in, text_o
 from mediaserver.script import read as read_script
 from mediaserver.speech import Speech
 
-__all__ = ["Call", "CallState", "Means", "Shutdown"]
+__all__ = ["Call", "CallState", "Drain", "Means", "Shutdown"]
 
 # A telephone drops what its jitter buffer still holds when a BYE arrives, so the last word gets time to be heard.
 TAIL_S = 0.3
@@ -90,11 +90,16 @@ class Expired:
 
 
 @dataclass(frozen=True, slots=True)
+class Drain:
+    """The server will stop: the call is to end once it has said what it is saying."""
+
+
+@dataclass(frozen=True, slots=True)
 class Shutdown:
     """The server stops."""
 
 
-Input = sip.Event | rtp.MediaTimeout | Prepared | Declined | Spoken | Stayed | Expired | Shutdown
+Input = sip.Event | rtp.MediaTimeout | Prepared | Declined | Spoken | Stayed | Expired | Drain | Shutdown
 
 
 class Call:
@@ -118,6 +123,7 @@ class Call:
         self._end: sip.Ended | None = None
         self._timers: list[asyncio.TimerHandle] = []
         self._digits = 0
+        self._draining = asyncio.Event()
         self._log = structlog.get_logger("call").bind(call_id=self._request.call_id)
 
     def deliver(self, event: Input) -> None:
@@ -229,7 +235,10 @@ class Call:
                     if turn and script.delay_ms:
                         await self._confirmed.wait()
                         await stream.drained()
-                        await asyncio.sleep(script.delay_ms / 1000)
+                        with contextlib.suppress(TimeoutError):
+                            await asyncio.wait_for(self._draining.wait(), script.delay_ms / 1000)
+                    if turn and self._draining.is_set():
+                        break
                     said = await self._means.speech.say(content, stream, begin=self._note_first_speech)
                     if not said:  # markup without words, say, makes no sound however often it is repeated
                         break
@@ -260,7 +269,7 @@ class Call:
         self._log.info("call refused", status=event.status, reason=reason)
         self._means.signalling.reject(self.id, status=event.status, reason=reason, headers=event.headers)
 
-    def _turn_away(self, event: Shutdown) -> None:
+    def _turn_away(self, event: Drain | Shutdown) -> None:
         self._means.signalling.reject(self.id, status=503, headers=(("Retry-After", "10"),))
 
     def _talk(self, event: sip.Confirmed) -> None:
@@ -280,7 +289,8 @@ class Call:
             self._limit.reschedule(asyncio.get_running_loop().time() + self._script.duration_ms / 1000)
 
     def _stay(self, event: Spoken) -> None:
-        stay_s = self._script.stay_s if self._script.then is Then.STAY else TAIL_S
+        stays = self._script.then is Then.STAY and not self._draining.is_set()
+        stay_s = self._script.stay_s if stays else TAIL_S
         self._expect(stay_s, Stayed())
 
     def _renegotiate(self, event: sip.Reoffered) -> None:
@@ -305,6 +315,9 @@ class Call:
             case Expired():
                 self._log.info("the call lasted as long as sip.max_call_s allows")
         self._means.signalling.bye(self.id)
+
+    def _drain(self, event: Drain) -> None:
+        self._draining.set()
 
     def _finish(self, event: sip.Ended) -> None:
         self._end = event
@@ -348,21 +361,25 @@ Action = Callable[[Call, Any], None]
 TABLE: Mapping[tuple[CallState, type[Input]], tuple[CallState, Action]] = {
     (CallState.OFFERED, Prepared): (CallState.ANSWERED, Call._answer),
     (CallState.OFFERED, Declined): (CallState.ENDING, Call._reject),
+    (CallState.OFFERED, Drain): (CallState.ENDING, Call._turn_away),
     (CallState.OFFERED, Shutdown): (CallState.ENDING, Call._turn_away),
     (CallState.OFFERED, sip.Ended): (CallState.ENDED, Call._finish),
     (CallState.ANSWERED, sip.Confirmed): (CallState.TALKING, Call._talk),
+    (CallState.ANSWERED, Drain): (CallState.ANSWERED, Call._drain),
     (CallState.ANSWERED, Shutdown): (CallState.ENDING, Call._hang_up),
     (CallState.ANSWERED, sip.Ended): (CallState.ENDED, Call._finish),
     (CallState.TALKING, Spoken): (CallState.STAYING, Call._stay),
     (CallState.TALKING, sip.Reoffered): (CallState.TALKING, Call._renegotiate),
     (CallState.TALKING, rtp.MediaTimeout): (CallState.ENDING, Call._hang_up),
     (CallState.TALKING, Expired): (CallState.ENDING, Call._hang_up),
+    (CallState.TALKING, Drain): (CallState.TALKING, Call._drain),
     (CallState.TALKING, Shutdown): (CallState.ENDING, Call._hang_up),
     (CallState.TALKING, sip.Ended): (CallState.ENDED, Call._finish),
     (CallState.STAYING, Stayed): (CallState.ENDING, Call._hang_up),
     (CallState.STAYING, sip.Reoffered): (CallState.STAYING, Call._renegotiate),
     (CallState.STAYING, rtp.MediaTimeout): (CallState.ENDING, Call._hang_up),
     (CallState.STAYING, Expired): (CallState.ENDING, Call._hang_up),
+    (CallState.STAYING, Drain): (CallState.ENDING, Call._hang_up),
     (CallState.STAYING, Shutdown): (CallState.ENDING, Call._hang_up),
     (CallState.STAYING, sip.Ended): (CallState.ENDED, Call._finish),
     (CallState.ENDING, sip.Ended): (CallState.ENDED, Call._finish),

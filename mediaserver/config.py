@@ -124,12 +124,30 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
 
+PRIVATE_NETWORKS = tuple(
+    ipaddress.ip_network(network)
+    for network in ("127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "::1/128", "fc00::/7")
+)
+
+
+LINK_LOCAL_NETWORK = ipaddress.ip_network("fe80::/10")
+
+
 class Sip(Section):
-    """`advertise` is the public IP address written into Via and Contact when this machine stands behind a NAT."""
+    """`advertise` is the public IP address written into Via and Contact when this machine stands behind a NAT.
+
+    networks     who may call; from elsewhere a request is refused (403) or, which hides the server, ignored: `unknown`
+    calls_per_s  new calls in a second, and as many at once; 0 for no limit
+    drain_s      how long calls may go on to speak once the server is to stop
+    """
 
     listen: ListenAddress = Address(host="0.0.0.0", port=5060)
     advertise: AdvertisedHost = ""
+    networks: tuple[Network, ...] = (*PRIVATE_NETWORKS, LINK_LOCAL_NETWORK)
+    unknown: Literal["refuse", "ignore"] = "refuse"
     max_calls: int = Field(default=1000, ge=1)
+    calls_per_s: float = Field(default=0, ge=0)
+    drain_s: float = Field(default=25, ge=0, le=86_400)
     max_call_s: float = Field(default=7200, gt=0, le=7 * 86_400)
     max_text_chars: int = Field(default=5000, ge=1, le=100_000)
 
@@ -141,12 +159,6 @@ class Http(Section):
     max_text_chars: int = Field(default=5000, ge=1, le=1_000_000)
     max_body_bytes: int = Field(default=65536, ge=1024, le=16 * 1024 * 1024)
     max_concurrent: int = Field(default=64, ge=1)
-
-
-PRIVATE_NETWORKS = tuple(
-    ipaddress.ip_network(network)
-    for network in ("127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "::1/128", "fc00::/7")
-)
 
 
 class Rtp(Section):

@@ -268,6 +268,7 @@ class Pushes:
         self._host = host
         self._networks = networks
         self._max_pushes = max_pushes
+        self._draining = False
         self._memory = memory or Memory()
         self._alive: dict[str, Push] = {}
 
@@ -277,7 +278,7 @@ class Pushes:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._max_pushes = 0
+        self._draining = True
         for push in self._alive.values():
             push.cancel()
         await asyncio.gather(*(push.task for push in self._alive.values()))
@@ -304,6 +305,8 @@ class Pushes:
         self._speech.engine.check(utterance)
         address = check_destination(destination.host, self._networks)
         self._check_route(address, destination.port)
+        if self._draining:
+            raise TooManyPushes("the server is about to stop, and begins nothing new")
         if len(self._alive) >= self._max_pushes:
             raise TooManyPushes(f"{self._max_pushes} streams are being sent, and no more may be")
         try:
@@ -330,6 +333,12 @@ class Pushes:
             local_port=stream.port,
         )
         return push.facts()
+
+    async def drain(self) -> None:
+        """Begin no more, and return when all that there are have ended."""
+        self._draining = True
+        while self._alive:
+            await asyncio.wait([push.task for push in self._alive.values()])
 
     def find(self, id: str) -> Facts | None:
         """What is known of a push; None when nothing is, or no more."""

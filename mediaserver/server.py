@@ -60,6 +60,21 @@ class Server:
     switchboard: Switchboard
     pushes: Pushes
 
+    async def drain(self, hurry: asyncio.Event) -> None:
+        """Take no new work, and return when what there is has ended, sip.drain_s are over, or `hurry` is set."""
+        grace_s = self.settings.sip.drain_s
+        log.info("draining", calls=len(self.switchboard), pushes=len(self.pushes), grace_s=grace_s)
+        waiting = [
+            asyncio.create_task(self.switchboard.drain(grace_s)),
+            asyncio.create_task(self.pushes.drain()),
+        ]
+        hurried = asyncio.create_task(hurry.wait())
+        ended = asyncio.gather(*waiting)
+        await asyncio.wait((ended, hurried), timeout=grace_s, return_when=asyncio.FIRST_COMPLETED)
+        for task in (ended, hurried):
+            task.cancel()
+        await asyncio.gather(ended, hurried, return_exceptions=True)
+
     def banner(self) -> str:
         """Where it listens and what to try, for the terminal."""
         ports = self.settings.rtp.ports
@@ -129,15 +144,19 @@ def _naming(key: str) -> Iterator[None]:
 
 
 async def serve(settings: config.Config, *, banner: Callable[[str], None]) -> None:
-    """Run until SIGTERM or SIGINT, then end the calls and return. Raises StartError."""
-    stop = asyncio.Event()
+    """Run until SIGTERM or SIGINT, let the calls finish what they say, and return; a second signal hurries.
+
+    Raises StartError.
+    """
+    stop, hurry = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, lambda: (hurry if stop.is_set() else stop).set())
     async with running(settings) as server:
         banner(server.banner())
         await stop.wait()
-        log.info("stopping", calls=len(server.switchboard))
+        await server.drain(hurry)
+        log.info("stopping", calls=len(server.switchboard), pushes=len(server.pushes))
 
 
 def _raise_file_limit(max_calls: int) -> None:

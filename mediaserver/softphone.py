@@ -111,7 +111,7 @@ async def call(
     events: asyncio.Queue[sip.Event] = asyncio.Queue()
     agent = sip.Agent(random=random.SystemRandom(), product="mediaserver-call")
     # It has one line: who calls it meanwhile hears that it is busy.
-    agent.admission = sip.Admission(status=486)
+    agent.admit = lambda request, flow, now: sip.Admission(status=486)
     everywhere = "::" if ":" in host else "0.0.0.0"
     async with (
         sip.Transport.open(agent, [(everywhere, 0)], deliver=events.put_nowait) as transport,

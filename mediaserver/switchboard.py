@@ -1,21 +1,21 @@
-"""Who is on the line: admits calls, hands each its events, and sees all of them off when the server stops."""
+"""Who is on the line: makes calls, hands each its events, and sees all of them off when the server stops."""
 
 from __future__ import annotations
 
 import asyncio
+import math
 from types import TracebackType
 
 import structlog
 
 import sip
-from mediaserver.call import Call, Means, Shutdown
+from mediaserver.admission import Gate
+from mediaserver.call import Call, Drain, Means, Shutdown
 
 __all__ = ["Switchboard"]
 
 log = structlog.get_logger("switchboard")
 
-# Long enough for a call to end, short enough for a caller to try again (RFC 3261 section 20.33).
-RETRY_AFTER_S = 5
 # How long calls may take to say good-bye when the server stops.
 FAREWELL_S = 4
 
@@ -27,7 +27,8 @@ class Switchboard:
         self._means = means
         self._calls: dict[str, Call] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._shut = False
+        self._gate = Gate(means.config.sip)
+        means.signalling.agent.admit = self._gate.judge
 
     async def __aenter__(self) -> Switchboard:
         return self
@@ -35,8 +36,7 @@ class Switchboard:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._shut = True
-        self._refuse(FAREWELL_S)
+        self._gate.close(FAREWELL_S)
         for call in self._calls.values():
             call.deliver(Shutdown())
         if self._tasks:
@@ -51,7 +51,18 @@ class Switchboard:
     @property
     def accepting(self) -> bool:
         """Whether a new call would be taken now."""
-        return not self._shut and len(self._calls) < self._means.config.sip.max_calls
+        return self._gate.open
+
+    async def drain(self, grace_s: float) -> None:
+        """Take no more calls, let those that there are finish what they say, and return when all have ended.
+
+        grace_s  is what refused callers are told, as the time after which a server may be here again
+        """
+        self._gate.close(math.ceil(grace_s) + FAREWELL_S)
+        for call in self._calls.values():
+            call.deliver(Drain())
+        while self._tasks:
+            await asyncio.wait(self._tasks)
 
     def deliver(self, event: sip.Event) -> None:
         """Take an event of the SIP agent to its call."""
@@ -63,8 +74,7 @@ class Switchboard:
     def _admit(self, offered: sip.Offered) -> None:
         call = Call(offered, self._means)
         self._calls[call.id] = call
-        if len(self._calls) >= self._means.config.sip.max_calls:
-            self._refuse(RETRY_AFTER_S)
+        self._gate.begin(self._means.signalling.now())
         task = asyncio.create_task(self._run(call), name=f"call {call.id}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -77,8 +87,4 @@ class Switchboard:
             call.abandon()
         finally:
             del self._calls[call.id]
-            if self.accepting:
-                self._means.signalling.agent.admission = sip.Admission()
-
-    def _refuse(self, retry_after_s: int) -> None:
-        self._means.signalling.agent.admission = sip.Admission(status=503, retry_after_s=retry_after_s)
+            self._gate.end(self._means.signalling.now())

@@ -6,7 +6,7 @@ answers the usual kind of body.
 
 from __future__ import annotations
 
-from .agent import Admission, Agent, Counters
+from .agent import Admission, Admit, Agent, Counters
 from .call import (
     Answered,
     Cause,
@@ -35,6 +35,7 @@ from .uri import Uri
 
 __all__ = [
     "Admission",
+    "Admit",
     "Agent",
     "Answered",
     "CSeq",

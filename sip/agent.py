@@ -80,14 +80,21 @@ _NOTHING: Mapping[str, tuple[str, ...]] = {}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Admission:
-    """What an INVITE gets before anything else is looked at, and OPTIONS with it.
+    """What a request outside of a call gets before anything else is looked at.
 
-    status         200 to take calls; 503 when there is no room or no wish for more, 403, 480 ...
+    status         200 to look at it; 503 when there is no room or no wish for more, 403, 480 ...; None to ignore it
     retry_after_s  when to try again (RFC 3261 section 20.33); None says nothing about it
     """
 
-    status: int = 200
+    status: int | None = 200
     retry_after_s: int | None = None
+
+
+Admit = Callable[[Request, Flow, float], Admission]
+
+
+def _admit_all(request: Request, source: Flow, now: float) -> Admission:
+    return Admission()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +107,8 @@ class Counters:
     retransmissions_sent                messages of any kind that were sent again
     malformed                           datagrams that were no SIP message
     strays                              responses and ACKs that nothing waited for
-    turned_away                         INVITEs refused by `Agent.admission`
+    turned_away                         requests refused by `Agent.admit`
+    ignored                             requests that it had ignored
     wrong_proofs                        requests whose user or password was wrong
     held                                requests of those who sent such, that wait
     calls_received, calls_placed        since the beginning
@@ -120,6 +128,7 @@ class Counters:
     turned_away: int
     wrong_proofs: int
     held: int
+    ignored: int
     calls_received: int
     calls_placed: int
     calls: int
@@ -130,7 +139,9 @@ class Counters:
 class Agent:
     """A user agent, server and client.
 
-    admission  what new INVITEs get; the host changes it as it pleases
+    admit      judges each request that belongs to no call, before it is looked at; the host may put its own here. It is
+               asked about a CANCEL without its INVITE and about what cannot be read, too, but these it can only ignore,
+               and once for each OPTIONS, which is answered what an INVITE would get (RFC 3261 section 11.2)
 
     Arguments:
 
@@ -166,7 +177,7 @@ class Agent:
         login_for: Callable[[Request, Flow], Login | None] | None = None,
         guard_of: Callable[[Request, Flow], Guard | None] | None = None,
     ) -> None:
-        self.admission = Admission()
+        self.admit: Admit = _admit_all
         self._random = random
         self._timers = timers or Timers()
         self._advertise = advertise
@@ -203,6 +214,7 @@ class Agent:
         self._strays = 0
         self._turned_away = 0
         self._wrong_proofs = 0
+        self._ignored = 0
         self._calls_received = 0
         self._calls_placed = 0
         self._live = 0
@@ -223,7 +235,11 @@ class Agent:
             self._malformed += 1
             if message.request is not None:
                 request = message.request.received_from(*flow.remote)
-                self._refuse(request, _reply_flow(request.via, flow), message.status, message.reason, message.headers)
+                if self.admit(request, flow, now).status is None:
+                    self._ignored += 1
+                else:
+                    reply = _reply_flow(request.via, flow)
+                    self._refuse(request, reply, message.status, message.reason, message.headers)
         elif isinstance(message, Request):
             self._receive_request(message.received_from(*flow.remote), flow, now)
         else:
@@ -540,6 +556,7 @@ class Agent:
             turned_away=self._turned_away,
             wrong_proofs=self._wrong_proofs,
             held=len(self._held),
+            ignored=self._ignored,
             calls_received=self._calls_received,
             calls_placed=self._calls_placed,
             calls=self._live,
@@ -636,7 +653,7 @@ class Agent:
         elif transaction is not None:
             self._retransmissions_received += 1
             transaction.receive(request, now)
-        else:
+        elif self._admitted(request, source, now):
             reply = _reply_flow(request.via, source)
             unsupported = [tag for tag in request.require if tag not in SUPPORTED]
             if not known:
@@ -651,6 +668,27 @@ class Agent:
                 self._serve_within_call(request, source, reply, now)
             else:
                 self._serve_outside_calls(request, source, reply, now)
+
+    def _admitted(self, request: Request, source: Flow, now: float) -> bool:
+        """Whether to look at a request without a transaction; it is answered, or ignored, if not."""
+        method = request.method
+        if self._within(request) is not None or (method == "CANCEL" and self._transactions.cancelled_by(request)):
+            return True
+        if method == "INVITE" and not request.to.tag and self._transactions.merged(request):
+            # RFC 3261 section 8.2.2.2. It is no other call, so it costs none of what a call costs.
+            self._refuse(request, _reply_flow(request.via, source), 482)
+            return False
+        verdict = self.admit(request, source, now)
+        if verdict.status is None:
+            self._ignored += 1
+        elif verdict.status == 200 or method == "CANCEL":
+            return True
+        elif method == "OPTIONS":
+            self._answer_options(request, source, verdict)
+        else:
+            self._turned_away += 1
+            self._refuse(request, _reply_flow(request.via, source), verdict.status, headers=_retry_after(verdict))
+        return False
 
     def _receive_ack(self, ack: Request, transaction: ServerTransaction | None, now: float) -> None:
         if transaction is not None and not transaction.receive(ack, now):
@@ -671,14 +709,6 @@ class Agent:
     def _serve_invite(self, request: Request, source: Flow, reply: Flow, now: float) -> None:
         if request.to.tag:
             self._serve_reinvite(request, source, reply, now)
-            return
-        if self._transactions.merged(request):
-            # RFC 3261 section 8.2.2.2.
-            self._refuse(request, reply, 482)
-            return
-        if self.admission.status != 200:
-            self._turned_away += 1
-            self._refuse(request, reply, self.admission.status, headers=self._admission_fields())
             return
         user = self._prover(request, source, reply, now)
         if user is None:
@@ -752,22 +782,22 @@ class Agent:
             self._step(call, CallInput.PEER_CANCEL, now, reason=request.headers.get("Reason") or "")
 
     def _serve_options(self, request: Request, source: Flow, reply: Flow, now: float) -> None:
-        if request.to.tag:
-            call = self._within(request)
-            if call is None:
-                self._refuse(request, reply, 481)
-                return
-            if not self._in_order(call, request, reply):
-                return
-        # RFC 3261 section 11.2: what an INVITE would get.
+        call = self._within(request)
+        if request.to.tag and call is None:
+            self._refuse(request, reply, 481)
+        elif call is None or self._in_order(call, request, reply):
+            self._answer_options(request, source, Admission())
+
+    def _answer_options(self, request: Request, source: Flow, verdict: Admission) -> None:
+        """RFC 3261 section 11.2: say what an INVITE would get."""
         fields = (
             ("Contact", self.contact(source)),
             self._allow,
             ("Accept", ", ".join(self._accept)),
             _SUPPORTED_FIELD,
-            *self._admission_fields(),
+            *_retry_after(verdict),
         )
-        self._refuse(request, reply, self.admission.status, headers=fields)
+        self._refuse(request, _reply_flow(request.via, source), verdict.status or 200, headers=fields)
 
     def _serve_within_call(self, request: Request, source: Flow, reply: Flow, now: float) -> None:
         call = self._within(request)
@@ -1233,10 +1263,6 @@ class Agent:
         identity = "\0".join(headers.get(name) or "" for name in ("Call-ID", "From", "CSeq", "To"))
         return hashlib.blake2s(identity.encode(), key=self._secret, digest_size=8).hexdigest()
 
-    def _admission_fields(self) -> tuple[tuple[str, str], ...]:
-        pause = self.admission.retry_after_s
-        return () if pause is None else (("Retry-After", str(pause)),)
-
     def _offer_fields(self, headers: Iterable[tuple[str, str]], content_type: str) -> tuple[tuple[str, str], ...]:
         return (
             self._allow,
@@ -1291,6 +1317,10 @@ def _content_type(body: bytes, content_type: str) -> tuple[tuple[str, str], ...]
     if body and not content_type:
         raise LocalProtocolError("a body without a type")
     return (("Content-Type", content_type),) if body else ()
+
+
+def _retry_after(verdict: Admission) -> tuple[tuple[str, str], ...]:
+    return () if verdict.retry_after_s is None else (("Retry-After", str(verdict.retry_after_s)),)
 
 
 def _by_class(counter: Counter[int]) -> dict[str, int]:

@@ -255,10 +255,12 @@ async def test_a_pause_of_weeks_takes_no_memory() -> None:
 
 async def test_an_offer_that_is_refused_takes_no_port() -> None:
     ports = rtp_ports().partition("-")[0]
-    async with serving(engine={"name": "tone"}, rtp={"ports": f"{ports}-{int(ports) + 3}"}) as running:
+    few = {"ports": f"{ports}-{int(ports) + 3}"}
+    async with serving(engine={"name": "tone"}, rtp=few, route=[{"say": "a"}]) as running:
         for _ in range(6):
             refused = await dialled(running, OFFER.replace(b"RTP/AVP 0", b"RTP/AVP 18"))
             assert refused.status == 488
+            await until_calls(running, 0)
         assert (await dialled(running, OFFER)).cause is sip.Cause.REMOTE_BYE
 
 

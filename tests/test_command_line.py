@@ -10,6 +10,7 @@ import re
 import signal
 import socket
 import sys
+import time
 import wave
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -18,10 +19,11 @@ import aiohttp
 import pytest
 from click.testing import CliRunner
 
+import engines
 import sip
 from mediaserver import softphone
 from mediaserver.__main__ import main
-from tests.live import likeness, rtp_ports
+from tests.live import likeness, rtp_ports, spoken
 
 ROOT = Path(__file__).parents[1]
 
@@ -166,6 +168,57 @@ async def test_the_demonstration_of_the_banner_leaves_speech_in_a_file(tmp_path:
     assert len({line["call_id"] for line in call}) == 1
     assert call[-1]["underruns"] == 0
     assert "Hello from the media server" not in log.decode(), "what is said is nobody else's business"
+
+
+async def test_sigterm_lets_a_call_finish_and_takes_no_more(tmp_path: Path) -> None:
+    heard = tmp_path / "heard.wav"
+    async with served(
+        MEDIASERVER_ROUTE='[{"say": "Good bye to {from}, and thank you for calling.", "then": "stay"}]'
+    ) as (
+        process,
+        listens,
+    ):
+        call = await start("call", f"hello@{listens['sip']}", "--record", str(heard))
+        await until(f"{listens['http']}/metrics", r'rtp_frames_total{kind="speech"} (\S+)', 10)
+        process.send_signal(signal.SIGTERM)
+        async with aiohttp.ClientSession() as http:
+            while (await http.get(f"{listens['http']}/ready")).status != 503:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+            assert (await http.get(f"{listens['http']}/health")).status == 200
+            push = await http.post(f"{listens['http']}/v1/rtp", json={"text": "a", "host": "127.0.0.1", "port": 4000})
+            assert push.status == 503
+        status, output, _ = await run("call", f"hello@{listens['sip']}")
+        assert (status, output.strip()) == (3, "Not answered: 503 Service Unavailable")
+        await call.communicate()
+        _, errors = await process.communicate()
+        assert (call.returncode, process.returncode) == (0, 0)
+        log = [json.loads(line) for line in errors.decode().splitlines()]
+        (ended,) = [line for line in log if line["event"] == "call ended"]
+        assert (ended["cause"], ended["seconds"] < 10) == ("local_bye", True)
+        async with engines.open_engine("espeak") as engine:
+            speech = await spoken(engine, "Good bye to softphone, and thank you for calling.")
+        assert likeness(heard.read_bytes()[44:], speech) > 0.97
+
+
+@pytest.mark.parametrize("how", ["grace", "signal"])
+async def test_drain_ends_with_its_grace_or_a_second_signal(how: str) -> None:
+    grace = "0.5" if how == "grace" else "60"
+    async with served(
+        MEDIASERVER_SIP__DRAIN_S=grace,
+        MEDIASERVER_ENGINE__NAME="tone",
+        MEDIASERVER_ROUTE=f'[{{"say": "{"a " * 500}"}}]',
+    ) as (process, listens):
+        call = await start("call", f"hello@{listens['sip']}")
+        await until(f"{listens['http']}/metrics", r'rtp_frames_total{kind="speech"} (\S+)', 10)
+        process.send_signal(signal.SIGTERM)
+        if how == "signal":
+            await asyncio.sleep(0.3)
+            process.send_signal(signal.SIGTERM)
+        began = time.monotonic()
+        await call.communicate()
+        await process.communicate()
+        assert (call.returncode, process.returncode) == (0, 0)
+        assert time.monotonic() - began < 6
 
 
 async def test_a_call_that_is_refused_exits_with_3() -> None:

@@ -683,7 +683,7 @@ def test_options_within_a_dialog_is_answered_and_in_order() -> None:
 )
 def test_who_is_not_admitted_is_turned_away_without_a_trace() -> None:
     side = Side()
-    side.agent.admission = Admission(status=503, retry_after_s=17)
+    side.agent.admit = lambda *_: Admission(status=503, retry_after_s=17)
     for method in ("INVITE", "OPTIONS"):
         refusal = only(side.say(request(method)))
         assert (refusal.status, refusal.headers.get("Retry-After")) == (503, "17")
@@ -692,11 +692,37 @@ def test_who_is_not_admitted_is_turned_away_without_a_trace() -> None:
     assert side.events() == []
 
 
+def test_who_is_ignored_gets_no_answer_to_anything() -> None:
+    side = Side()
+    side.agent.admit = lambda *_: Admission(status=None)
+    for method in ("INVITE", "OPTIONS", "MESSAGE", "CANCEL", "BYE", "NONSENSE"):
+        assert side.say(request(method, to_tag="stale" if method == "BYE" else "")) == []
+    assert side.say(request("INVITE").replace(b"CSeq: 1 INVITE", b"CSeq: x INVITE")) == []
+    counters = side.agent.counters()
+    assert (counters.ignored, counters.turned_away, counters.transactions) == (7, 0, 0)
+
+
+def test_cancel_and_the_copy_of_a_request_are_not_judged() -> None:
+    side = Side()
+    judged: list[str] = []
+
+    def admit(request: Request, flow: Flow, now: float) -> Admission:
+        judged.append(request.method)
+        return Admission()
+
+    side.agent.admit = admit
+    assert statuses(side.say(request("INVITE", branch="z9hG4bK-1"))) == [100]
+    assert statuses(side.say(request("INVITE", branch="z9hG4bK-1"))) == [100]
+    assert statuses(side.say(request("INVITE", branch="z9hG4bK-2"))) == [482]
+    assert statuses(side.say(request("CANCEL", branch="z9hG4bK-1"))) == [200, 487]
+    assert judged == ["INVITE"]
+
+
 def test_calls_that_are_up_do_not_notice_that_nobody_is_admitted() -> None:
     side = Side()
     ringing = side.offered(call_id="c2", branch="z9hG4bK-other")
     call = side.confirmed()
-    side.agent.admission = Admission(status=503)
+    side.agent.admit = lambda *_: Admission(status=503)
     assert statuses(side.say(request("INVITE", call_id="c2", branch="z9hG4bK-other"))) == [100]
     assert statuses(side.say(request("INVITE", branch="z9hG4bK-re", to_tag=call, cseq=2))) == [100]
     side.do(side.agent.answer, ringing)

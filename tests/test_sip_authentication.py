@@ -376,7 +376,7 @@ def test_where_no_guard_stands_nobody_is_asked() -> None:
 
 def test_a_full_server_says_so_before_it_asks() -> None:
     side = Door()
-    side.agent.admission = Admission(status=503)
+    side.agent.admit = lambda *_: Admission(status=503)
     assert statuses(side.knock()) == [503]
 
 
