@@ -68,7 +68,7 @@ class Switchboard:
         """Take an event of the SIP agent to its call."""
         if isinstance(event, sip.Offered):
             self._admit(event)
-        elif event.call is not None and (call := self._calls.get(event.call)):
+        elif not isinstance(event, sip.FlowFailed) and event.call and (call := self._calls.get(event.call)):
             call.deliver(event)
 
     def _admit(self, offered: sip.Offered) -> None:

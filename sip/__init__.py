@@ -13,6 +13,7 @@ from .call import (
     Confirmed,
     Ended,
     Event,
+    FlowFailed,
     Offered,
     Progressed,
     Refused,
@@ -28,12 +29,15 @@ from .guard import Guard
 from .headers import CSeq, Headers, NameAddr, Via
 from .message import Request, Response
 from .parser import parse_datagram
+from .probe import Probe, ProbeState, Reached, Unreached
+from .registration import Account, Registered, Registration, RegistrationFailed, RegistrationState, Unregistered
 from .streams import StreamCounters
 from .transaction import Flow, Timers
 from .transport import Transport
 from .uri import Uri
 
 __all__ = [
+    "Account",
     "Admission",
     "Admit",
     "Agent",
@@ -45,6 +49,7 @@ __all__ = [
     "Ended",
     "Event",
     "Flow",
+    "FlowFailed",
     "Guard",
     "Headers",
     "Keyring",
@@ -52,9 +57,16 @@ __all__ = [
     "Login",
     "NameAddr",
     "Offered",
+    "Probe",
+    "ProbeState",
     "Progressed",
+    "Reached",
     "Realm",
     "Refused",
+    "Registered",
+    "Registration",
+    "RegistrationFailed",
+    "RegistrationState",
     "RemoteProtocolError",
     "Reoffered",
     "Request",
@@ -66,6 +78,8 @@ __all__ = [
     "StreamLimits",
     "Timers",
     "Transport",
+    "Unreached",
+    "Unregistered",
     "Uri",
     "Via",
     "Withdrawn",

@@ -36,6 +36,7 @@ from .call import (
     Do,
     Ended,
     Event,
+    FlowFailed,
     Offered,
     Progressed,
     Refused,
@@ -189,6 +190,7 @@ class Agent:
         self._offenders = Offenders()
         # The requests of offenders that wait, by the key of their transactions.
         self._held: dict[object, Held] = {}
+        self._kept: Counter[Flow] = Counter()
         # How peers along a flow reach us, where they have said so.
         self._reached_at: dict[Flow, tuple[str, int]] = {}
         # RFC 3261 section 20.5.
@@ -250,11 +252,15 @@ class Agent:
         for transaction in self._transactions.sent_along(flow):
             if transaction.fail(now):
                 self._unanswered(transaction, now, status=503)
+        if flow in self._kept:
+            self._events.append(FlowFailed(flow=flow))
 
     def uses(self, flow: Flow) -> bool:
         """Whether something is going on along `flow`, so that its connection should be kept."""
-        return self._transactions.use(flow) or any(
-            flow in (call.source, call.dialog and call.dialog.flow) for call in self._calls.values()
+        return (
+            flow in self._kept
+            or self._transactions.use(flow)
+            or any(flow in (call.source, call.dialog and call.dialog.flow) for call in self._calls.values())
         )
 
     def handle_timer(self, now: float) -> None:
@@ -528,6 +534,16 @@ class Agent:
     def keep_alive(self, now: float, flow: Flow) -> None:
         """Send what keeps NATs and connections open, and is no message (RFC 5626 section 3.5.1)."""
         self._transactions.send(b"\r\n\r\n", flow)
+
+    def keep(self, flow: Flow) -> None:
+        """Have the connection of `flow` kept open, and FlowFailed said when it is lost, until `release`."""
+        self._kept[flow] += 1
+
+    def release(self, flow: Flow) -> None:
+        """One who had `flow` kept needs it no more."""
+        self._kept[flow] -= 1
+        if not self._kept[flow]:
+            del self._kept[flow]
 
     def reached_at(self, flow: Flow, address: tuple[str, int]) -> None:
         """From now on tell peers along `flow` that they reach us at `address`, unless `advertise` says otherwise."""

@@ -28,6 +28,7 @@ __all__ = [
     "Do",
     "Ended",
     "Event",
+    "FlowFailed",
     "Offered",
     "Progressed",
     "Refused",
@@ -172,7 +173,26 @@ class Responded:
     response: Response | None
 
 
-Event = Offered | Confirmed | Progressed | Answered | Reoffered | Withdrawn | Refused | Requested | Responded | Ended
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlowFailed:
+    """A connection that `Agent.keep` was asked to keep could not be made, or is lost."""
+
+    flow: Flow
+
+
+Event = (
+    FlowFailed
+    | Offered
+    | Confirmed
+    | Progressed
+    | Answered
+    | Reoffered
+    | Withdrawn
+    | Refused
+    | Requested
+    | Responded
+    | Ended
+)
 
 
 class CallState(enum.Enum):
