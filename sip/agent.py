@@ -713,13 +713,13 @@ class Agent:
         if call is None or ack.cseq.number != call.acked or not call.allows(CallInput.PEER_ACK):
             self._strays += 1
             return
-        self._acknowledged(call, now)
+        self._acknowledged(call)
         if Do.TELL_CONFIRMED in self._step(call, CallInput.PEER_ACK, now):
             self._events.append(Confirmed(call=call.key, body=ack.body, content_type=ack.content_type))
 
-    def _acknowledged(self, call: Call, now: float) -> None:
+    def _acknowledged(self, call: Call) -> None:
         if call.server is not None:
-            call.server.acknowledged(now)
+            call.server.acknowledged()
             call.server = None
 
     def _serve_invite(self, request: Request, source: Flow, reply: Flow, now: float) -> None:
@@ -763,7 +763,7 @@ class Agent:
         elif Do.SEND_491 in todo:
             self._respond(transaction, request, 491, now)
         else:
-            self._acknowledged(call, now)
+            self._acknowledged(call)
             call.server, call.offer, call.source = transaction, request, source
             self._respond(transaction, request, 100, now)
             if Do.TELL_CONFIRMED in todo:
@@ -779,7 +779,7 @@ class Agent:
             self._respond(transaction, request, 200, now)
             self._step(call, CallInput.PEER_BYE, now, reason=request.headers.get("Reason") or "")
             # Who hangs up has done with our 2xx too.
-            self._acknowledged(call, now)
+            self._acknowledged(call)
 
     def _serve_cancel(self, request: Request, source: Flow, reply: Flow, now: float) -> None:
         invite = self._transactions.cancelled_by(request)

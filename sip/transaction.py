@@ -281,7 +281,7 @@ INVITE_SERVER = Machine(
         # RFC 6026 section 7.1: a retransmitted INVITE is absorbed, because the transaction user retransmits the 2xx.
         (State.ACCEPTED, Input.REQUEST): (State.ACCEPTED, ()),
         (State.ACCEPTED, Input.SUCCESS): (State.ACCEPTED, (Action.SEND,)),
-        (State.ACCEPTED, Input.ACK): (State.ACCEPTED, (Action.FORGET, Action.PASS)),
+        (State.ACCEPTED, Input.ACK): (State.ACCEPTED, (Action.PASS,)),
         (State.ACCEPTED, Timer.L): (State.TERMINATED, ()),
         (State.COMPLETED, Input.REQUEST): (State.COMPLETED, (Action.RESEND,)),
         (State.COMPLETED, Input.ACK): (State.CONFIRMED, (Action.FORGET,)),
@@ -504,9 +504,10 @@ class ServerTransaction(Transaction):
         self._layer.retransmissions += 1
         self._step(Input.PROVISIONAL if self.state is State.PROCEEDING else Input.SUCCESS, now, self._sent)
 
-    def acknowledged(self, now: float) -> None:
-        """The ACK to the 2xx has come, by itself, as it does but for RFC 2543 peers: nothing will be repeated."""
-        self._step(Input.ACK, now)
+    def acknowledged(self) -> None:
+        """The ACK to the 2xx has come, as the transaction user alone can tell: nothing will be repeated."""
+        if self.state is State.ACCEPTED:
+            self._sent = b""
 
 
 class Numbered(Protocol):

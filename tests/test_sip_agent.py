@@ -355,6 +355,14 @@ def test_only_the_ack_to_this_invite_confirms() -> None:
     assert side.event() == Confirmed(call=call, body=b"", content_type="")
 
 
+def test_an_ack_of_the_invites_transaction_that_is_not_of_its_dialog_leaves_the_200_to_be_repeated() -> None:
+    side = Side()
+    call = side.answered()
+    assert side.say(request("ACK", to_tag="nobody")) == []
+    again = only(side.wait(0.5))
+    assert (again.status, again.to.tag) == (200, call)
+
+
 @pytest.mark.conformance("RFC 3261", "13.2.1", "where the INVITE has no offer, the 2xx has it, and the ACK the answer")
 def test_an_invite_without_an_offer_gets_its_answer_from_the_ack() -> None:
     side = Side()

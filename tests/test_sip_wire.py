@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import heapq
 import itertools
-from collections import Counter, defaultdict, deque
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from random import Random
@@ -35,6 +35,7 @@ from sip import (
     Responded,
     Uri,
 )
+from tests.sip_targets import held
 
 ADDRESSES = [("192.0.2.1", 5060), ("192.0.2.2", 5060), ("192.0.2.3", 5060)]
 BODY = b"v=0"
@@ -229,21 +230,6 @@ class Host:
         if random.random() < 0.2:
             self.later(15, "request_within", call, "INFO")
         self.later(60 if random.random() < 0.1 else 20, "bye", call)
-
-
-def held(thing: object, path: str = "") -> dict[str, int]:
-    """How much is in each container that an object of the stack has, and in those of the objects that it has."""
-    sizes: dict[str, int] = {}
-    names = {name for kind in type(thing).__mro__ for name in getattr(kind, "__slots__", ())} | set(
-        getattr(thing, "__dict__", ())
-    )
-    for name in names:
-        value = getattr(thing, name)
-        if isinstance(value, dict | list | set | deque) and not isinstance(value, Counter):
-            sizes[f"{path}.{name}"] = len(value)
-        elif type(value).__module__.startswith("sip."):
-            sizes |= held(value, f"{path}.{name}")
-    return sizes
 
 
 def simulate(quality: Quality, *, calls: int, seed: int) -> tuple[list[Host], list[Sides]]:
