@@ -30,6 +30,7 @@ from .headers import CSeq, Headers, NameAddr, Via
 from .message import Request, Response
 from .parser import parse_datagram
 from .probe import Probe, ProbeState, Reached, Unreached
+from .refer import Outcome, ReferOrder, Referral, ReferralDone, Transfer, Transferred, refer_to_peer_of
 from .registration import Account, Registered, Registration, RegistrationFailed, RegistrationState, Unregistered
 from .streams import StreamCounters
 from .transaction import Flow, Timers
@@ -57,11 +58,15 @@ __all__ = [
     "Login",
     "NameAddr",
     "Offered",
+    "Outcome",
     "Probe",
     "ProbeState",
     "Progressed",
     "Reached",
     "Realm",
+    "ReferOrder",
+    "Referral",
+    "ReferralDone",
     "Refused",
     "Registered",
     "Registration",
@@ -77,6 +82,8 @@ __all__ = [
     "StreamCounters",
     "StreamLimits",
     "Timers",
+    "Transfer",
+    "Transferred",
     "Transport",
     "Unreached",
     "Unregistered",
@@ -84,4 +91,5 @@ __all__ = [
     "Via",
     "Withdrawn",
     "parse_datagram",
+    "refer_to_peer_of",
 ]

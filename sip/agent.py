@@ -47,13 +47,14 @@ from .call import (
     Withdrawn,
 )
 from .connection import next_hop
-from .dialog import MAX_FORWARDS, Dialog
+from .dialog import MAX_FORWARDS, Dialog, Retained
 from .digest import CREDENTIALS, Keyring, Login, Space, WrongProof
 from .errors import LocalProtocolError, RemoteProtocolError
 from .guard import Guard, Held, Offenders, Until
 from .headers import Headers, NameAddr, Via
 from .message import REASONS, Request, Response
 from .parser import MalformedMessage, parse_datagram
+from .replaces import replaced
 from .transaction import (
     COOKIE,
     ClientTransaction,
@@ -71,7 +72,7 @@ from .uri import Uri, bracketed
 __all__ = ["SUPPORTED", "Admission", "Agent", "Counters"]
 
 # The option tags of the extensions that are understood (RFC 3261 section 20.37); what else is required gets 420.
-SUPPORTED: tuple[str, ...] = ()
+SUPPORTED: tuple[str, ...] = ("replaces", "norefersub")
 _SUPPORTED_FIELD = ("Supported", ", ".join(SUPPORTED))
 _MOST_REACHED_AT = 1024
 # RFC 3261 section 18.1.1: the most that a datagram is trusted with where the MTU of the path is not known.
@@ -114,7 +115,7 @@ class Counters:
     held                                requests of those who sent such, that wait
     calls_received, calls_placed        since the beginning
     calls                               that have not ended
-    dialogs                             calls, and those that wait for the response to their BYE
+    dialogs                             of calls, of those that wait for the response to their BYE, and retained ones
     transactions                        of both sides
     """
 
@@ -203,6 +204,8 @@ class Agent:
         self._schedule = Schedule()
         self._transactions = Transactions(timers=self._timers, schedule=self._schedule, wire=self._wire)
         self._calls: dict[str, Call] = {}
+        # The dialogs that subscriptions use, by our tag.
+        self._retained: dict[str, Retained] = {}
         # Requests that wait for their response: of the peers', and of ours with the key of their call, by their own.
         self._serving: dict[str, Serving] = {}
         self._asking: dict[str, str | None] = {}
@@ -261,6 +264,7 @@ class Agent:
             flow in self._kept
             or self._transactions.use(flow)
             or any(flow in (call.source, call.dialog and call.dialog.flow) for call in self._calls.values())
+            or any(flow == retained.dialog.flow for retained in self._retained.values())
         )
 
     def handle_timer(self, now: float) -> None:
@@ -335,6 +339,7 @@ class Agent:
         answered.owed = not offer.body
         answered.offer = None
         self._step(answered, CallInput.ANSWER, now)
+        self._replace(answered, now)
 
     def reject(
         self,
@@ -494,18 +499,18 @@ class Agent:
 
         Responded says what came of it, once. The call ends if the peer does not know it any more, or does not respond.
 
-        Raises LocalProtocolError if the call has no dialog yet, or for a method that has a verb of its own.
+        Once the call has ended this goes on in a dialog that is retained.
+
+        Raises LocalProtocolError if there is no such dialog, or none yet, or for a method that has a verb of its own.
         """
         if method in _OWN_METHODS:
             raise LocalProtocolError(f"{method} is not sent so")
-        asking = self._call(call)
-        if asking.dialog is None:
-            raise LocalProtocolError(f"no dialog yet for {method}")
+        dialog, contact = self._dialog(call)
         key = self._token()
         fields = (*self._client_fields, *headers, *_content_type(body, content_type))
         if method in _TARGET_REFRESHERS:
-            fields = (("Contact", asking.contact), *fields)
-        self._request_within(asking.dialog, method, key, now, headers=fields, body=body)
+            fields = (("Contact", contact), *fields)
+        self._request_within(dialog, method, key, now, headers=fields, body=body)
         self._asking[key] = call
         return key
 
@@ -552,6 +557,39 @@ class Agent:
         if len(self._reached_at) > _MOST_REACHED_AT:
             del self._reached_at[next(iter(self._reached_at))]
 
+    def dialog(self, call: str) -> Dialog:
+        """The dialog of a call, or a retained one. Raises LocalProtocolError if there is none."""
+        return self._dialog(call)[0]
+
+    def retain(self, call: str) -> None:
+        """Keep the dialog of a call even when the call has ended: a subscription uses it too (RFC 5057 section 3).
+
+        Until `relinquish` has been called as often, REFER, NOTIFY and SUBSCRIBE go to and fro in it.
+        """
+        dialog, contact = self._dialog(call)
+        retained = self._retained.setdefault(call, Retained(dialog=dialog, contact=contact))
+        retained.users += 1
+
+    def retain_outside(self, request: str) -> str:
+        """Keep the dialog that our 2xx to a request outside of calls makes (RFC 3515); the key that stands for a call.
+
+        Raises LocalProtocolError if the request waits no more, or is part of a call.
+        """
+        serving = self._serving.get(request)
+        if serving is None or serving.call is not None:
+            raise LocalProtocolError(f"no such request outside of calls, or it has been answered: {request}")
+        key = serving.call = serving.transaction.to_tag
+        dialog = Dialog.served(serving.request, key, serving.source)
+        self._retained[key] = Retained(dialog=dialog, contact=self.contact(serving.source), users=1)
+        return key
+
+    def relinquish(self, call: str) -> None:
+        """Undo one `retain`."""
+        retained = self._retained[call]
+        retained.users -= 1
+        if not retained.users:
+            del self._retained[call]
+
     def contact(self, flow: Flow) -> str:
         """The Contact by which peers along `flow` reach us."""
         host, port = self._address(flow)
@@ -576,7 +614,7 @@ class Agent:
             calls_received=self._calls_received,
             calls_placed=self._calls_placed,
             calls=self._live,
-            dialogs=len(self._calls),
+            dialogs=len(self._calls.keys() | self._retained.keys()),
             transactions=len(self._transactions),
         )
 
@@ -587,6 +625,16 @@ class Agent:
         if call is None or call.state is CallState.ENDING:
             raise LocalProtocolError(f"no such call, or it has ended: {key}")
         return call
+
+    def _dialog(self, key: str) -> tuple[Dialog, str]:
+        """The dialog of a call, or a retained one, and our Contact in it."""
+        retained = self._retained.get(key)
+        if retained is not None:
+            return retained.dialog, retained.contact
+        call = self._call(key)
+        if call.dialog is None:
+            raise LocalProtocolError(f"no dialog yet: {key}")
+        return call.dialog, call.contact
 
     def _offered(self, key: str, verb: CallInput) -> tuple[Call, ServerTransaction, Request]:
         call = self._call(key)
@@ -642,6 +690,15 @@ class Agent:
             del self._calls[call.key]
         return todo
 
+    def _replace(self, call: Call, now: float) -> None:
+        """`call` has been answered: end the one whose place it takes (RFC 3891 section 3)."""
+        other = self._calls.get(call.replaces)
+        call.replaces = ""
+        for verb in (CallInput.BYE, CallInput.CANCEL):
+            if other is not None and other.allows(verb):
+                self._step(other, verb, now)
+                break
+
     def _terminate(self, call: Call, now: float) -> None:
         if call.server is not None and call.offer is not None:
             self._respond(call.server, call.offer, 487, now)
@@ -652,6 +709,9 @@ class Agent:
         for serving in [serving for serving in self._serving.values() if serving.call == call.key]:
             # RFC 3261 section 15.1.2.
             self._settle(serving, 487, now)
+        if call.key in self._retained:
+            # What was asked in the dialog is still answered there.
+            return
         for key in [key for key, user in self._asking.items() if user == call.key]:
             del self._asking[key]
             self._events.append(Responded(request=key, call=call.key, seq=None, response=None))
@@ -678,6 +738,9 @@ class Agent:
             elif unsupported and method != "CANCEL":
                 # Section 8.2.2.3; nothing is required of a CANCEL.
                 self._refuse(request, reply, 420, headers=(("Unsupported", ", ".join(unsupported)),))
+            elif method != "INVITE" and "Replaces" in request.headers:
+                # RFC 3891 section 3.
+                self._refuse(request, reply, 400, "Replaces Outside of an INVITE")
             elif serve is not None:
                 serve(self, request, source, reply, now)
             elif request.to.tag:
@@ -734,21 +797,28 @@ class Agent:
             return
         if not self._readable(request, reply, self._accept):
             return
+        replaces = request.headers.get("Replaces")
+        try:
+            other = None if replaces is None else replaced(replaces, self._calls).key
+        except RemoteProtocolError as error:
+            self._refuse(request, reply, error.status, error.reason)
+            return
         key = self._token()
         call = self._begin(key, CallState.OFFERED, source, now, request.expires)
+        call.replaces = other or ""
         call.dialog = Dialog.served(request, key, source)
         call.offer = request
         call.server = self._transactions.serve(request, reply, key, now)
         self._calls_received += 1
         self._respond(call.server, request, 100, now)
-        self._events.append(Offered(call=key, request=request, flow=source, user=user))
+        self._events.append(Offered(call=key, request=request, flow=source, user=user, replaces=other))
 
     def _serve_reinvite(self, request: Request, source: Flow, reply: Flow, now: float) -> None:
         call = self._within(request)
         if call is None or not call.allows(CallInput.PEER_INVITE):
             self._refuse(request, reply, 481)
             return
-        if not self._acceptable(call, request, reply, self._accept):
+        if not self._acceptable(call.dialog, request, reply, self._accept):
             return
         transaction = self._transactions.serve(request, reply, call.key, now)
         if call.owed and call.state is CallState.ANSWERED:
@@ -774,7 +844,7 @@ class Agent:
         call = self._within(request)
         if call is None or not call.allows(CallInput.PEER_BYE):
             self._refuse(request, reply, 481)
-        elif self._in_order(call, request, reply):
+        elif self._in_order(call.dialog, request, reply):
             transaction = self._transactions.serve(request, reply, call.key, now)
             self._respond(transaction, request, 200, now)
             self._step(call, CallInput.PEER_BYE, now, reason=request.headers.get("Reason") or "")
@@ -801,7 +871,7 @@ class Agent:
         call = self._within(request)
         if request.to.tag and call is None:
             self._refuse(request, reply, 481)
-        elif call is None or self._in_order(call, request, reply):
+        elif call is None or self._in_order(call.dialog, request, reply):
             self._answer_options(request, source, Admission())
 
     def _answer_options(self, request: Request, source: Flow, verdict: Admission) -> None:
@@ -817,15 +887,19 @@ class Agent:
 
     def _serve_within_call(self, request: Request, source: Flow, reply: Flow, now: float) -> None:
         call = self._within(request)
+        dialog = None if call is None else call.dialog
         if call is None or call.state is CallState.ENDING:
-            # RFC 5407 section 3.2: whoever has said BYE answers everything but a BYE with 481.
+            # RFC 5407 section 3.2: whoever has said BYE answers everything but a BYE with 481. Subscriptions go on.
+            retained = self._retained.get(request.to.tag) if request.method in _TARGET_REFRESHERS else None
+            dialog = retained.dialog if retained is not None and retained.dialog.matches(request) else None
+        if dialog is None:
             self._refuse(request, reply, 481)
         elif request.method not in self._serve_within:
             self._disallow(request, reply)
-        elif self._acceptable(call, request, reply, self._serve_within[request.method]):
-            if request.method in _TARGET_REFRESHERS and call.dialog is not None:
-                call.dialog.refresh(request, source)
-            self._serve(request, source, reply, call.key, call.key, now)
+        elif self._acceptable(dialog, request, reply, self._serve_within[request.method]):
+            if request.method in _TARGET_REFRESHERS:
+                dialog.refresh(request, source)
+            self._serve(request, source, reply, request.to.tag, request.to.tag, now)
 
     def _serve_outside_calls(self, request: Request, source: Flow, reply: Flow, now: float) -> None:
         if request.method not in self._serve_outside:
@@ -853,7 +927,13 @@ class Agent:
         transaction = self._transactions.serve(request, reply, to_tag, now)
         expire_at = now + self._timers.patience / 2
         self._serving[key] = Serving(
-            key=key, call=call, request=request, transaction=transaction, schedule=self._schedule, expire_at=expire_at
+            key=key,
+            call=call,
+            request=request,
+            source=source,
+            transaction=transaction,
+            schedule=self._schedule,
+            expire_at=expire_at,
         )
         self._events.append(Requested(request=key, call=call, message=request, flow=source, user=user))
 
@@ -929,8 +1009,9 @@ class Agent:
         content_type: str = "",
     ) -> None:
         fields = tuple(headers)
-        if serving.request.method in _TARGET_REFRESHERS and status < 300 and serving.call is not None:
-            fields = (("Contact", self._calls[serving.call].contact), *fields)
+        if serving.request.method in _TARGET_REFRESHERS and status < 300:
+            contact = self.contact(serving.source) if serving.call is None else self._dialog(serving.call)[1]
+            fields = (("Contact", contact), *fields)
         self._respond(
             serving.transaction,
             serving.request,
@@ -954,15 +1035,15 @@ class Agent:
         call = self._calls.get(request.to.tag)
         return call if call is not None and call.dialog is not None and call.dialog.matches(request) else None
 
-    def _in_order(self, call: Call, request: Request, reply: Flow) -> bool:
+    def _in_order(self, dialog: Dialog | None, request: Request, reply: Flow) -> bool:
         """Whether `request` is not older than another one that has come; answers it if it is."""
-        if call.dialog is not None and call.dialog.in_order(request):
+        if dialog is not None and dialog.in_order(request):
             return True
         self._refuse(request, reply, 500, "CSeq Out of Order")
         return False
 
-    def _acceptable(self, call: Call, request: Request, reply: Flow, accept: tuple[str, ...]) -> bool:
-        return self._readable(request, reply, accept) and self._in_order(call, request, reply)
+    def _acceptable(self, dialog: Dialog | None, request: Request, reply: Flow, accept: tuple[str, ...]) -> bool:
+        return self._readable(request, reply, accept) and self._in_order(dialog, request, reply)
 
     def _readable(self, request: Request, reply: Flow, accept: tuple[str, ...]) -> bool:
         """Whether the body is of one of the types in `accept`, () being all; answers the request if not (8.2.3)."""

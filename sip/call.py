@@ -58,15 +58,17 @@ class Cause(enum.Enum):
 class Offered:
     """An INVITE came; `ring`, then `answer` or `reject` it. Without a body, the answer carries the offer.
 
-    request  has `received` and `rport` filled in
-    flow     its `remote` is where it came from
-    user     who has proved to have sent it; "" where nobody had to
+    request   has `received` and `rport` filled in
+    flow      its `remote` is where it came from
+    user      who has proved to have sent it; "" where nobody had to
+    replaces  the call whose place it takes once it is answered, which ends that one (RFC 3891); None if it is new
     """
 
     call: str
     request: Request
     flow: Flow
     user: str = ""
+    replaces: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,7 +161,9 @@ class Requested:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Responded:
-    """The final response to a request of ours by `request` or `request_within` came; it comes once, and before Ended.
+    """The final response to a request of ours by `request` or `request_within` came; it comes once.
+
+    It comes before Ended, unless the dialog is retained beyond the call.
 
     request   its key
     call      the call whose dialog it belongs to, None if it is outside of any
@@ -405,6 +409,7 @@ class Call(Timed[Deadline]):
     invite    the transaction of our INVITE while it waits for a final response
     cause     why it ends, from when that is decided
     farewell  header fields of the BYE that waits for the ACK
+    replaces  the key of the call whose place it takes when it is answered, "" if it is none
     """
 
     __slots__ = (
@@ -420,6 +425,7 @@ class Call(Timed[Deadline]):
         "key",
         "offer",
         "owed",
+        "replaces",
         "server",
         "source",
         "state",
@@ -450,6 +456,7 @@ class Call(Timed[Deadline]):
         self.invite: ClientTransaction | None = None
         self.cause: Cause | None = None
         self.farewell: tuple[tuple[str, str], ...] = ()
+        self.replaces = ""
         self._timers = timers
         self._interval = 0.0
         self._ring_timeout_s = ring_timeout_s
@@ -508,11 +515,12 @@ class Patience(enum.Enum):
 class Serving(Timed[Patience]):
     """A request of the peer's that is neither INVITE, BYE, CANCEL nor OPTIONS, until its final response.
 
-    key   what the host knows it by
-    call  the call that it is part of, None if it is outside of any
+    key     what the host knows it by
+    call    the call that it is part of, None if it is outside of any
+    source  whence it came
     """
 
-    __slots__ = ("call", "key", "request", "transaction")
+    __slots__ = ("call", "key", "request", "source", "transaction")
 
     def __init__(
         self,
@@ -520,6 +528,7 @@ class Serving(Timed[Patience]):
         key: str,
         call: str | None,
         request: Request,
+        source: Flow,
         transaction: ServerTransaction,
         schedule: Schedule,
         expire_at: float,
@@ -528,6 +537,7 @@ class Serving(Timed[Patience]):
         self.key = key
         self.call = call
         self.request = request
+        self.source = source
         self.transaction = transaction
         self.deadlines = {Patience.EXPIRE: expire_at}
 

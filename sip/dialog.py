@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from .digest import Keyring
 from .headers import Headers, NameAddr, Via
@@ -17,7 +17,7 @@ from .message import Request, Response
 from .transaction import Flow
 from .uri import NO_PARAMETERS, Uri
 
-__all__ = ["MAX_FORWARDS", "Dialog", "hop_address"]
+__all__ = ["MAX_FORWARDS", "Dialog", "Retained", "hop_address"]
 
 MAX_FORWARDS = 70
 _DEFAULT_PORT = 5060
@@ -33,6 +33,7 @@ class Dialog:
     target                           the peer's Contact: the Request-URI
     routes                           the route set, nearest proxy first
     flow                             along which its requests travel
+    refers                           how many REFERs of the peer's have been accepted in it
     keyring                          what answers the challenges of its requests, None if nothing does
     """
 
@@ -43,6 +44,7 @@ class Dialog:
         "local",
         "local_seq",
         "local_tag",
+        "refers",
         "remote",
         "remote_seq",
         "remote_tag",
@@ -72,6 +74,7 @@ class Dialog:
         self.remote_seq = remote_seq
         self.target = target
         self.routes = routes
+        self.refers = 0
         self.keyring: Keyring | None = None
 
     @classmethod
@@ -180,6 +183,19 @@ class Dialog:
             ("CSeq", f"{seq} {method}"),
         ]
         return Request(method=method, uri=uri, headers=Headers((*fields, *headers)), body=body)
+
+
+@dataclass(slots=True, kw_only=True)
+class Retained:
+    """A dialog that subscriptions use, whatever becomes of the call in it (RFC 5057 section 3).
+
+    contact  ours in it
+    users    so many
+    """
+
+    dialog: Dialog
+    contact: str
+    users: int = 0
 
 
 def _request_uri(uri: Uri) -> Uri:
