@@ -32,7 +32,9 @@ from .parser import parse_datagram
 from .probe import Probe, ProbeState, Reached, Unreached
 from .refer import Outcome, ReferOrder, Referral, ReferralDone, Transfer, Transferred, refer_to_peer_of
 from .registration import Account, Registered, Registration, RegistrationFailed, RegistrationState, Unregistered
+from .resolver import NotLocated, Resolver
 from .streams import StreamCounters
+from .tls import Tls, TlsError
 from .transaction import Flow, Timers
 from .transport import Transport
 from .uri import Uri
@@ -57,6 +59,7 @@ __all__ = [
     "LocalProtocolError",
     "Login",
     "NameAddr",
+    "NotLocated",
     "Offered",
     "Outcome",
     "Probe",
@@ -76,12 +79,15 @@ __all__ = [
     "Reoffered",
     "Request",
     "Requested",
+    "Resolver",
     "Responded",
     "Response",
     "SipError",
     "StreamCounters",
     "StreamLimits",
     "Timers",
+    "Tls",
+    "TlsError",
     "Transfer",
     "Transferred",
     "Transport",

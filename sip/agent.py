@@ -149,7 +149,8 @@ class Agent:
 
     random     where tags, branches and back-offs come from: `random.SystemRandom()` but in tests
     timers     T1, T2 and T4
-    advertise  (host, port) that peers reach us at where that is not the local address of the flow (NAT, containers)
+    advertise  (host, port) that peers reach us at where that is not the local address of the flow (NAT, containers);
+               by TLS they do on the port that we listen on
     accept     body types of INVITEs that the host understands; others get 415
     product    goes into Server and User-Agent; "" leaves them out
 
@@ -392,6 +393,7 @@ class Agent:
         """
         if not body:
             raise LocalProtocolError("an INVITE without an offer")
+        secure = target.scheme == "sips"
         key = self._token()
         fields = (
             ("Via", self._via(flow)),
@@ -400,7 +402,7 @@ class Agent:
             ("To", str(to or NameAddr(uri=target))),
             ("Call-ID", self._token()),
             ("CSeq", "1 INVITE"),
-            ("Contact", self.contact(flow)),
+            ("Contact", self.contact(flow, secure=secure)),
             # RFC 3261 section 13.2.1: a callee whose responses do not arrive knows when to stop ringing.
             ("Expires", str(math.ceil(ring_timeout_s))),
             *self._offer_fields(headers, content_type),
@@ -410,7 +412,7 @@ class Agent:
         transaction = self._send_request(
             request, flow, key, now, final_within_s=patience_s, keyring=keyring, others=tuple(others)
         )
-        self._begin(key, CallState.CALLING, transaction.flow, now, ring_timeout_s).invite = transaction
+        self._begin(key, CallState.CALLING, transaction.flow, now, ring_timeout_s, secure=secure).invite = transaction
         self._calls_placed += 1
         return key
 
@@ -590,9 +592,11 @@ class Agent:
         if not retained.users:
             del self._retained[call]
 
-    def contact(self, flow: Flow) -> str:
-        """The Contact by which peers along `flow` reach us."""
+    def contact(self, flow: Flow, *, secure: bool = False) -> str:
+        """The Contact by which peers along `flow` reach us; `secure` makes it a sips URI (RFC 3261 section 8.1.1.8)."""
         host, port = self._address(flow)
+        if secure:
+            return f"<sips:{bracketed(host)}:{port}>"
         transport = "" if flow.transport == "UDP" else f";transport={flow.transport.lower()}"
         return f"<sip:{bracketed(host)}:{port}{transport}>"
 
@@ -643,12 +647,21 @@ class Agent:
             raise LocalProtocolError(f"no offer to {verb.value}")
         return call, call.server, call.offer
 
-    def _begin(self, key: str, state: CallState, flow: Flow, now: float, ring_timeout_s: float | None) -> Call:
+    def _begin(
+        self,
+        key: str,
+        state: CallState,
+        flow: Flow,
+        now: float,
+        ring_timeout_s: float | None,
+        *,
+        secure: bool,
+    ) -> Call:
         call = self._calls[key] = Call(
             key=key,
             state=state,
             source=flow,
-            contact=self.contact(flow),
+            contact=self.contact(flow, secure=secure),
             schedule=self._schedule,
             timers=self._timers,
             now=now,
@@ -804,7 +817,7 @@ class Agent:
             self._refuse(request, reply, error.status, error.reason)
             return
         key = self._token()
-        call = self._begin(key, CallState.OFFERED, source, now, request.expires)
+        call = self._begin(key, CallState.OFFERED, source, now, request.expires, secure=_secure(request))
         call.replaces = other or ""
         call.dialog = Dialog.served(request, key, source)
         call.offer = request
@@ -1099,7 +1112,7 @@ class Agent:
             call.invite = again
             if call.state is not CallState.REOFFERING:
                 call.dialog = None
-                call.source, call.contact = again.flow, self.contact(again.flow)
+                call.source, call.contact = again.flow, self._contact_of(again)
             self._step(call, CallInput.PEER_CHALLENGES, now)
             return
         call.invite = None
@@ -1259,10 +1272,13 @@ class Agent:
 
     def _moved(self, request: Request, before: Flow, flow: Flow) -> Request:
         """`request`, made for the flow `before`, as it is along `flow`: another transaction, and our Contact there."""
+        secure = request.uri.scheme == "sips"
         headers = request.headers.with_("Via", self._via(flow))
         contact = headers.get("Contact")
         if contact is not None:
-            headers = headers.with_("Contact", contact.replace(self.contact(before), self.contact(flow)))
+            headers = headers.with_(
+                "Contact", contact.replace(self.contact(before, secure=secure), self.contact(flow, secure=secure))
+            )
         return replace(request, headers=headers)
 
     def _fail_over(self, transaction: ClientTransaction, now: float, *, reached: bool) -> bool:
@@ -1294,7 +1310,7 @@ class Agent:
             fixed=True,
         )
         if call is not None:
-            call.invite, call.source, call.contact = again, flow, self.contact(flow)
+            call.invite, call.source, call.contact = again, flow, self._contact_of(again)
             if not request.to.tag:
                 call.dialog = None
             self._step(call, CallInput.FAIL_OVER, now)
@@ -1370,6 +1386,9 @@ class Agent:
             ("Content-Type", content_type),
         )
 
+    def _contact_of(self, transaction: ClientTransaction) -> str:
+        return self.contact(transaction.flow, secure=transaction.request.uri.scheme == "sips")
+
     def _via(self, flow: Flow) -> str:
         host, port = self._address(flow)
         # RFC 3581: always ask for rport.
@@ -1400,6 +1419,12 @@ _TARGET_REFRESHERS = frozenset({"REFER", "NOTIFY", "SUBSCRIBE"})
 
 def _credentials(request: Request) -> tuple[tuple[str, str], ...]:
     return tuple((name, text) for name in CREDENTIALS for text in request.headers.get_all(name))
+
+
+def _secure(request: Request) -> bool:
+    """Whether the dialog that `request` begins needs a sips Contact (RFC 3261 section 12.1.1)."""
+    hops = request.record_route[:1] or request.contacts[:1]
+    return request.uri.scheme == "sips" or any(hop.uri.scheme == "sips" for hop in hops)
 
 
 def _unproven(request: Request) -> Request:

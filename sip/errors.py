@@ -2,9 +2,11 @@
 
 SipError
 ├── LocalProtocolError          ours: the caller of this package misused it
-└── RemoteProtocolError         theirs: `status`, `reason` and `headers` are what the answer to it carries
-    ├── digest.WrongProof           theirs: a wrong password, or an unknown user
-    └── parser.MalformedMessage     theirs: a message that cannot be read; `request` if it can still be answered
+├── RemoteProtocolError         theirs: `status`, `reason` and `headers` are what the answer to it carries
+│   ├── digest.WrongProof           theirs: a wrong password, or an unknown user
+│   └── parser.MalformedMessage     theirs: a message that cannot be read; `request` if it can still be answered
+├── resolver.NotLocated         the network's: a name leads nowhere
+└── tls.TlsError                the operator's: a certificate, a key or a CA cannot be used
 """
 
 from __future__ import annotations

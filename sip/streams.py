@@ -19,9 +19,10 @@ from typing import Any
 from .connection import Closing, Connection, Received, StreamLimits, return_flow
 from .message import Request
 from .parser import parse_datagram
+from .tls import Contexts
 from .transaction import Flow, Schedule
 
-__all__ = ["StreamCounters", "Streams", "Tls"]
+__all__ = ["StreamCounters", "StreamListener", "Streams"]
 
 Address = tuple[str, int]
 
@@ -36,14 +37,6 @@ _FAREWELL_S = 1.0
 # The kernel looks after peers that vanish: an idle one is asked after a minute, an unacknowledged byte lives 64*T1.
 _KEEPALIVE = ((socket.TCP_KEEPIDLE, 60), (socket.TCP_KEEPINTVL, 15), (socket.TCP_KEEPCNT, 4))
 _USER_TIMEOUT_MS = 32_000
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tls:
-    """The two contexts of TLS: `server` for connections that are made to us, None without a certificate; `client`."""
-
-    server: ssl.SSLContext | None
-    client: ssl.SSLContext
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,7 +153,7 @@ class Streams:
     failed   gets every flow whose connection is lost or could not be made
     needed   says whether something relies on a flow
     follow   gets a request whose connection is lost, and the flow that it had
-    tls      gives the contexts for new connections
+    tls      gives the contexts for new connections; None if there is no TLS
     """
 
     def __init__(
@@ -171,7 +164,7 @@ class Streams:
         failed: Callable[[Flow], None],
         needed: Callable[[Flow], bool],
         follow: Callable[[Request, Flow], Coroutine[Any, Any, Flow | None]],
-        tls: Callable[[], Tls | None],
+        tls: Callable[[], Contexts | None],
     ) -> None:
         self.limits = limits
         self._loop = asyncio.get_running_loop()
@@ -248,8 +241,8 @@ class Streams:
     async def _accept(self, stream: _Stream, sock: socket.socket) -> None:
         context: ssl.SSLContext | None = None
         if stream.flow.transport == "TLS":
-            tls = self._tls()
-            context = tls.server if tls is not None else None
+            contexts = self._tls()
+            context = None if contexts is None else contexts.server
             assert context is not None, "we listen with a certificate only"
         try:
             await self._loop.connect_accepted_socket(
@@ -308,12 +301,11 @@ class Streams:
     async def _connect(self, stream: _Stream) -> None:
         flow = stream.flow
         context: ssl.SSLContext | None = None
+        if flow.transport == "TLS":
+            contexts = self._tls()
+            assert contexts is not None, "no flow of TLS without TLS"
+            context = contexts.client
         try:
-            if flow.transport == "TLS":
-                tls = self._tls()
-                if tls is None:
-                    raise OSError("no TLS")
-                context = tls.client
             async with asyncio.timeout(self.limits.connect_s):
                 await self._loop.create_connection(
                     lambda: stream,

@@ -15,16 +15,22 @@ import functools
 import ipaddress
 import itertools
 import socket
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import replace
+from random import SystemRandom
 from typing import Concatenate, NamedTuple, ParamSpec, TypeVar
 
 from .agent import Agent
 from .call import Event
 from .connection import Received, StreamLimits, next_hop
-from .errors import LocalProtocolError
+from .errors import LocalProtocolError, SipError
+from .locate import RecordType
 from .message import Request
+from .resolver import Resolver
 from .streams import StreamCounters, StreamListener, Streams
+from .tls import Tls, TlsError
 from .transaction import Flow
+from .uri import Uri
 
 __all__ = ["Transport"]
 
@@ -42,6 +48,7 @@ _HOSTS_KEPT = 4096
 _RECEIVE_BUFFER_BYTES = 4 << 20
 # How often a port that is free for both UDP and TCP is looked for.
 _ATTEMPTS = 16
+_RECORDS: Mapping[int, RecordType] = {socket.AF_INET: RecordType.A, socket.AF_INET6: RecordType.AAAA}
 
 
 def _verb(verb: Callable[Concatenate[Agent, float, P], R]) -> Callable[Concatenate[Transport, P], R]:
@@ -67,8 +74,9 @@ class Transport:
     """An agent on its sockets, open from the beginning to the end of `Transport.open`.
 
     agent        the core; whoever calls its verbs directly calls `flush` afterwards
-    addresses    where we listen by UDP and TCP, in the order of the request, with the ports that were really bound
-    send_errors  datagrams that the kernel would not send; they count as lost on the way
+    addresses      where we listen by UDP and TCP, in the order of the request, with the ports that were really bound
+    tls_addresses  where we listen by TLS, likewise
+    send_errors    datagrams that the kernel would not send; they count as lost on the way
     """
 
     def __init__(
@@ -77,8 +85,10 @@ class Transport:
         sockets: Sequence[tuple[str, socket.socket]],
         deliver: Callable[[Event], None],
         limits: StreamLimits,
+        tls: Tls | None,
+        resolver: Resolver,
     ) -> None:
-        """See `open`, which binds and closes the sockets."""
+        """See `open`, which binds and closes the sockets. Raises TlsError."""
         self.agent = agent
         self.send_errors = 0
         self._loop = asyncio.get_running_loop()
@@ -87,6 +97,12 @@ class Transport:
         self.addresses: tuple[Address, ...] = tuple(
             listener.bound for listener in self._listeners if listener.transport == "UDP"
         )
+        self.tls_addresses: tuple[Address, ...] = tuple(
+            listener.bound for listener in self._listeners if listener.transport == "TLS"
+        )
+        self._tls = tls
+        self._contexts = None if tls is None else tls.load()
+        self._resolver = resolver
         self._datagram_sockets: dict[Address, socket.socket] = {
             listener.bound: listener.sock for listener in self._listeners if listener.transport == "UDP"
         }
@@ -99,7 +115,7 @@ class Transport:
             failed=self._failed,
             needed=agent.uses,
             follow=self._follow,
-            tls=lambda: None,
+            tls=lambda: self._contexts,
         )
         for listener in self._listeners:
             if listener.transport == "UDP":
@@ -121,6 +137,9 @@ class Transport:
         listen: Sequence[Address],
         *,
         deliver: Callable[[Event], None],
+        tls_listen: Sequence[Address] = (),
+        tls: Tls | None = None,
+        resolver: Resolver | None = None,
         limits: StreamLimits | None = None,
         receive_buffer_bytes: int = _RECEIVE_BUFFER_BYTES,
     ) -> AsyncIterator[Transport]:
@@ -128,11 +147,14 @@ class Transport:
 
         deliver               gets every event, in order, between two steps of the agent: it returns soon, may use the
                               verbs, and must not raise
+        tls_listen            where to listen by TLS, which takes a certificate in `tls`
+        tls                   for TLS in both directions; None: there is none
+        resolver              where names are looked up; by default as the machine is configured
         limits                of connections
         receive_buffer_bytes  what the kernel may hold for us; it grants at most net.core.rmem_max
 
-        Raises OSError if an address cannot be bound. At the end nothing more is sent but what a connection has not
-        taken yet; calls are not ended.
+        Raises OSError if an address cannot be bound, TlsError if a file of `tls` cannot be used. At the end nothing
+        more is sent but what a connection has not taken yet; calls are not ended.
         """
         with contextlib.ExitStack() as stack:
             # RFC 3261 section 18.2.1: a port that is listened on for UDP is listened on for TCP.
@@ -141,7 +163,17 @@ class Transport:
                 for address in listen
                 for transport, sock in _bound_pair(address, receive_buffer_bytes)
             ]
-            transport = cls(agent, sockets, deliver, limits or StreamLimits())
+            if tls_listen and (tls is None or tls.certificate is None):
+                raise TlsError("to listen by TLS takes a certificate")
+            sockets += [("TLS", stack.enter_context(_bound("TLS", address, 0))) for address in tls_listen]
+            transport = cls(
+                agent,
+                sockets,
+                deliver,
+                limits or StreamLimits(),
+                tls,
+                resolver or Resolver(random=SystemRandom()),
+            )
             try:
                 yield transport
             finally:
@@ -166,8 +198,18 @@ class Transport:
         """How many connections have come and gone, and are."""
         return self._streams.counters()
 
-    def flow_to(self, host: str, port: int, transport: str = "UDP") -> Flow:
-        """The flow on which `invite` reaches host:port, a numeric address, by "UDP" or "TCP".
+    def reload(self) -> None:
+        """Read the files of TLS anew, for the connections from now on.
+
+        Raises TlsError if one cannot be used, and goes on with what was read before.
+        """
+        if self._tls is not None:
+            self._contexts = self._tls.load()
+
+    def flow_to(self, host: str, port: int, transport: str = "UDP", name: str = "") -> Flow:
+        """The flow on which `invite` reaches host:port, a numeric address, by "UDP", "TCP" or "TLS".
+
+        name  what the certificate of a TLS peer has to be for; by default that is `host`
 
         Raises LocalProtocolError if it is none, or we do not listen on an address of its family.
         """
@@ -175,10 +217,28 @@ class Transport:
             family = socket.AF_INET6 if ipaddress.ip_address(host).version == 6 else socket.AF_INET
         except ValueError as error:
             raise LocalProtocolError(f"not an address: {host!r}") from error
-        for listener in self._listeners:
-            if listener.transport == transport and listener.sock.family == family:
-                return Flow(transport, self._local(listener, host), (host, port))
+        # Whoever listens by TLS is reached there; whoever does not is reached by the connection that is made.
+        wanted = {"UDP": ("UDP",), "TCP": ("TCP",), "TLS": ("TLS", "TCP") if self._tls else ()}.get(transport, ())
+        for listened in wanted:
+            for listener in self._listeners:
+                if listener.transport == listened and listener.sock.family == family:
+                    secured = name if transport == "TLS" else ""
+                    return Flow(transport, self._local(listener, host), (host, port), secured)
         raise LocalProtocolError(f"no socket reaches {host} by {transport}")
+
+    async def flows(self, uri: Uri) -> tuple[Flow, ...]:
+        """The flows on which `uri` is reached, the best one first (RFC 3263): the first for `invite`, and its `others`.
+
+        Raises NotLocated if it has no address, LocalProtocolError if it is no SIP URI or no transport of ours fits.
+        """
+        families = {listener.sock.family for listener in self._listeners}
+        targets = await self._resolver.locate(
+            uri,
+            transports=("UDP", "TCP", "TLS") if self._tls else ("UDP", "TCP"),
+            families=[record for family, record in _RECORDS.items() if family in families],
+        )
+        # RFC 5922 section 4: the certificate is for the domain of the URI, wherever the DNS leads.
+        return tuple(self.flow_to(host, port, transport, uri.host) for transport, host, port in targets)
 
     def flush(self) -> None:
         """Hand over the events, send what is to be sent, set the timer."""
@@ -232,9 +292,12 @@ class Transport:
     async def _follow(self, request: Request, flow: Flow) -> Flow | None:
         """Where `request`, whose connection is lost, goes instead: where its next hop says that it is."""
         hop = next_hop(request)
+        if hop.scheme != "sips":
+            # Its Via says already by which transport it goes.
+            hop = replace(hop, parameters=hop.parameters.with_("transport", flow.transport.lower()))
         try:
-            return self.flow_to(hop.host, hop.port or 5060, flow.transport)
-        except LocalProtocolError:
+            return (await self.flows(hop))[0]
+        except SipError:
             return None
 
     def _send(self, data: bytes, flow: Flow) -> None:
