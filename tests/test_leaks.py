@@ -1,0 +1,157 @@
+"""Thousands of calls in a row, in and out, ended by either side, leave everything where it was before."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import gc
+import logging
+import os
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import structlog
+
+import rtp
+import sip
+from mediaserver import server
+from mediaserver.media import Media
+from tests.live import rtp_ports, serving
+
+AT_ONCE = 40
+# What a transaction over UDP lingers for after its end is 64*T1 (timers D, J, L, M); the rest is what a call lasts.
+TIMERS = sip.Timers(t1=0.05, t2=0.2, t4=0.1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alive:
+    """What there is of everything that a call needs."""
+
+    descriptors: int
+    tasks: int
+    dialogs: int
+    transactions: int
+    streams: int
+    ports_free: int
+    calls: int
+
+
+class Exchange:
+    """Our own agent and media as the caller of a server: both ends of each call are the code under test."""
+
+    def __init__(self, running: server.Server, transport: sip.Transport, endpoint: rtp.Endpoint) -> None:
+        self.running = running
+        self.transport = transport
+        self.endpoint = endpoint
+        self.waiting: dict[str, asyncio.Queue[sip.Event]] = {}
+        self.ports = self._ports()
+
+    def deliver(self, event: sip.Event) -> None:
+        self.waiting[event.call].put_nowait(event)
+
+    async def call(self, user: str, *, hang_up: bool) -> sip.Ended:
+        """One call from its INVITE to its end; `hang_up` says whether we end it."""
+        media = Media(self.endpoint, host="127.0.0.1")
+        key = self.transport.invite(
+            sip.Uri.parse(f"sip:{user}@{self.running.sip_address}"),
+            self.transport.flow_to("127.0.0.1", self.running.sip_address.port),
+            from_=sip.NameAddr.parse("<sip:tester@127.0.0.1>"),
+            body=media.offer(),
+        )
+        events = self.waiting[key] = asyncio.Queue()
+        while True:
+            match await events.get():
+                case sip.Answered(response=response):
+                    media.accept(response.body)
+                    media.start()
+                    if hang_up:
+                        self.transport.bye(key)
+                case sip.Ended() as ended:
+                    break
+        media.close()
+        await media.wait_closed()
+        del self.waiting[key]
+        return ended
+
+    async def calls(self, count: int) -> dict[sip.Cause, int]:
+        """So many calls, every second one ended by us; how they ended."""
+        causes: dict[sip.Cause, int] = {}
+        turns = iter(range(count))
+
+        async def line() -> None:
+            for turn in turns:
+                ended = await self.call("short" if turn % 2 else "long", hang_up=turn % 2 == 0)
+                causes[ended.cause] = causes.get(ended.cause, 0) + 1
+
+        async with asyncio.TaskGroup() as lines:
+            for _ in range(AT_ONCE):
+                lines.create_task(line())
+        return causes
+
+    async def alive(self) -> Alive:
+        """What there is once all that lingers by the RFC's timers is over, and ports have rested."""
+        agents = (self.transport.agent, self.running.switchboard._means.signalling.agent)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(30):
+                while any(agent.counters().transactions for agent in agents) or self._ports() < self.ports:  # noqa: ASYNC110
+                    await asyncio.sleep(0.1)
+        gc.collect()
+        counters = [agent.counters() for agent in agents]
+        return Alive(
+            descriptors=len(os.listdir("/proc/self/fd")),
+            tasks=len(asyncio.all_tasks()),
+            dialogs=sum(seen.dialogs for seen in counters),
+            transactions=sum(seen.transactions for seen in counters),
+            streams=self.endpoint.counters().streams + self.running.endpoint.counters().streams,
+            ports_free=self._ports(),
+            calls=len(self.running.switchboard),
+        )
+
+    def _ports(self) -> int:
+        return self.endpoint.counters().ports_free + self.running.endpoint.counters().ports_free
+
+
+def resident_kib() -> int:
+    """Memory in use, in KiB."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") // 1024
+
+
+@pytest.fixture
+def silent_log() -> Iterator[None]:
+    """What is logged of a call would be kept by pytest, and look like a leak."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    yield
+    structlog.reset_defaults()
+
+
+@pytest.mark.usefixtures("silent_log")
+@pytest.mark.parametrize("count", [300, pytest.param(10_000, marks=pytest.mark.slow)])
+async def test_calls_in_a_row_leave_nothing_behind(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sip, "Agent", functools.partial(sip.Agent, timers=TIMERS))
+    routes = [{"user": "short", "say": "a"}, {"user": "long", "say": "a", "then": "stay", "stay_s": 30}]
+    exchanges: list[Exchange] = []
+    agent = sip.Agent(random=random.Random(1))
+    first, last = (int(port) for port in rtp_ports().split("-"))
+    async with (
+        serving(engine={"name": "tone"}, route=routes, rtp={"ports": f"{first}-{first + 1499}"}) as running,
+        sip.Transport.open(agent, [("127.0.0.1", 0)], deliver=lambda event: exchanges[0].deliver(event)) as transport,
+        rtp.Endpoint(host="127.0.0.1", ports=range(first + 1500, last), realtime=False, quarantine_s=0.1) as endpoint,
+    ):
+        exchange = Exchange(running, transport, endpoint)
+        exchanges.append(exchange)
+        await exchange.calls(2 * AT_ONCE)  # what is made once and kept: caches, workers, threads' memory
+        before = await exchange.alive()
+        assert (before.dialogs, before.transactions, before.streams, before.calls) == (0, 0, 0, 0)
+        assert before.ports_free == exchange.ports
+        grown = []
+        for _ in range(2):
+            memory = resident_kib()
+            causes = await exchange.calls(count)
+            assert causes == {sip.Cause.LOCAL_BYE: count // 2, sip.Cause.REMOTE_BYE: count // 2}
+            assert await exchange.alive() == before
+            grown.append(resident_kib() - memory)
+        assert grown[1] < max(2048, count // 2), "half a KiB for each call at most is the allocator's"
