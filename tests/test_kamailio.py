@@ -20,12 +20,14 @@ pytestmark = pytest.mark.skipif(not kamailio.is_installed(), reason="Kamailio is
 
 @pytest.mark.parametrize("parameters", ["", ";transport=tcp"])
 async def test_call_through_a_record_routing_proxy_is_heard_and_ended_by_us(tmp_path: Path, parameters: str) -> None:
-    async with serving(route=[{"say": TEXT}]) as running:
-        async with kamailio.kamailio(tmp_path, f"sip:{running.sip_address}{parameters}") as port:
-            outcome = await softphone.call(softphone.Order(uri=f"sip:hello@127.0.0.1:{port}"))
-            assert (outcome.answered, outcome.ended_by) == (True, "the peer hung up")
-            assert likeness(outcome.heard, await spoken(running.engine, TEXT)) > 0.98
-            await until_calls(running, 0)
+    async with (
+        serving(route=[{"say": TEXT}]) as running,
+        kamailio.kamailio(tmp_path, f"sip:{running.sip_address}{parameters}") as port,
+    ):
+        outcome = await softphone.call(softphone.Order(uri=f"sip:hello@127.0.0.1:{port}"))
+        assert (outcome.answered, outcome.ended_by) == (True, "the peer hung up")
+        assert likeness(outcome.heard, await spoken(running.engine, TEXT)) > 0.98
+        await until_calls(running, 0)
 
 
 async def test_requests_within_the_call_follow_the_route_in_both_directions(tmp_path: Path) -> None:
