@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from .agent import Admission, Admit, Agent, Counters
 from .call import (
+    Acknowledged,
     Answered,
     Cause,
     Confirmed,
@@ -41,6 +42,7 @@ from .uri import Uri
 
 __all__ = [
     "Account",
+    "Acknowledged",
     "Admission",
     "Admit",
     "Agent",

@@ -5,9 +5,10 @@
     agent.next_event()                   what happened, until None
     agent.data_to_send()                 what has to go out
 
-and the verbs of the host: `ring`, `answer`, `reject`, `bye`, `invite`, `cancel`, `reoffer` for calls; `request`,
-`request_within` and `respond` for all other requests. Bodies are opaque: what is in an offer is the host's business.
-`now` is seconds of any clock that never goes back.
+and the verbs of the host: `ring`, `answer`, `reject`, `bye`, `invite`, `cancel`, `acknowledge`, `reoffer`, `update` and
+`withdraw` for calls; `request`, `request_within` and `respond` for all other requests. Bodies are opaque: what is in an
+offer is the host's business, and how offers and answers follow one another is ours. `now` is seconds of any clock that
+never goes back.
 
 Requests that are refused without touching a call are answered statelessly (RFC 3261 section 8.2.7): whoever sends a
 million of them leaves nothing behind, and gets one response to each.
@@ -27,17 +28,21 @@ from dataclasses import dataclass, replace
 from random import Random
 
 from .call import (
+    Acknowledged,
     Answered,
     Call,
     CallInput,
     CallState,
+    Change,
     Confirmed,
+    Content,
     Deadline,
     Do,
     Ended,
     Event,
     FlowFailed,
     Offered,
+    Owing,
     Progressed,
     Refused,
     Reoffered,
@@ -50,11 +55,23 @@ from .connection import next_hop
 from .dialog import MAX_FORWARDS, Dialog, Retained
 from .digest import CREDENTIALS, Keyring, Login, Space, WrongProof
 from .errors import LocalProtocolError, RemoteProtocolError
+from .exchange import Exchange, ExchangeInput
 from .guard import Guard, Held, Offenders, Until
 from .headers import Headers, NameAddr, Via
 from .message import REASONS, Request, Response
 from .parser import MalformedMessage, parse_datagram
+from .reliable import RSEQ_LIMIT, Provisional, Reliable, ReliableDeadline, ReliableState, rack_of
 from .replaces import replaced
+from .session_timer import (
+    LEAST_MIN_SE_S,
+    SessionExpires,
+    SessionTimer,
+    TimerDeadline,
+    TimerInput,
+    TimerState,
+    min_se,
+    session_expires,
+)
 from .transaction import (
     COOKIE,
     ClientTransaction,
@@ -72,12 +89,18 @@ from .uri import Uri, bracketed
 __all__ = ["SUPPORTED", "Admission", "Agent", "Counters"]
 
 # The option tags of the extensions that are understood (RFC 3261 section 20.37); what else is required gets 420.
-SUPPORTED: tuple[str, ...] = ("replaces", "norefersub")
+SUPPORTED: tuple[str, ...] = ("100rel", "timer", "replaces", "norefersub")
 _SUPPORTED_FIELD = ("Supported", ", ".join(SUPPORTED))
 _MOST_REACHED_AT = 1024
 # RFC 3261 section 18.1.1: the most that a datagram is trusted with where the MTU of the path is not known.
 _LARGE_BYTES = 1300
 _NOTHING: Mapping[str, tuple[str, ...]] = {}
+# How many branches of a forked INVITE may ring at a time; more are not told apart from silence.
+_EARLY_LIMIT = 64
+# How often a change that crosses the peer's is sent.
+_TRIES = 8
+# After a refusal that says nothing of the session.
+_REFRESH_PAUSE_S = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,6 +161,15 @@ class Counters:
     transactions: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Agreed:
+    """What was agreed on about the timer of a session; `alone` as in SessionTimer."""
+
+    happening: TimerInput
+    interval_s: int
+    alone: bool
+
+
 class Agent:
     """A user agent, server and client.
 
@@ -153,6 +185,11 @@ class Agent:
                by TLS they do on the port that we listen on
     accept     body types of INVITEs that the host understands; others get 415
     product    goes into Server and User-Agent; "" leaves them out
+
+    session_expires_s, min_se_s
+
+               how long a session lasts unless it is refreshed, and the least that peers may ask for (RFC 4028); with
+               `session_expires_s` 0 a session has an end only where the peer wants one
 
     serve_within, serve_outside
 
@@ -175,16 +212,22 @@ class Agent:
         advertise: tuple[str, int] | None = None,
         accept: tuple[str, ...] = ("application/sdp",),
         product: str = "",
+        session_expires_s: int = 1800,
+        min_se_s: int = LEAST_MIN_SE_S,
         serve_within: Mapping[str, tuple[str, ...]] = _NOTHING,
         serve_outside: Mapping[str, tuple[str, ...]] = _NOTHING,
         login_for: Callable[[Request, Flow], Login | None] | None = None,
         guard_of: Callable[[Request, Flow], Guard | None] | None = None,
     ) -> None:
+        if min_se_s < LEAST_MIN_SE_S or 0 < session_expires_s < min_se_s:
+            raise LocalProtocolError(f"not {LEAST_MIN_SE_S} <= {min_se_s} (min_se_s) <= {session_expires_s} or 0")
         self.admit: Admit = _admit_all
+        self._session_expires_s = session_expires_s
+        self._min_se_s = min_se_s
         self._random = random
         self._timers = timers or Timers()
         self._advertise = advertise
-        self._accept = accept
+        self._body_types = accept
         self._serve_within = serve_within
         self._serve_outside = serve_outside
         self._login_for = login_for
@@ -282,8 +325,13 @@ class Agent:
             elif isinstance(owner, Held):
                 self._release(owner, now)
             elif isinstance(owner, Serving):
-                # RFC 4320 section 4.2: 408 would come too late to be of use to anybody.
-                self._settle(owner, 500, now, reason="Not Answered in Time")
+                self._overdue(owner, now)
+            elif isinstance(owner, Reliable):
+                self._reliable_due(owner, now)
+            elif isinstance(owner, SessionTimer):
+                self._session_due(owner, now)
+            elif isinstance(owner, Change):
+                self._change_due(owner, now)
 
     def wake_at(self) -> float | None:
         """When `handle_timer` wants to be called; None if nothing is waited for."""
@@ -312,13 +360,36 @@ class Agent:
         headers: Iterable[tuple[str, str]] = (),
         body: bytes = b"",
         content_type: str = "application/sdp",
+        reliable: bool = False,
     ) -> None:
-        """Say that an offered call rings (180), or with a body begin early media (183); 101 to 199."""
+        """Say that an offered call rings (180), or with a body begin early media (183); 101 to 199.
+
+        It is said reliably, so that the peer acknowledges it, if the peer requires that or `reliable` is set. Several
+        at once wait for one another then. If the INVITE had no offer, a reliable `body` is one: Acknowledged brings
+        the answer. A body that would come after the answer, or the offer, is left out.
+
+        Raises LocalProtocolError if it is to be `reliable` and the peer does not support that.
+        """
         if not 100 < status < 200:
             raise LocalProtocolError(f"{status} does not say that a call rings")
         ringing, server, offer = self._offered(call, CallInput.RING)
-        fields = (("Contact", ringing.contact), *headers)
-        self._respond(server, offer, status, now, headers=fields, body=body, content_type=content_type)
+        fields = tuple(Headers((("Contact", ringing.contact), *headers)))
+        if "100rel" not in offer.require and not (reliable and "100rel" in offer.supported):
+            if reliable:
+                raise LocalProtocolError("the peer does not support reliable provisional responses")
+            self._respond(server, offer, status, now, headers=fields, body=body, content_type=content_type)
+        else:
+            provisional = Provisional(status=status, headers=fields, body=body, content_type=content_type)
+            if ringing.reliable is None:
+                # RFC 3262 section 3: the upper half is left for the numbers to grow into.
+                first = self._random.randrange(1, RSEQ_LIMIT)
+                ringing.reliable = Reliable(
+                    call=call, seq=offer.cseq.number, first_rseq=first, schedule=self._schedule, timers=self._timers
+                )
+            if ringing.reliable.state is ReliableState.WAITING:
+                ringing.reliable.queue.append(provisional)
+            else:
+                self._send_reliably(ringing, ringing.reliable, provisional, now)
         self._step(ringing, CallInput.RING, now)
 
     def answer(
@@ -329,18 +400,28 @@ class Agent:
         headers: Iterable[tuple[str, str]] = (),
         body: bytes = b"",
         content_type: str = "application/sdp",
+        to: Request | None = None,
     ) -> None:
-        """Accept the INVITE, or re-INVITE, that is waiting. The 200 is repeated until the peer acknowledges it."""
+        """Accept the INVITE that is waiting or, if there is none, what else was Reoffered.
+
+        The 200 to an INVITE is repeated until the peer acknowledges it. It goes out later if the peer has yet to
+        acknowledge the description in a reliable `ring`, and without `body` if that was the answer or the offer.
+
+        to  which request, where an UPDATE waits beside the INVITE
+        """
+        answered = self._call(call)
+        content = Content(headers=tuple(Headers(headers)), body=body, content_type=content_type)
+        asked = answered.waiting_beside(to)
+        if asked is not None:
+            self._agree(answered, asked, content, now)
+            return
         answered, server, offer = self._offered(call, CallInput.ANSWER)
-        fields = (("Contact", answered.contact), self._allow, _SUPPORTED_FIELD, *headers)
-        self._respond(server, offer, 200, now, headers=fields, body=body, content_type=content_type)
-        if answered.state is CallState.REOFFERED and answered.dialog is not None:
-            answered.dialog.refresh(offer, answered.source)
-        answered.acked = offer.cseq.number
-        answered.owed = not offer.body
-        answered.offer = None
-        self._step(answered, CallInput.ANSWER, now)
-        self._replace(answered, now)
+        if answered.reliable is not None and answered.reliable.holds_answer:
+            answered.reliable.queue.clear()
+            answered.held = content
+            self._step(answered, CallInput.HOLD, now)
+        else:
+            self._accept(answered, server, offer, content, CallInput.ANSWER, now)
 
     def reject(
         self,
@@ -350,12 +431,23 @@ class Agent:
         status: int,
         reason: str | None = None,
         headers: Iterable[tuple[str, str]] = (),
+        to: Request | None = None,
     ) -> None:
-        """Refuse the INVITE that is waiting: 300 to 699. A refused re-INVITE leaves the call as it was."""
+        """Refuse what is waiting: 300 to 699. After what was Reoffered the call goes on as it was.
+
+        to  which request, where an UPDATE waits beside the INVITE
+        """
         if not 300 <= status < 700:
             raise LocalProtocolError(f"{status} does not refuse a call")
+        asked = self._call(call).waiting_beside(to)
+        if asked is not None:
+            self._settle(asked, status, now, reason=reason, headers=headers)
+            self._forget_asked(asked)
+            return
         rejected, server, offer = self._offered(call, CallInput.REJECT)
         self._respond(server, offer, status, now, reason=reason, headers=headers)
+        if rejected.dialog is not None:
+            rejected.dialog.take(ExchangeInput.DROP)
         rejected.offer = rejected.server = None
         self._step(rejected, CallInput.REJECT, now, status=status, reason=reason or REASONS.get(status, ""))
 
@@ -374,7 +466,7 @@ class Agent:
         flow: Flow,
         *,
         from_: NameAddr,
-        body: bytes,
+        body: bytes = b"",
         to: NameAddr | None = None,
         content_type: str = "application/sdp",
         headers: Iterable[tuple[str, str]] = (),
@@ -382,17 +474,20 @@ class Agent:
         keyring: Keyring | None = None,
         others: Iterable[Flow] = (),
     ) -> str:
-        """Call `target` along `flow`; returns the key of the call. It is cancelled if nobody answers in time.
+        """Call `target` along `flow`; returns the key of the call.
+
+        Progressed says how it goes: 180 that it rings, 183 with a body that there are early media. Answered comes if
+        somebody takes the call, Ended in all other cases: with REMOTE_REJECT and the status, with LOST if nothing
+        comes back at all, with NO_ANSWER if nobody answered in `ring_timeout_s`, upon which it is cancelled, or with
+        LOCAL_CANCEL after `cancel`. Whether a person or a machine answered is for the host to find out.
 
         from_    who calls; its tag is ours to choose
         to       who is called if not `target`
         keyring  answers the challenges of the whole call
         others   along which it is tried next, in this order
-
-        Raises LocalProtocolError without a body: the 2xx would bring an offer that nobody could answer.
+        body     the offer; without one the peer makes it, and `acknowledge` answers it
+        headers  any others, Route, Privacy and P-Asserted-Identity among them
         """
-        if not body:
-            raise LocalProtocolError("an INVITE without an offer")
         secure = target.scheme == "sips"
         key = self._token()
         fields = (
@@ -405,22 +500,32 @@ class Agent:
             ("Contact", self.contact(flow, secure=secure)),
             # RFC 3261 section 13.2.1: a callee whose responses do not arrive knows when to stop ringing.
             ("Expires", str(math.ceil(ring_timeout_s))),
-            *self._offer_fields(headers, content_type),
+            *self._offer_fields(headers, body, content_type),
+            *self._session_fields(None),
         )
         request = Request(method="INVITE", uri=target, headers=Headers(fields), body=body)
         patience_s = ring_timeout_s + self._timers.patience
         transaction = self._send_request(
             request, flow, key, now, final_within_s=patience_s, keyring=keyring, others=tuple(others)
         )
-        self._begin(key, CallState.CALLING, transaction.flow, now, ring_timeout_s, secure=secure).invite = transaction
+        call = self._begin(key, CallState.CALLING, transaction.flow, now, ring_timeout_s, secure=secure)
+        call.invite = transaction
+        call.local = (body, content_type)
         self._calls_placed += 1
         return key
 
-    def cancel(self, now: float, call: str) -> None:
-        """Give up calling. The CANCEL goes out once the peer has shown signs of life; the call Ends afterwards."""
-        self._step(self._call(call), CallInput.CANCEL, now)
+    def cancel(self, now: float, call: str, *, headers: Iterable[tuple[str, str]] = ()) -> None:
+        """Give up calling. The CANCEL goes out once the peer has shown signs of life; the call Ends afterwards.
 
-    def reoffer(
+        headers  of the CANCEL, or of the BYE if the answer crosses it: Reason, for example (RFC 3326)
+        """
+        leaving = self._call(call)
+        farewell = tuple(Headers(headers))
+        leaving.require(CallInput.CANCEL)
+        leaving.farewell = farewell
+        self._step(leaving, CallInput.CANCEL, now)
+
+    def acknowledge(
         self,
         now: float,
         call: str,
@@ -429,15 +534,71 @@ class Agent:
         content_type: str = "application/sdp",
         headers: Iterable[tuple[str, str]] = (),
     ) -> None:
-        """Send a re-INVITE; Answered or Refused will say what came of it."""
-        if not body:
-            raise LocalProtocolError("a re-INVITE without an offer")
-        changing = self._call(call)
-        changing.require(CallInput.REOFFER)
-        assert changing.dialog is not None, changing.state
-        fields = (("Contact", changing.contact), *self._offer_fields(headers, content_type))
-        changing.invite = self._request_within(changing.dialog, "INVITE", call, now, headers=fields, body=body)
-        self._step(changing, CallInput.REOFFER, now)
+        """Answer the offer that a response to our INVITE without one brought: in the ACK, or the PRACK."""
+        acknowledging = self._call(call)
+        owing = acknowledging.owing
+        if owing is None:
+            raise LocalProtocolError("no offer to acknowledge")
+        content = Content(headers=tuple(Headers(headers)), body=body, content_type=content_type)
+        if owing.rack:
+            self._send_prack(owing.dialog, owing.rack, now, content)
+        else:
+            acknowledging.require(CallInput.ACKNOWLEDGE)
+            self._send_ack(owing.transaction, owing.dialog, content)
+            self._step(acknowledging, CallInput.ACKNOWLEDGE, now)
+        owing.dialog.take(ExchangeInput.ANSWER)
+        acknowledging.local = (body, content_type)
+        acknowledging.owing = None
+
+    def reoffer(
+        self,
+        now: float,
+        call: str,
+        *,
+        body: bytes = b"",
+        content_type: str = "application/sdp",
+        headers: Iterable[tuple[str, str]] = (),
+    ) -> None:
+        """Send a re-INVITE; Answered or Refused will say what came of it.
+
+        If it crosses the peer's it is sent again, as it is, after the pause of RFC 3261 section 14.1, unless
+        `withdraw` or another `reoffer` or `update` comes first.
+
+        body  the offer; without one the peer makes it, and `acknowledge` answers it
+        """
+        self._change(
+            call, "INVITE", Content(headers=tuple(Headers(headers)), body=body, content_type=content_type), now
+        )
+
+    def update(
+        self,
+        now: float,
+        call: str,
+        *,
+        body: bytes = b"",
+        content_type: str = "application/sdp",
+        headers: Iterable[tuple[str, str]] = (),
+    ) -> None:
+        """Send an UPDATE (RFC 3311), even before the call is answered; Answered or Refused will say what came of it.
+
+        It is sent again as `reoffer` is. Before the answer it goes to the early dialog that was heard of last.
+
+        body  the offer; without one, nothing but the target and the session timer is refreshed
+        """
+        self._change(
+            call, "UPDATE", Content(headers=tuple(Headers(headers)), body=body, content_type=content_type), now
+        )
+
+    def withdraw(self, now: float, call: str) -> None:
+        """Do not send the latest `reoffer` or `update` again; in flight, it may still come to Answered or Refused."""
+        withdrawing = self._call(call)
+        change = withdrawing.change
+        if change is None:
+            raise LocalProtocolError("nothing to withdraw")
+        change.tries = _TRIES
+        if change.waits:
+            change.go()
+            withdrawing.change = None
 
     def request(
         self,
@@ -682,12 +843,18 @@ class Agent:
             if do is Do.SEND_AGAIN:
                 if call.server is not None:
                     call.server.repeat(now)
-            elif do is Do.SEND_487:
-                self._terminate(call, now)
+            elif do in _REFUSALS:
+                self._terminate(call, _REFUSALS[do], now)
+            elif do is Do.SEND_ACK:
+                if call.owing is not None:
+                    self._send_ack(call.owing.transaction, call.owing.dialog, _NO_CONTENT)
             elif do is Do.SEND_CANCEL:
                 if call.invite is not None:
                     call.invite.hurry(now)
-                    self._send_request(cancel_for(call.invite.request), call.invite.flow, call.key, now, fixed=True)
+                    cancel = cancel_for(call.invite.request)
+                    fields = (*cancel.headers, *self._client_fields, *call.farewell)
+                    cancel = Request(method="CANCEL", uri=cancel.uri, headers=Headers(fields))
+                    self._send_request(cancel, call.invite.flow, call.key, now, fixed=True)
             elif do is Do.SEND_BYE:
                 assert call.dialog is not None, call.state
                 headers = (*self._client_fields, *call.farewell)
@@ -712,13 +879,21 @@ class Agent:
                 self._step(other, verb, now)
                 break
 
-    def _terminate(self, call: Call, now: float) -> None:
+    def _terminate(self, call: Call, status: int, now: float) -> None:
         if call.server is not None and call.offer is not None:
-            self._respond(call.server, call.offer, 487, now)
+            self._respond(call.server, call.offer, status, now)
+        if call.dialog is not None:
+            call.dialog.take(ExchangeInput.DROP)
         call.server = call.offer = None
 
     def _abandon(self, call: Call, now: float) -> None:
         """The call has ended: nobody waits any more for what was asked within it."""
+        call.asked = call.owing = call.updating = None
+        call.session.step(TimerInput.STOP, now)
+        if call.reliable is not None:
+            call.reliable.close()
+        if call.change is not None:
+            call.change.go()
         for serving in [serving for serving in self._serving.values() if serving.call == call.key]:
             # RFC 3261 section 15.1.2.
             self._settle(serving, 487, now)
@@ -790,6 +965,8 @@ class Agent:
             self._strays += 1
             return
         self._acknowledged(call)
+        if call.owed and call.dialog is not None:
+            call.dialog.take(ExchangeInput.PEER_ANSWER if ack.body else ExchangeInput.DROP)
         if Do.TELL_CONFIRMED in self._step(call, CallInput.PEER_ACK, now):
             self._events.append(Confirmed(call=call.key, body=ack.body, content_type=ack.content_type))
 
@@ -808,7 +985,7 @@ class Agent:
         if request.contact is None:
             self._refuse(request, reply, 400, "Missing Contact")
             return
-        if not self._readable(request, reply, self._accept):
+        if not self._readable(request, reply, self._body_types) or self._too_brief(request, reply):
             return
         replaces = request.headers.get("Replaces")
         try:
@@ -821,6 +998,7 @@ class Agent:
         call.replaces = other or ""
         call.dialog = Dialog.served(request, key, source)
         call.offer = request
+        call.updatable = _allows_update(request)
         call.server = self._transactions.serve(request, reply, key, now)
         self._calls_received += 1
         self._respond(call.server, request, 100, now)
@@ -831,23 +1009,28 @@ class Agent:
         if call is None or not call.allows(CallInput.PEER_INVITE):
             self._refuse(request, reply, 481)
             return
-        if not self._acceptable(call.dialog, request, reply, self._accept):
+        if not self._acceptable(call.dialog, request, reply, self._body_types) or self._too_brief(request, reply):
             return
         transaction = self._transactions.serve(request, reply, call.key, now)
-        if call.owed and call.state is CallState.ANSWERED:
-            # RFC 5407 section 3.1.5, case 2: the exchange that the answer in the ACK completes comes first.
+        if call.dialog is not None and call.dialog.exchange is Exchange.OFFERING:
+            # RFC 5407 section 3.1.5, case 2: the exchange that the answer in the ACK completes comes first, and that
+            # of our UPDATE or re-INVITE.
             self._respond(transaction, request, 491, now)
+            return
+        if call.asked is not None:
+            self._respond(transaction, request, 500, now, headers=self._pause())
             return
         todo = self._step(call, CallInput.PEER_INVITE, now)
         if Do.SEND_500 in todo:
             # RFC 3261 section 14.2.
-            pause = (("Retry-After", str(self._random.randint(0, 10))),)
-            self._respond(transaction, request, 500, now, headers=pause)
+            self._respond(transaction, request, 500, now, headers=self._pause())
         elif Do.SEND_491 in todo:
             self._respond(transaction, request, 491, now)
         else:
             self._acknowledged(call)
             call.server, call.offer, call.source = transaction, request, source
+            if call.dialog is not None and request.body:
+                call.dialog.take(ExchangeInput.PEER_OFFER)
             self._respond(transaction, request, 100, now)
             if Do.TELL_CONFIRMED in todo:
                 self._events.append(Confirmed(call=call.key, body=b"", content_type=""))
@@ -857,7 +1040,7 @@ class Agent:
         call = self._within(request)
         if call is None or not call.allows(CallInput.PEER_BYE):
             self._refuse(request, reply, 481)
-        elif self._in_order(call.dialog, request, reply):
+        elif self._in_order(call.dialog_of(request.from_.tag), request, reply):
             transaction = self._transactions.serve(request, reply, call.key, now)
             self._respond(transaction, request, 200, now)
             self._step(call, CallInput.PEER_BYE, now, reason=request.headers.get("Reason") or "")
@@ -884,7 +1067,7 @@ class Agent:
         call = self._within(request)
         if request.to.tag and call is None:
             self._refuse(request, reply, 481)
-        elif call is None or self._in_order(call.dialog, request, reply):
+        elif call is None or self._in_order(call.dialog_of(request.from_.tag), request, reply):
             self._answer_options(request, source, Admission())
 
     def _answer_options(self, request: Request, source: Flow, verdict: Admission) -> None:
@@ -892,15 +1075,114 @@ class Agent:
         fields = (
             ("Contact", self.contact(source)),
             self._allow,
-            ("Accept", ", ".join(self._accept)),
+            ("Accept", ", ".join(self._body_types)),
             _SUPPORTED_FIELD,
             *_retry_after(verdict),
         )
         self._refuse(request, _reply_flow(request.via, source), verdict.status or 200, headers=fields)
 
+    def _serve_update(self, request: Request, source: Flow, reply: Flow, now: float) -> None:
+        call = self._within(request)
+        dialog = None if call is None else call.dialog_of(request.from_.tag)
+        if call is None or dialog is None or call.state is CallState.ENDING:
+            self._refuse(request, reply, 481)
+            return
+        if not self._acceptable(dialog, request, reply, self._body_types) or self._too_brief(request, reply):
+            return
+        # RFC 3311 section 5.2: one UPDATE at a time, and one offer.
+        mine = dialog.exchange is Exchange.OFFERING or (dialog.exchange is Exchange.EMPTY and not call.up)
+        if call.asked is not None or (request.body and dialog.exchange is Exchange.OFFERED):
+            transaction = self._transactions.serve(request, reply, call.key, now)
+            self._respond(transaction, request, 500, now, headers=self._pause())
+        elif request.body and mine:
+            self._respond(self._transactions.serve(request, reply, call.key, now), request, 491, now)
+        else:
+            serving = self._serve(request, source, reply, call.key, call.key, now)
+            if request.body:
+                self._ask(call, dialog, serving)
+            else:
+                self._agree(call, serving, _NO_CONTENT, now)
+
+    def _serve_prack(self, request: Request, source: Flow, reply: Flow, now: float) -> None:
+        call = self._within(request)
+        dialog = None if call is None else call.dialog_of(request.from_.tag)
+        if call is None or dialog is None or call.state is CallState.ENDING:
+            self._refuse(request, reply, 481)
+            return
+        if not self._acceptable(dialog, request, reply, self._body_types):
+            return
+        reliable = call.reliable
+        if reliable is None or not reliable.acknowledge(rack_of(request)):
+            # RFC 3262 section 3.
+            self._refuse(request, reply, 481)
+            return
+        answer = request if request.body and dialog.exchange is Exchange.OFFERING else None
+        if answer is not None:
+            dialog.take(ExchangeInput.PEER_ANSWER)
+        body, content_type = (b"", "") if answer is None else (answer.body, answer.content_type)
+        self._events.append(Acknowledged(call=call.key, body=body, content_type=content_type))
+        serving = self._serve(request, source, reply, call.key, call.key, now)
+        if request.body and answer is None and call.asked is None and dialog.exchange is Exchange.AGREED:
+            # Section 5: after the answer in the response, PRACK may begin another exchange.
+            self._ask(call, dialog, serving)
+        else:
+            self._settle(serving, 200, now)
+        if call.server is None or call.offer is None:
+            return
+        if call.held is not None:
+            self._accept(call, call.server, call.offer, call.held, CallInput.RELEASE, now)
+        elif reliable.queue:
+            self._send_reliably(call, reliable, reliable.queue.popleft(), now)
+
+    def _ask(self, call: Call, dialog: Dialog, serving: Serving) -> None:
+        """Have the host answer the offer of an UPDATE or PRACK."""
+        dialog.take(ExchangeInput.PEER_OFFER)
+        call.asked = serving
+        self._events.append(Reoffered(call=call.key, request=serving.request))
+
+    def _agree(self, call: Call, serving: Serving, content: Content, now: float) -> None:
+        """Accept an UPDATE, or a PRACK with an offer."""
+        request = serving.request
+        dialog = call.dialog_of(request.from_.tag)
+        update = request.method == "UPDATE"
+        session, agreed = self._session_answer(call, request) if update and call.up else ((), None)
+        fields = (self._allow, _SUPPORTED_FIELD, *session, *content.headers)
+        body, content_type = content.body, content.content_type
+        self._settle(serving, 200, now, headers=fields, body=body, content_type=content_type)
+        if dialog is not None:
+            if update:
+                dialog.refresh(request, serving.source)
+            if request.body:
+                dialog.take(ExchangeInput.ANSWER if body else ExchangeInput.DROP)
+        if body:
+            call.local = (body, content_type)
+        if call.asked is serving:
+            call.asked = None
+        call.updatable = call.updatable or update
+        if agreed is not None:
+            call.session.restart(agreed.happening, agreed.interval_s, now, alone=agreed.alone)
+
+    def _forget_asked(self, serving: Serving) -> None:
+        """The offer of an UPDATE or PRACK is not accepted."""
+        call = self._calls.get(serving.call or "")
+        if call is not None and call.asked is serving:
+            call.asked = None
+            dialog = call.dialog_of(serving.request.from_.tag)
+            if dialog is not None:
+                dialog.take(ExchangeInput.DROP)
+
+    def _overdue(self, serving: Serving, now: float) -> None:
+        """The host has left a request without an answer."""
+        call = self._calls.get(serving.call or "")
+        if call is not None and call.asked is serving:
+            self._events.append(Withdrawn(call=call.key))
+        self._forget_asked(serving)
+        # RFC 4320 section 4.2: 408 would come too late to be of use to anybody.
+        self._settle(serving, 500, now, reason="Not Answered in Time")
+
     def _serve_within_call(self, request: Request, source: Flow, reply: Flow, now: float) -> None:
         call = self._within(request)
-        dialog = None if call is None else call.dialog
+        dialog = None if call is None else call.dialog_of(request.from_.tag)
         if call is None or call.state is CallState.ENDING:
             # RFC 5407 section 3.2: whoever has said BYE answers everything but a BYE with 481. Subscriptions go on.
             retained = self._retained.get(request.to.tag) if request.method in _TARGET_REFRESHERS else None
@@ -912,7 +1194,7 @@ class Agent:
         elif self._acceptable(dialog, request, reply, self._serve_within[request.method]):
             if request.method in _TARGET_REFRESHERS:
                 dialog.refresh(request, source)
-            self._serve(request, source, reply, request.to.tag, request.to.tag, now)
+            self._tell_requested(self._serve(request, source, reply, request.to.tag, request.to.tag, now))
 
     def _serve_outside_calls(self, request: Request, source: Flow, reply: Flow, now: float) -> None:
         if request.method not in self._serve_outside:
@@ -922,24 +1204,19 @@ class Agent:
         elif (user := self._prover(request, source, reply, now)) is not None and self._readable(
             request, reply, self._serve_outside[request.method]
         ):
-            self._serve(request, source, reply, None, self._token(), now, user=user)
+            self._tell_requested(self._serve(request, source, reply, None, self._token(), now), user)
 
-    def _serve(
-        self,
-        request: Request,
-        source: Flow,
-        reply: Flow,
-        call: str | None,
-        to_tag: str,
-        now: float,
-        *,
-        user: str = "",
-    ) -> None:
-        """Ask the host."""
+    def _tell_requested(self, serving: Serving, user: str = "") -> None:
+        self._events.append(
+            Requested(request=serving.key, call=serving.call, message=serving.request, flow=serving.source, user=user)
+        )
+
+    def _serve(self, request: Request, source: Flow, reply: Flow, call: str | None, to_tag: str, now: float) -> Serving:
+        """Begin to serve a request that may wait for the host."""
         key = self._token()
         transaction = self._transactions.serve(request, reply, to_tag, now)
         expire_at = now + self._timers.patience / 2
-        self._serving[key] = Serving(
+        serving = self._serving[key] = Serving(
             key=key,
             call=call,
             request=request,
@@ -948,7 +1225,7 @@ class Agent:
             schedule=self._schedule,
             expire_at=expire_at,
         )
-        self._events.append(Requested(request=key, call=call, message=request, flow=source, user=user))
+        return serving
 
     def _prover(self, request: Request, source: Flow, reply: Flow, now: float) -> str | None:
         """Who has sent a request that begins something, "" where nobody has to say; None if it is answered with 401.
@@ -1046,7 +1323,8 @@ class Agent:
     def _within(self, request: Request) -> Call | None:
         """The call whose dialog `request` belongs to."""
         call = self._calls.get(request.to.tag)
-        return call if call is not None and call.dialog is not None and call.dialog.matches(request) else None
+        dialog = None if call is None else call.dialog_of(request.from_.tag)
+        return call if dialog is not None and dialog.matches(request) else None
 
     def _in_order(self, dialog: Dialog | None, request: Request, reply: Flow) -> bool:
         """Whether `request` is not older than another one that has come; answers it if it is."""
@@ -1054,6 +1332,10 @@ class Agent:
             return True
         self._refuse(request, reply, 500, "CSeq Out of Order")
         return False
+
+    def _pause(self) -> tuple[tuple[str, str], ...]:
+        """RFC 3261 section 14.2, RFC 3311 section 5.2."""
+        return (("Retry-After", str(self._random.randint(0, 10))),)
 
     def _acceptable(self, dialog: Dialog | None, request: Request, reply: Flow, accept: tuple[str, ...]) -> bool:
         return self._readable(request, reply, accept) and self._in_order(dialog, request, reply)
@@ -1074,6 +1356,75 @@ class Agent:
             return False
         return True
 
+    # What we say to an INVITE.
+
+    def _send_reliably(self, call: Call, reliable: Reliable, provisional: Provisional, now: float) -> None:
+        assert call.server is not None, call.state
+        assert call.offer is not None, call.state
+        assert call.dialog is not None, call.state
+        # RFC 6337 section 2.2: one description of each side.
+        body = b"" if call.exchanged else provisional.body
+        rseq = reliable.number(bool(body), now)
+        response = self._respond(
+            call.server,
+            call.offer,
+            provisional.status,
+            now,
+            headers=(*provisional.headers, self._allow, ("Require", "100rel"), ("RSeq", str(rseq))),
+            body=body,
+            content_type=provisional.content_type,
+        )
+        reliable.sent = response.serialise()
+        if body:
+            call.dialog.take(ExchangeInput.ANSWER if call.offer.body else ExchangeInput.OFFER)
+            call.local = (body, provisional.content_type)
+            call.exchanged = True
+
+    def _reliable_due(self, reliable: Reliable, now: float) -> None:
+        call = self._calls[reliable.call]
+        while (deadline := reliable.next_due(now)) is not None:
+            reliable.fire(deadline, now)
+            if deadline is ReliableDeadline.GIVE_UP:
+                self._step(call, CallInput.NO_PRACK, now, status=504, reason=REASONS[504])
+            elif call.server is not None:
+                self._transactions.resend(reliable.sent, call.server.flow)
+
+    def _accept(
+        self,
+        call: Call,
+        server: ServerTransaction,
+        offer: Request,
+        content: Content,
+        happening: CallInput,
+        now: float,
+    ) -> None:
+        body = b"" if call.exchanged else content.body
+        session, agreed = self._session_answer(call, offer)
+        fields = (("Contact", call.contact), self._allow, _SUPPORTED_FIELD, *session, *content.headers)
+        self._respond(server, offer, 200, now, headers=fields, body=body, content_type=content.content_type)
+        dialog = call.dialog
+        if dialog is not None and call.state is CallState.REOFFERED:
+            dialog.refresh(offer, call.source)
+        if dialog is not None and not call.exchanged:
+            if offer.body:
+                dialog.take(ExchangeInput.ANSWER if body else ExchangeInput.DROP)
+            elif body:
+                dialog.take(ExchangeInput.OFFER)
+        if body:
+            call.local = (body, content.content_type)
+        if call.reliable is not None:
+            call.reliable.close()
+        call.acked = offer.cseq.number
+        call.owed = not offer.body and not call.exchanged
+        call.offer = call.held = None
+        call.exchanged = False
+        self._step(call, happening, now)
+        self._replace(call, now)
+        if agreed is None:
+            call.session.step(TimerInput.STOP, now)
+        else:
+            call.session.restart(agreed.happening, agreed.interval_s, now, alone=agreed.alone)
+
     # Responses of the peer's.
 
     def _receive_response(self, response: Response, source: Flow, now: float) -> None:
@@ -1087,9 +1438,14 @@ class Agent:
                 return
             if transaction.request.method == "INVITE":
                 self._receive_progress(transaction, response, source, now)
-            elif response.status >= 200 and self._prove(transaction, response, now) is None:
-                if transaction.request.method == "BYE":
+            elif response.status >= 200:
+                again = self._prove(transaction, response, now)
+                if again is not None:
+                    self._follow(transaction, again)
+                elif transaction.request.method == "BYE":
                     self._gone(transaction, now)
+                elif transaction.request.method == "UPDATE":
+                    self._updated(transaction, response, source, now)
                 else:
                     self._responded(transaction, response, now)
 
@@ -1101,57 +1457,154 @@ class Agent:
         if call is None or call.invite is not transaction:
             return
         if response.status < 200:
-            if call.state is not CallState.REOFFERING and response.to.tag:
-                call.dialog = Dialog.placed(transaction.request, response, source, transaction.keyring)
-            if call.allows(CallInput.PEER_PROGRESS):
-                todo = self._step(call, CallInput.PEER_PROGRESS, now)
-                if Do.TELL_PROGRESSED in todo and response.status > 100:
-                    self._events.append(Progressed(call=call.key, response=response))
+            self._progressed(call, transaction, response, source, now)
+            return
+        if response.status == 422 and self._lengthened(call, transaction, response, now):
             return
         if call.allows(CallInput.PEER_CHALLENGES) and (again := self._prove(transaction, response, now)) is not None:
             call.invite = again
-            if call.state is not CallState.REOFFERING:
-                call.dialog = None
+            if not transaction.request.to.tag:
+                call.dialog, call.early = None, {}
                 call.source, call.contact = again.flow, self._contact_of(again)
             self._step(call, CallInput.PEER_CHALLENGES, now)
             return
         call.invite = None
+        if transaction.request.to.tag and call.dialog is not None:
+            call.dialog.take(ExchangeInput.DROP)
+        refreshing = call.state is CallState.REFRESHING
         # RFC 3261 section 12.2.1.2.
-        lost = call.state is CallState.REOFFERING and response.status in (408, 481)
+        lost = bool(transaction.request.to.tag) and response.status in (408, 481)
         happening = CallInput.PEER_FORGOT if lost else CallInput.PEER_REFUSES
         if call.allows(happening):
             todo = self._step(call, happening, now, status=response.status, reason=response.reason)
             if Do.TELL_REFUSED in todo:
-                self._events.append(Refused(call=call.key, response=response))
+                self._refused(call, response, now)
+            elif refreshing and not lost:
+                self._not_refreshed(call, response, now)
+
+    def _progressed(
+        self, call: Call, transaction: ClientTransaction, response: Response, source: Flow, now: float
+    ) -> None:
+        """A provisional response to an INVITE of ours: of a dialog that is early, or is made by it (section 12.1.2)."""
+        tag = response.to.tag
+        offer = False
+        if tag and response.status > 100:
+            dialog = call.dialog_of(tag)
+            if dialog is None:
+                if transaction.request.to.tag or len(call.early) >= _EARLY_LIMIT:
+                    return
+                dialog = Dialog.placed(transaction.request, response, source, transaction.keyring)
+            elif not transaction.request.to.tag:
+                dialog.refresh(response, source)
+            rseq = response.headers.get("RSeq") or ""
+            if "100rel" in response.require and rseq.isascii() and rseq.isdigit() and len(rseq) <= 10:
+                if not dialog.in_sequence(int(rseq)):
+                    return
+                offer = self._acknowledge_progress(call, transaction, dialog, response, now)
+            if not transaction.request.to.tag:
+                call.dialog = call.early[tag] = dialog
+            if _allows_update(response):
+                call.updatable = True
+        if call.allows(CallInput.PEER_PROGRESS):
+            todo = self._step(call, CallInput.PEER_PROGRESS, now)
+            if Do.TELL_PROGRESSED in todo and response.status > 100:
+                self._events.append(Progressed(call=call.key, response=response, offer=offer))
+
+    def _acknowledge_progress(
+        self, call: Call, transaction: ClientTransaction, dialog: Dialog, response: Response, now: float
+    ) -> bool:
+        """Send PRACK (RFC 3262 section 4). True if it waits for the host, because the response makes an offer."""
+        rack = f"{dialog.rseq} {response.cseq}"
+        if response.body and dialog.exchange is Exchange.EMPTY and call.state in (CallState.CALLING, CallState.RINGING):
+            dialog.take(ExchangeInput.PEER_OFFER)
+            call.owing = Owing(transaction=transaction, dialog=dialog, rack=rack)
+            return True
+        if response.body:
+            dialog.take(ExchangeInput.PEER_ANSWER)
+        self._send_prack(dialog, rack, now, _NO_CONTENT)
+        return False
 
     def _accepted(self, transaction: ClientTransaction, response: Response, source: Flow, now: float) -> None:
         """A 2xx to an INVITE of ours: acknowledge it, whatever has become of the call (section 13.2.2.4)."""
         tag = response.to.tag
+        again = bool(transaction.request.to.tag)
         ack = transaction.acks.get(tag)
         call = self._calls.get(transaction.user)
         if ack is not None:
             self._transactions.resend(*ack)
             return
-        if call is not None and call.dialog is not None and transaction.request.to.tag:
-            dialog = call.dialog
+        owing = None if call is None else call.owing
+        if owing is not None and not owing.rack and owing.transaction is transaction and owing.dialog.remote_tag == tag:
+            # The ACK waits for the host.
+            return
+        dialog = None if call is None else call.dialog if again else call.dialog_of(tag)
+        if dialog is None:
+            dialog = Dialog.placed(transaction.request, response, source, transaction.keyring)
+        elif again:
             dialog.refresh(response, source)
         else:
-            dialog = Dialog.placed(transaction.request, response, source, transaction.keyring)
-        number = transaction.request.cseq.number
-        # RFC 3261 section 22.1: an ACK cannot be challenged, and so has the credentials of its INVITE.
-        fields = (*self._client_fields, *_credentials(transaction.request))
-        request = dialog.request("ACK", self._via(dialog.flow), headers=fields, seq=number)
-        transaction.acks[tag] = ack = (request.serialise(), dialog.flow)
-        self._requests_sent["ACK"] += 1
-        self._transactions.send(*ack)
-        if call is not None and call.invite is transaction and call.allows(CallInput.PEER_ACCEPTS):
+            dialog.confirm(response, source)
+        first = call is not None and call.invite is transaction
+        offers = bool(response.body) and not transaction.request.body and (again or dialog.exchange is Exchange.EMPTY)
+        offers = offers and call is not None and first and call.allows(CallInput.PEER_OFFERS)
+        if not offers:
+            self._send_ack(transaction, dialog, _NO_CONTENT)
+        happening = CallInput.PEER_OFFERS if offers else CallInput.PEER_ACCEPTS
+        if call is not None and first and call.allows(happening):
             call.invite = None
             call.dialog = dialog
-            if Do.TELL_ANSWERED in self._step(call, CallInput.PEER_ACCEPTS, now):
-                self._events.append(Answered(call=call.key, response=response))
-        elif not transaction.request.to.tag:
+            call.early = {}
+            if offers:
+                dialog.take(ExchangeInput.PEER_OFFER)
+                call.owing = Owing(transaction=transaction, dialog=dialog)
+            elif transaction.request.body:
+                dialog.take(ExchangeInput.PEER_ANSWER if response.body else ExchangeInput.DROP)
+                call.local = (transaction.request.body, transaction.request.content_type)
+            if response.headers.get("Allow") is not None:
+                call.updatable = _allows_update(response)
+            todo = self._step(call, happening, now)
+            if call.up:
+                self._session_agreed(call, transaction.request, response, now)
+            if Do.TELL_ANSWERED in todo:
+                self._settle_change(call, transaction)
+                self._events.append(Answered(call=call.key, response=response, offer=offers))
+        elif not again:
             # Another branch of a forked INVITE answered too, or the call is over: one is enough.
             self._request_within(dialog, "BYE", "", now, headers=self._client_fields)
+
+    def _updated(self, transaction: ClientTransaction, response: Response, source: Flow, now: float) -> None:
+        """A final response to our UPDATE."""
+        call = self._calls.get(transaction.user)
+        if call is None or call.updating is not transaction:
+            return
+        if response.status == 422 and self._lengthened(call, transaction, response, now):
+            return
+        call.updating = None
+        request = transaction.request
+        dialog = call.dialog_of(request.to.tag)
+        refreshing = call.change is None or call.change.waits or call.change.method != "UPDATE"
+        if 200 <= response.status < 300:
+            if dialog is not None:
+                dialog.refresh(response, source)
+                dialog.take(ExchangeInput.PEER_ANSWER)
+            if request.body:
+                call.local = (request.body, request.content_type)
+            if call.up:
+                self._session_agreed(call, request, response, now)
+            if not refreshing:
+                self._settle_change(call, transaction)
+                self._events.append(Answered(call=call.key, response=response))
+            return
+        if dialog is not None and request.body:
+            dialog.take(ExchangeInput.DROP)
+        if response.status in (408, 481) and call.allows(CallInput.PEER_LOST):
+            self._step(call, CallInput.PEER_LOST, now, status=response.status, reason=response.reason)
+        elif refreshing:
+            # The peer need not allow what it said it does.
+            call.updatable = response.status not in (405, 501)
+            self._not_refreshed(call, response, now)
+        else:
+            self._refused(call, response, now)
 
     def _unanswered(self, transaction: ClientTransaction, now: float, status: int = 408) -> None:
         """Timer B or F, or a transport error: as if 408, or 503, had come (RFC 3261 section 8.1.3.1)."""
@@ -1159,6 +1612,9 @@ class Agent:
             return
         if transaction.request.method == "BYE":
             self._gone(transaction, now)
+        elif transaction.request.method == "UPDATE":
+            timeout = transaction.request.response(408)
+            self._updated(transaction, timeout, transaction.flow, now)
         elif transaction.request.method == "INVITE":
             call = self._calls.get(transaction.user)
             if call is not None and call.invite is transaction and call.allows(CallInput.PEER_FORGOT):
@@ -1194,7 +1650,240 @@ class Agent:
         if call is not None and call.allows(CallInput.BYE_DONE):
             self._step(call, CallInput.BYE_DONE, now)
 
+    # Changes of a session that is up.
+
+    def _change(self, key: str, method: str, content: Content, now: float) -> None:
+        call = self._call(key)
+        refreshing = call.session.state is TimerState.REFRESHING
+        if refreshing and (call.state is CallState.REFRESHING or call.updating is not None):
+            # The host need not know that we are at it.
+            self._replace_change(call, method, content).put_off(now + self._timers.t1)
+            return
+        if call.change is not None and not call.change.waits:
+            raise LocalProtocolError(f"cannot {method} when another {call.change.method} waits for its response")
+        if method == "INVITE":
+            call.require(CallInput.REOFFER)
+        else:
+            self._require_update(call, content)
+        assert call.dialog is not None, call.state
+        if (content.body or method == "INVITE") and not call.dialog.exchange.allows(ExchangeInput.OFFER):
+            raise LocalProtocolError(f"cannot offer when {call.dialog.exchange.value}")
+        self._send_change(call, method, content, now)
+        self._replace_change(call, method, content)
+
+    def _require_update(self, call: Call, content: Content) -> None:
+        early = call.state in (CallState.ALERTED, CallState.RINGING)
+        if call.dialog is None or not (call.up or early):
+            raise LocalProtocolError(f"cannot update when {call.state.value}")
+        if not call.updatable:
+            raise LocalProtocolError("the peer does not allow UPDATE")
+        # RFC 3311 section 5.1.
+        if early and content.body and not call.settled:
+            raise LocalProtocolError("cannot offer before the first offer has been answered")
+
+    def _replace_change(self, call: Call, method: str, content: Content) -> Change:
+        if call.change is not None:
+            call.change.go()
+        call.change = Change(call=call.key, method=method, content=content, schedule=self._schedule)
+        return call.change
+
+    def _send_change(self, call: Call, method: str, content: Content, now: float) -> None:
+        """Send a re-INVITE or UPDATE."""
+        assert call.dialog is not None, call.state
+        fields = (
+            ("Contact", call.contact),
+            *self._offer_fields(content.headers, content.body, content.content_type),
+            *(self._session_fields(call.session) if call.up else ()),
+        )
+        transaction = self._request_within(call.dialog, method, call.key, now, headers=fields, body=content.body)
+        if content.body:
+            call.dialog.take(ExchangeInput.OFFER)
+        if method == "INVITE":
+            call.invite = transaction
+            refreshing = call.session.state is TimerState.REFRESHING
+            self._step(call, CallInput.REFRESH if refreshing else CallInput.REOFFER, now)
+        else:
+            call.updating = transaction
+
+    def _settle_change(self, call: Call, transaction: ClientTransaction) -> None:
+        if call.change is not None and not call.change.waits and call.change.method == transaction.request.method:
+            call.change = None
+
+    def _refused(self, call: Call, response: Response, now: float) -> None:
+        """Our change was refused: try again if it has only crossed the peer's, else tell the host."""
+        change = call.change
+        if response.status == 491 and change is not None and change.tries < _TRIES:
+            change.tries += 1
+            change.put_off(now + self._back_off_s(call))
+        else:
+            call.change = None
+            self._events.append(Refused(call=call.key, response=response))
+
+    def _back_off_s(self, call: Call) -> float:
+        """RFC 3261 section 14.1: in units of 10 ms, and never at the same time as the peer."""
+        return self._random.randint(210, 400) / 100 if call.placed else self._random.randint(0, 200) / 100
+
+    def _change_due(self, change: Change, now: float) -> None:
+        call = self._calls[change.call]
+        method, content = change.method, change.content
+        assert call.dialog is not None, call.state
+        free = call.allows(CallInput.REOFFER) if method == "INVITE" else call.up and call.updating is None
+        if (
+            free
+            and call.session.state is not TimerState.REFRESHING
+            and call.dialog.exchange.allows(ExchangeInput.OFFER)
+        ):
+            change.go()
+            self._send_change(call, method, content, now)
+        else:
+            change.put_off(now + self._timers.t1)
+
+    def _lengthened(self, call: Call, transaction: ClientTransaction, response: Response, now: float) -> bool:
+        """Send a request that got 422 again with the interval asked for (RFC 4028 section 7.3); False if none is."""
+        request, least_s = transaction.request, min_se(response)
+        asked = session_expires(request)
+        invite = request.method == "INVITE"
+        if asked is None or least_s <= asked.interval_s or (invite and not call.allows(CallInput.PEER_CHALLENGES)):
+            return False
+        call.session.least_s = least_s
+        if call.session.leads:
+            call.session.interval_s = max(call.session.interval_s, least_s)
+        field = SessionExpires(interval_s=least_s, refresher=asked.refresher)
+        headers = request.headers.with_("Session-Expires", str(field)).with_("Min-SE", str(least_s))
+        again = self._once_more(transaction, headers, now)
+        if invite:
+            call.invite = again
+            if not request.to.tag:
+                # What the first one began is over with it.
+                call.dialog, call.early = None, {}
+            self._step(call, CallInput.PEER_CHALLENGES, now)
+        self._follow(transaction, again)
+        return True
+
+    # Session timers.
+
+    def _session_fields(self, session: SessionTimer | None) -> tuple[tuple[str, str], ...]:
+        """What a request that makes or refreshes a session says of its timer (RFC 4028 sections 7.1 and 7.4)."""
+        running = session is not None and session.state is not TimerState.OFF
+        wanted_s = session.interval_s if session is not None and running else self._session_expires_s
+        if not wanted_s:
+            return ()
+        least_s = max(self._min_se_s, LEAST_MIN_SE_S if session is None else session.least_s)
+        refresher = "" if session is None or not running else "uac" if session.leads else "uas"
+        field = SessionExpires(interval_s=max(wanted_s, least_s), refresher=refresher)
+        floor = (("Min-SE", str(least_s)),) if least_s > LEAST_MIN_SE_S else ()
+        return (("Session-Expires", str(field)), *floor)
+
+    def _too_brief(self, request: Request, reply: Flow) -> bool:
+        """Whether the session would have to be refreshed too often (RFC 4028 section 9); answers the request if so."""
+        asked = session_expires(request)
+        if asked is None or asked.interval_s >= self._min_se_s or "timer" not in (*request.supported, *request.require):
+            return False
+        self._refuse(request, reply, 422, headers=(("Min-SE", str(self._min_se_s)),))
+        return True
+
+    def _session_answer(self, call: Call, request: Request) -> tuple[tuple[tuple[str, str], ...], _Agreed | None]:
+        """What the 2xx to the peer's request says of the session timer, and what that means (RFC 4028 section 9)."""
+        asked = session_expires(request)
+        capable = "timer" in (*request.supported, *request.require)
+        if asked is not None and asked.interval_s < LEAST_MIN_SE_S:
+            # Section 5: nobody may ask for that, and 422 would not be understood.
+            asked = None
+        ours_s = self._session_expires_s
+        if asked is None and not ours_s:
+            return (), None
+        floor_s = max(self._min_se_s, min_se(request))
+        if asked is None:
+            interval_s = max(ours_s, floor_s)
+        else:
+            interval_s = min(asked.interval_s, max(ours_s, floor_s)) if ours_s else asked.interval_s
+        # Table 2: who does not know the timer cannot refresh; what the peer leaves open stays as it is, or is ours.
+        kept = "uac" if call.session.state is TimerState.WAITING else "uas"
+        refresher = (asked.refresher if asked is not None and asked.refresher else kept) if capable else "uas"
+        field = SessionExpires(interval_s=interval_s, refresher=refresher)
+        required = (("Require", "timer"),) if refresher == "uac" else ()
+        happening = TimerInput.FOLLOW if refresher == "uac" else TimerInput.LEAD
+        agreed = _Agreed(happening=happening, interval_s=interval_s, alone=not capable)
+        return (*required, ("Session-Expires", str(field))), agreed
+
+    def _session_agreed(self, call: Call, request: Request, response: Response, now: float) -> None:
+        """What the 2xx to our request means for the session timer (RFC 4028 section 7.2)."""
+        asked, got = session_expires(request), session_expires(response)
+        if got is not None:
+            happening = TimerInput.FOLLOW if got.refresher == "uas" else TimerInput.LEAD
+            call.session.restart(happening, max(got.interval_s, LEAST_MIN_SE_S), now)
+        elif asked is not None:
+            call.session.restart(TimerInput.LEAD, asked.interval_s, now, alone=True)
+        else:
+            call.session.step(TimerInput.STOP, now)
+
+    def _session_due(self, session: SessionTimer, now: float) -> None:
+        call = self._calls[session.call]
+        while (deadline := session.next_due(now)) is not None:
+            session.step(deadline, now)
+            if deadline is TimerDeadline.REFRESH:
+                self._refresh(call, now)
+            elif call.allows(CallInput.EXPIRED):
+                self._step(call, CallInput.EXPIRED, now)
+
+    def _refresh(self, call: Call, now: float) -> None:
+        """Send the request that keeps the session alive (RFC 4028 section 7.4)."""
+        body, content_type = call.local
+        free = call.state is CallState.CONFIRMED and call.updating is None and call.dialog is not None
+        if not free or (call.dialog is not None and call.dialog.exchange in (Exchange.OFFERED, Exchange.OFFERING)):
+            # What is under way refreshes the session as well, if it succeeds.
+            call.session.step(TimerInput.RETRY, now, pause_s=self._timers.t2)
+        elif call.updatable:
+            self._send_change(call, "UPDATE", _NO_CONTENT, now)
+        elif body:
+            content = Content(headers=(), body=body, content_type=content_type)
+            self._send_change(call, "INVITE", content, now)
+        else:
+            # There is no session to refresh, nor any way to.
+            call.session.step(TimerInput.STOP, now)
+
+    def _not_refreshed(self, call: Call, response: Response, now: float) -> None:
+        """A refresh was refused, and the call goes on until it expires (RFC 4028 section 10)."""
+        session = call.session
+        if session.state is not TimerState.REFRESHING:
+            return
+        if response.status == 491:
+            session.step(TimerInput.RETRY, now, pause_s=max(self._back_off_s(call), 0.01))
+        elif session.alone:
+            session.restart(TimerInput.LEAD, session.interval_s, now, alone=True)
+        else:
+            pause_s = self._timers.t1 if response.status in (405, 501) else _REFRESH_PAUSE_S
+            session.step(TimerInput.RETRY, now, pause_s=pause_s)
+
     # What we send.
+
+    def _send_ack(self, transaction: ClientTransaction, dialog: Dialog, content: Content) -> None:
+        """The ACK to a 2xx (RFC 3261 section 13.2.2.4)."""
+        ack = dialog.request(
+            "ACK",
+            self._via(dialog.flow),
+            headers=(
+                *self._client_fields,
+                # RFC 3261 section 22.1: an ACK cannot be challenged.
+                *_credentials(transaction.request),
+                *content.headers,
+                *_content_type(content.body, content.content_type),
+            ),
+            body=content.body,
+            seq=transaction.request.cseq.number,
+        )
+        transaction.acks[dialog.remote_tag] = sent = (ack.serialise(), dialog.flow)
+        self._requests_sent["ACK"] += 1
+        self._transactions.send(*sent)
+
+    def _send_prack(self, dialog: Dialog, rack: str, now: float, content: Content) -> None:
+        fields = (
+            *self._client_fields,
+            *content.headers,
+            ("RAck", rack),
+            *_content_type(content.body, content.content_type),
+        )
+        self._request_within(dialog, "PRACK", "", now, headers=fields, body=content.body)
 
     def _send_request(
         self,
@@ -1243,24 +1932,36 @@ class Agent:
         answered = Counter[Space]() if transaction.answered is None else transaction.answered
         if not keyring.learn(response, answered):
             return None
+        transaction.keyring, transaction.answered = keyring, answered
+        return self._once_more(transaction, request.headers, now)
+
+    def _once_more(self, transaction: ClientTransaction, headers: Headers, now: float) -> ClientTransaction:
+        """Send a request as a new one, with what its response asked for in `headers` (RFC 3261 section 8.1.3.5)."""
+        request, dialog = transaction.request, transaction.dialog
         seq = request.cseq.number + 1
         if dialog is not None:
             dialog.local_seq += 1
             seq = dialog.local_seq
-        headers = request.headers.with_("Via", self._via(transaction.flow)).with_("CSeq", f"{seq} {request.method}")
+        headers = headers.with_("Via", self._via(transaction.flow)).with_("CSeq", f"{seq} {request.method}")
         return self._send_request(
             _unproven(replace(request, headers=headers)),
             transaction.flow,
             transaction.user,
             now,
             final_within_s=transaction.final_within_s,
-            keyring=keyring,
+            keyring=transaction.keyring,
             dialog=dialog,
-            answered=answered,
+            answered=transaction.answered,
             others=transaction.others,
             # What was large already has been decided; with credentials it may have become so.
             fixed=dialog is not None or len(request.serialise()) > _LARGE_BYTES,
         )
+
+    def _follow(self, transaction: ClientTransaction, again: ClientTransaction) -> None:
+        """What waited for `transaction` waits for `again`, which takes its place."""
+        call = self._calls.get(transaction.user)
+        if call is not None and call.updating is transaction:
+            call.updating = again
 
     def _ways(self, request: Request, flows: tuple[Flow, ...]) -> tuple[Flow, ...]:
         """`flows`, TCP coming before UDP if `request` is large (RFC 3261 section 18.1.1)."""
@@ -1312,8 +2013,9 @@ class Agent:
         if call is not None:
             call.invite, call.source, call.contact = again, flow, self._contact_of(again)
             if not request.to.tag:
-                call.dialog = None
+                call.dialog, call.early = None, {}
             self._step(call, CallInput.FAIL_OVER, now)
+        self._follow(transaction, again)
         return True
 
     def _request_within(
@@ -1342,7 +2044,7 @@ class Agent:
         headers: Iterable[tuple[str, str]] = (),
         body: bytes = b"",
         content_type: str | None = None,
-    ) -> None:
+    ) -> Response:
         response = request.response(
             status,
             reason,
@@ -1353,6 +2055,7 @@ class Agent:
         )
         transaction.respond(response, now)
         self._responses_sent[status // 100] += 1
+        return response
 
     def _refuse(
         self,
@@ -1376,14 +2079,16 @@ class Agent:
         identity = "\0".join(headers.get(name) or "" for name in ("Call-ID", "From", "CSeq", "To"))
         return hashlib.blake2s(identity.encode(), key=self._secret, digest_size=8).hexdigest()
 
-    def _offer_fields(self, headers: Iterable[tuple[str, str]], content_type: str) -> tuple[tuple[str, str], ...]:
+    def _offer_fields(
+        self, headers: Iterable[tuple[str, str]], body: bytes, content_type: str
+    ) -> tuple[tuple[str, str], ...]:
         return (
             self._allow,
-            ("Accept", ", ".join(self._accept)),
+            ("Accept", ", ".join(self._body_types)),
             _SUPPORTED_FIELD,
             *self._client_fields,
             *headers,
-            ("Content-Type", content_type),
+            *_content_type(body, content_type),
         )
 
     def _contact_of(self, transaction: ClientTransaction) -> str:
@@ -1410,11 +2115,20 @@ _SERVED: Mapping[str, Callable[[Agent, Request, Flow, Flow, float], None]] = {
     "BYE": Agent._serve_bye,
     "CANCEL": Agent._serve_cancel,
     "OPTIONS": Agent._serve_options,
+    "PRACK": Agent._serve_prack,
+    "UPDATE": Agent._serve_update,
 }
 # What is not sent as other requests are.
-_OWN_METHODS = frozenset({"INVITE", "ACK", "BYE", "CANCEL"})
+_OWN_METHODS = frozenset({"INVITE", "ACK", "BYE", "CANCEL", "PRACK", "UPDATE"})
 # Those that tell where the peer is now; RFC 6665 section 4.4.1 has NOTIFY among them.
-_TARGET_REFRESHERS = frozenset({"REFER", "NOTIFY", "SUBSCRIBE"})
+_TARGET_REFRESHERS = frozenset({"REFER", "NOTIFY", "SUBSCRIBE", "UPDATE"})
+# Final responses to the INVITE that waits, as rows want them.
+_REFUSALS: Mapping[Do, int] = {Do.SEND_480: 480, Do.SEND_487: 487, Do.SEND_504: 504}
+_NO_CONTENT = Content(headers=(), body=b"", content_type="")
+
+
+def _allows_update(message: Request | Response) -> bool:
+    return "UPDATE" in message.headers.get_all("Allow")
 
 
 def _credentials(request: Request) -> tuple[tuple[str, str], ...]:

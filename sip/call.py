@@ -12,24 +12,31 @@ from dataclasses import dataclass
 
 from .dialog import Dialog
 from .errors import LocalProtocolError
+from .exchange import Exchange
 from .message import Request, Response
+from .reliable import Reliable
+from .session_timer import SessionTimer
 from .transaction import ClientTransaction, Flow, Schedule, ServerTransaction, Timed, Timers
 
 __all__ = [
     "CALL_DEADLINES",
     "CALL_ROWS",
+    "Acknowledged",
     "Answered",
     "Call",
     "CallInput",
     "CallState",
     "Cause",
+    "Change",
     "Confirmed",
+    "Content",
     "Deadline",
     "Do",
     "Ended",
     "Event",
     "FlowFailed",
     "Offered",
+    "Owing",
     "Progressed",
     "Refused",
     "Reoffered",
@@ -52,6 +59,9 @@ class Cause(enum.Enum):
     NO_ANSWER = "nobody answered in time"
     NO_ACK = "the peer did not acknowledge our answer"
     LOST = "the peer does not respond, or knows the call no more"
+    NO_PRACK = "the peer did not acknowledge that it rings"
+    EXPIRED = "the session was not refreshed in time"
+    NO_SDP = "we left the peer's offer without an answer"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,26 +94,48 @@ class Confirmed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Acknowledged:
+    """The PRACK to a reliable provisional response of ours came (RFC 3262).
+
+    body  the peer's answer if that response made the offer, else mostly empty; `content_type` is "" without one
+    """
+
+    call: str
+    body: bytes
+    content_type: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Progressed:
-    """A provisional response but for 100 came; with a body, early media may follow (183)."""
+    """A provisional response but for 100 came, once even if it was sent reliably; early media may follow (183).
+
+    response  of the early dialog that its To tag tells: a forked INVITE has several, and media of the latest one count
+    offer     whether its body is an offer, because our INVITE had none: `acknowledge` it with the answer
+    """
 
     call: str
     response: Response
+    offer: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answered:
-    """A 2xx to our INVITE or to our `reoffer` came; it has been acknowledged."""
+    """A 2xx to our INVITE, `reoffer` or `update` came, which the method in the CSeq of the response tells.
+
+    offer  whether its body is an offer, because our INVITE had none: `acknowledge` it with the answer within 32*T1
+    """
 
     call: str
     response: Response
+    offer: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reoffered:
-    """A re-INVITE came; `answer` or `reject` it. The call goes on as it was until then, and after a `reject`.
+    """A re-INVITE, or an UPDATE or PRACK with an offer, came; `answer` or `reject` it.
 
-    Without a body, the answer carries the offer.
+    The call goes on as it was until then, and after a `reject`. Without a body, the answer carries the offer. While a
+    call is still to be answered its INVITE waits too: `answer(..., to=request)` then says which one is meant.
     """
 
     call: str
@@ -112,16 +144,16 @@ class Reoffered:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Withdrawn:
-    """The peer cancelled its re-INVITE: nothing is to be answered, and the call goes on as it was."""
+    """The peer cancelled its re-INVITE, or its UPDATE has waited too long: nothing is to be answered any more."""
 
     call: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refused:
-    """Our `reoffer` was refused, and the call goes on as it was.
+    """Our `reoffer` or `update` was refused, and the call goes on as it was.
 
-    After 491 it may be tried again: after 2.1 to 4 s if we placed the call, else 0 to 2 s (RFC 3261 section 14.1).
+    Not by 491, which means that the peer's crossed it: then it is sent again by itself (RFC 3261 section 14.1).
     """
 
     call: str
@@ -187,6 +219,7 @@ class FlowFailed:
 Event = (
     FlowFailed
     | Offered
+    | Acknowledged
     | Confirmed
     | Progressed
     | Answered
@@ -204,6 +237,7 @@ class CallState(enum.Enum):
 
     OFFERED = "the peer's INVITE waits for our answer"
     ALERTED = "as OFFERED, and we have said that it rings"
+    ANSWERING = "as ALERTED, and we accept as soon as the peer has acknowledged the media of its early dialog"
     ANSWERED = "we accepted an INVITE, and wait for the ACK"
     LEAVING = "as ANSWERED, but we want to hang up then"
     CALLING = "our INVITE has no response yet"
@@ -213,6 +247,8 @@ class CallState(enum.Enum):
     CONFIRMED = "nothing is pending"
     REOFFERED = "the peer's re-INVITE waits for our answer"
     REOFFERING = "our re-INVITE waits for its answer"
+    REFRESHING = "our re-INVITE that changes nothing waits for its answer"
+    OWING = "the 2xx to our INVITE brought an offer, and the ACK waits for our answer"
     ENDING = "we have sent BYE, and wait for its response"
     ENDED = "over"
 
@@ -226,17 +262,24 @@ class CallInput(enum.Enum):
     BYE = "bye"
     CANCEL = "cancel"
     REOFFER = "reoffer"
+    ACKNOWLEDGE = "acknowledge"
+    HOLD = "answer before the PRACK"
+    RELEASE = "PRACK that the answer waits for"
+    REFRESH = "refresh"
     PEER_ACK = "ACK to our 2xx"
     PEER_BYE = "BYE"
     PEER_CANCEL = "CANCEL"
     PEER_INVITE = "INVITE within the dialog"
     PEER_PROGRESS = "1xx to our INVITE"
     PEER_ACCEPTS = "2xx to our INVITE"
+    PEER_OFFERS = "2xx to our INVITE that had no offer, with one"
     PEER_REFUSES = "3xx-6xx to our INVITE"
-    PEER_CHALLENGES = "401 or 407 to our INVITE, which we can answer"
+    PEER_CHALLENGES = "401, 407 or 422 to our INVITE, which we can answer"
     FAIL_OVER = "send our INVITE to the next target"
     PEER_FORGOT = "481 or 408 to our re-INVITE, or no response at all to an INVITE"
     PEER_LOST = "481 or 408 to another request within the dialog, or no response at all"
+    NO_PRACK = "no PRACK for 64*T1"
+    EXPIRED = "no refresh of the session in time"
     BYE_DONE = "our BYE has been answered, or never will be"
 
 
@@ -247,6 +290,7 @@ class Deadline(enum.Enum):
     RESEND = "send the 2xx again, after T1, then doubling up to T2 (RFC 3261 section 13.3.1.4)"
     NO_ACK = "64*T1 after the 2xx (RFC 3261 section 13.3.1.4)"
     NO_ANSWER = "the caller, ourselves or the peer with its Expires, has the phone ring so long and no longer"
+    NO_SDP = "32*T1 after the 2xx with an offer: long before the peer gives up waiting for the ACK"
 
 
 class Do(enum.Enum):
@@ -260,7 +304,10 @@ class Do(enum.Enum):
     TELL_REFUSED = enum.auto()
     TELL_ENDED = enum.auto()
     SEND_BYE = enum.auto()
+    SEND_ACK = enum.auto()
     SEND_CANCEL = enum.auto()
+    SEND_480 = enum.auto()
+    SEND_504 = enum.auto()
     SEND_487 = enum.auto()
     SEND_491 = enum.auto()
     SEND_500 = enum.auto()
@@ -279,9 +326,8 @@ CALL_ROWS: Mapping[tuple[CallState, CallInput | Deadline], tuple[CallState, tupl
     (_S.ALERTED, _D.NO_ANSWER): (_S.ENDED, (Do.SEND_487, Do.TELL_ENDED)),
     **{
         (waiting, happening): row
-        for waiting in (_S.OFFERED, _S.ALERTED)
+        for waiting in (_S.OFFERED, _S.ALERTED, _S.ANSWERING)
         for happening, row in {
-            _I.ANSWER: (_S.ANSWERED, ()),
             _I.REJECT: (_S.ENDED, (Do.TELL_ENDED,)),
             # Section 9.2.
             _I.PEER_CANCEL: (_S.ENDED, (Do.SEND_487, Do.TELL_ENDED)),
@@ -289,8 +335,15 @@ CALL_ROWS: Mapping[tuple[CallState, CallInput | Deadline], tuple[CallState, tupl
             _I.PEER_BYE: (_S.ENDED, (Do.SEND_487, Do.TELL_ENDED)),
             # Section 14.2: one INVITE at a time.
             _I.PEER_INVITE: (waiting, (Do.SEND_500,)),
+            # RFC 3262 section 3.
+            _I.NO_PRACK: (_S.ENDED, (Do.SEND_504, Do.TELL_ENDED)),
         }.items()
     },
+    (_S.OFFERED, _I.ANSWER): (_S.ANSWERED, ()),
+    (_S.ALERTED, _I.ANSWER): (_S.ANSWERED, ()),
+    (_S.ALERTED, _I.HOLD): (_S.ANSWERING, ()),
+    (_S.ANSWERING, _I.RELEASE): (_S.ANSWERED, ()),
+    (_S.ANSWERING, _I.BYE): (_S.ENDED, (Do.SEND_480, Do.TELL_ENDED)),
     (_S.ANSWERED, _I.PEER_ACK): (_S.CONFIRMED, (Do.TELL_CONFIRMED,)),
     (_S.ANSWERED, _I.PEER_BYE): (_S.ENDED, (Do.TELL_ENDED,)),
     # Section 15: a callee does not say BYE before the ACK, or before it has given up waiting for it.
@@ -320,12 +373,20 @@ CALL_ROWS: Mapping[tuple[CallState, CallInput | Deadline], tuple[CallState, tupl
         for calling in (_S.CALLING, _S.RINGING)
         for happening, row in {
             _I.PEER_ACCEPTS: (_S.CONFIRMED, (Do.TELL_ANSWERED,)),
+            _I.PEER_OFFERS: (_S.OWING, (Do.TELL_ANSWERED,)),
             _I.PEER_REFUSES: (_S.ENDED, (Do.TELL_ENDED,)),
             _I.PEER_FORGOT: (_S.ENDED, (Do.TELL_ENDED,)),
             # Section 22.2: the INVITE goes out anew, and has no provisional response yet.
             _I.PEER_CHALLENGES: (_S.CALLING, ()),
         }.items()
     },
+    # RFC 3261 section 13.2.2.4: the ACK comes at once, or as soon as there is an answer to put into it.
+    (_S.OWING, _I.ACKNOWLEDGE): (_S.CONFIRMED, ()),
+    (_S.OWING, _I.BYE): (_S.ENDING, (Do.SEND_ACK, Do.SEND_BYE, Do.TELL_ENDED)),
+    (_S.OWING, _D.NO_SDP): (_S.ENDING, (Do.SEND_ACK, Do.SEND_BYE, Do.TELL_ENDED)),
+    (_S.OWING, _I.PEER_BYE): (_S.ENDED, (Do.SEND_ACK, Do.TELL_ENDED)),
+    (_S.OWING, _I.PEER_LOST): (_S.ENDING, (Do.SEND_ACK, Do.SEND_BYE, Do.TELL_ENDED)),
+    (_S.OWING, _I.PEER_INVITE): (_S.OWING, (Do.SEND_491,)),
     (_S.GIVING_UP, _I.PEER_PROGRESS): (_S.CANCELLED, (Do.SEND_CANCEL,)),
     (_S.CANCELLED, _I.PEER_PROGRESS): (_S.CANCELLED, ()),
     (_S.CANCELLED, _I.PEER_BYE): (_S.ENDED, (Do.TELL_ENDED,)),
@@ -344,27 +405,45 @@ CALL_ROWS: Mapping[tuple[CallState, CallInput | Deadline], tuple[CallState, tupl
     (_S.CONFIRMED, _I.PEER_BYE): (_S.ENDED, (Do.TELL_ENDED,)),
     (_S.CONFIRMED, _I.PEER_INVITE): (_S.REOFFERED, (Do.TELL_REOFFERED,)),
     (_S.CONFIRMED, _I.REOFFER): (_S.REOFFERING, ()),
+    (_S.CONFIRMED, _I.REFRESH): (_S.REFRESHING, ()),
     (_S.REOFFERED, _I.ANSWER): (_S.ANSWERED, ()),
     (_S.REOFFERED, _I.REJECT): (_S.CONFIRMED, ()),
     (_S.REOFFERED, _I.BYE): (_S.ENDING, (Do.SEND_487, Do.SEND_BYE, Do.TELL_ENDED)),
     (_S.REOFFERED, _I.PEER_CANCEL): (_S.CONFIRMED, (Do.SEND_487, Do.TELL_WITHDRAWN)),
     (_S.REOFFERED, _I.PEER_BYE): (_S.ENDED, (Do.SEND_487, Do.TELL_ENDED)),
     (_S.REOFFERED, _I.PEER_INVITE): (_S.REOFFERED, (Do.SEND_500,)),
-    (_S.REOFFERING, _I.FAIL_OVER): (_S.REOFFERING, ()),
-    (_S.REOFFERING, _I.PEER_PROGRESS): (_S.REOFFERING, ()),
     (_S.REOFFERING, _I.PEER_ACCEPTS): (_S.CONFIRMED, (Do.TELL_ANSWERED,)),
+    (_S.REOFFERING, _I.PEER_OFFERS): (_S.OWING, (Do.TELL_ANSWERED,)),
     (_S.REOFFERING, _I.PEER_REFUSES): (_S.CONFIRMED, (Do.TELL_REFUSED,)),
-    (_S.REOFFERING, _I.PEER_CHALLENGES): (_S.REOFFERING, ()),
-    # Section 12.2.1.2: then there is no dialog any more, and BYE says so to whoever still believes in it.
-    (_S.REOFFERING, _I.PEER_FORGOT): (_S.ENDING, (Do.SEND_BYE, Do.TELL_ENDED)),
-    (_S.REOFFERING, _I.PEER_INVITE): (_S.REOFFERING, (Do.SEND_491,)),
-    (_S.REOFFERING, _I.PEER_BYE): (_S.ENDED, (Do.TELL_ENDED,)),
-    (_S.REOFFERING, _I.BYE): (_S.ENDING, (Do.SEND_BYE, Do.TELL_ENDED)),
-    (_S.ANSWERED, _I.PEER_LOST): (_S.ENDING, (Do.SEND_BYE, Do.TELL_ENDED)),
+    # RFC 4028 section 10: the host has no part in it.
+    (_S.REFRESHING, _I.PEER_ACCEPTS): (_S.CONFIRMED, ()),
+    (_S.REFRESHING, _I.PEER_REFUSES): (_S.CONFIRMED, ()),
+    **{
+        (changing, happening): row
+        for changing in (_S.REOFFERING, _S.REFRESHING)
+        for happening, row in {
+            _I.PEER_PROGRESS: (changing, ()),
+            _I.PEER_CHALLENGES: (changing, ()),
+            _I.FAIL_OVER: (changing, ()),
+            # Section 12.2.1.2: then there is no dialog any more, and BYE says so to whoever still believes in it.
+            _I.PEER_FORGOT: (_S.ENDING, (Do.SEND_BYE, Do.TELL_ENDED)),
+            _I.PEER_INVITE: (changing, (Do.SEND_491,)),
+            _I.PEER_BYE: (_S.ENDED, (Do.TELL_ENDED,)),
+            _I.BYE: (_S.ENDING, (Do.SEND_BYE, Do.TELL_ENDED)),
+        }.items()
+    },
     (_S.LEAVING, _I.PEER_LOST): (_S.ENDING, (Do.SEND_BYE, Do.TELL_ENDED)),
-    (_S.CONFIRMED, _I.PEER_LOST): (_S.ENDING, (Do.SEND_BYE, Do.TELL_ENDED)),
-    (_S.REOFFERED, _I.PEER_LOST): (_S.ENDING, (Do.SEND_487, Do.SEND_BYE, Do.TELL_ENDED)),
-    (_S.REOFFERING, _I.PEER_LOST): (_S.ENDING, (Do.SEND_BYE, Do.TELL_ENDED)),
+    **{
+        (up, happening): (_S.ENDING, todo)
+        for happening in (_I.PEER_LOST, _I.EXPIRED)
+        for up, todo in {
+            _S.ANSWERED: (Do.SEND_BYE, Do.TELL_ENDED),
+            _S.CONFIRMED: (Do.SEND_BYE, Do.TELL_ENDED),
+            _S.REOFFERED: (Do.SEND_487, Do.SEND_BYE, Do.TELL_ENDED),
+            _S.REOFFERING: (Do.SEND_BYE, Do.TELL_ENDED),
+            _S.REFRESHING: (Do.SEND_BYE, Do.TELL_ENDED),
+        }.items()
+    },
     # RFC 5407 section 3.2: BYEs that cross are both answered 200, everything else 481.
     (_S.ENDING, _I.PEER_BYE): (_S.ENDING, ()),
     (_S.ENDING, _I.BYE_DONE): (_S.ENDED, ()),
@@ -378,6 +457,7 @@ CALL_DEADLINES: Mapping[CallState, frozenset[Deadline]] = {
     _S.LEAVING: frozenset({_D.RESEND, _D.NO_ACK}),
     _S.CALLING: frozenset({_D.NO_ANSWER}),
     _S.RINGING: frozenset({_D.NO_ANSWER}),
+    _S.OWING: frozenset({_D.NO_SDP}),
 }
 # States that only lead to the end. What brings a call there is the cause of its end; what happens after is not.
 _DOOMED = frozenset({_S.LEAVING, _S.GIVING_UP, _S.CANCELLED, _S.ENDING, _S.ENDED})
@@ -392,24 +472,61 @@ _CAUSES: Mapping[CallInput | Deadline, Cause] = {
     _I.PEER_LOST: Cause.LOST,
     _D.NO_ACK: Cause.NO_ACK,
     _D.NO_ANSWER: Cause.NO_ANSWER,
+    _D.NO_SDP: Cause.NO_SDP,
+    _I.NO_PRACK: Cause.NO_PRACK,
+    _I.EXPIRED: Cause.EXPIRED,
 }
+_NOT_UP = _DOOMED | {_S.OFFERED, _S.ALERTED, _S.ANSWERING, _S.CALLING, _S.RINGING}
 _REMIND_S = 60.0
 
 
-class Call(Timed[Deadline]):
-    """One call: its state, its dialog, and the INVITE that is pending in it.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Content:
+    """What the host says with a verb."""
 
-    key       our tag, which is what requests within the dialog find it by
-    contact   the Contact that we give
-    dialog    None until the peer of a call of ours has sent its tag
-    offer     the peer's INVITE that waits for a final response, and `source` whence it came
-    server    the transaction of that INVITE, or of the one whose 2xx waits for the ACK
-    owed      whether that ACK must bring an answer, because the INVITE had no offer
-    acked     the CSeq number of the INVITE whose ACK is, or was last, waited for
-    invite    the transaction of our INVITE while it waits for a final response
-    cause     why it ends, from when that is decided
-    farewell  header fields of the BYE that waits for the ACK
-    replaces  the key of the call whose place it takes when it is answered, "" if it is none
+    headers: tuple[tuple[str, str], ...]
+    body: bytes
+    content_type: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Owing:
+    """An offer of the peer's in a response to our INVITE without one.
+
+    rack  the RAck of the PRACK, "" if it is the ACK that the answer goes into
+    """
+
+    transaction: ClientTransaction
+    dialog: Dialog
+    rack: str = ""
+
+
+class Call(Timed[Deadline]):
+    """One call: its state, its dialogs, and what is pending in it.
+
+    key        our tag, which is what requests within the dialog find it by
+    placed     whether we placed it: then the Call-ID is ours
+    contact    the Contact that we give
+    dialog     None until the peer of a call of ours has sent its tag; of several early ones, the latest
+    early      the early dialogs of a call of ours, by the peer's tag
+    offer      the peer's INVITE that waits for a final response, and `source` whence it came
+    server     the transaction of that INVITE, or of the one whose 2xx waits for the ACK
+    reliable   its reliable provisional responses, None if it has none
+    held       the arguments of the `answer` that waits for a PRACK
+    exchanged  whether offer and answer of that INVITE are complete before its final response
+    owed       whether that ACK must bring an answer, because the INVITE had no offer
+    acked      the CSeq number of the INVITE whose ACK is, or was last, waited for
+    asked      the peer's UPDATE or PRACK whose offer waits for our answer
+    invite     the transaction of our INVITE while it waits for a final response
+    owing      the peer's offer that waits for our answer, in the ACK or PRACK to this
+    updating   the transaction of our UPDATE while it waits for a final response
+    change     the `reoffer` or `update` that is in flight, or is to be sent once more after a while
+    session    the session timer
+    local      our latest description that the peer has, and its type
+    updatable  whether the peer allows UPDATE
+    cause      why it ends, from when that is decided
+    farewell   header fields of the BYE that waits for the ACK
+    replaces   the key of the call whose place it takes when it is answered, "" if it is none
     """
 
     __slots__ = (
@@ -417,18 +534,30 @@ class Call(Timed[Deadline]):
         "_ring_timeout_s",
         "_timers",
         "acked",
+        "asked",
         "cause",
+        "change",
         "contact",
         "dialog",
+        "early",
+        "exchanged",
         "farewell",
+        "held",
         "invite",
         "key",
+        "local",
         "offer",
         "owed",
+        "owing",
+        "placed",
+        "reliable",
         "replaces",
         "server",
+        "session",
         "source",
         "state",
+        "updatable",
+        "updating",
     )
 
     def __init__(
@@ -446,14 +575,26 @@ class Call(Timed[Deadline]):
         super().__init__(schedule)
         self.key = key
         self.state = state
+        self.placed = state is CallState.CALLING
         self.source = source
         self.contact = contact
         self.dialog: Dialog | None = None
+        self.early: dict[str, Dialog] = {}
         self.offer: Request | None = None
         self.server: ServerTransaction | None = None
+        self.reliable: Reliable | None = None
+        self.held: Content | None = None
+        self.exchanged = False
         self.owed = False
         self.acked = 0
+        self.asked: Serving | None = None
         self.invite: ClientTransaction | None = None
+        self.owing: Owing | None = None
+        self.updating: ClientTransaction | None = None
+        self.change: Change | None = None
+        self.session = SessionTimer(call=key, schedule=schedule)
+        self.local: tuple[bytes, str] = (b"", "")
+        self.updatable = False
         self.cause: Cause | None = None
         self.farewell: tuple[tuple[str, str], ...] = ()
         self.replaces = ""
@@ -461,6 +602,34 @@ class Call(Timed[Deadline]):
         self._interval = 0.0
         self._ring_timeout_s = ring_timeout_s
         self._arm(now)
+
+    @property
+    def up(self) -> bool:
+        """Whether the call has been accepted, and is not over."""
+        return self.state not in _NOT_UP
+
+    def dialog_of(self, remote_tag: str) -> Dialog | None:
+        """The dialog with the peer's tag, early or confirmed."""
+        if self.dialog is not None and self.dialog.remote_tag == remote_tag:
+            return self.dialog
+        return self.early.get(remote_tag)
+
+    def waiting_beside(self, to: Request | None) -> Serving | None:
+        """The UPDATE or PRACK that a verb means: `to`, or else what waits where no INVITE does.
+
+        None if the INVITE is meant. Raises LocalProtocolError if `to` does not wait.
+        """
+        asked = self.asked
+        if asked is not None and (asked.request is to or (to is None and self.offer is None)):
+            return asked
+        if to is not None and to is not self.offer:
+            raise LocalProtocolError("that request does not wait for an answer")
+        return None
+
+    @property
+    def settled(self) -> bool:
+        """Whether something may be offered now: nothing is, and something was (RFC 3311 section 5.1)."""
+        return self.dialog is not None and self.dialog.exchange is Exchange.AGREED
 
     def allows(self, happening: CallInput) -> bool:
         """Whether the table has a row for it."""
@@ -503,6 +672,8 @@ class Call(Timed[Deadline]):
             return self._interval
         if deadline is Deadline.NO_ANSWER:
             return self._ring_timeout_s
+        if deadline is Deadline.NO_SDP:
+            return self._timers.patience / 2
         return _REMIND_S if deadline is Deadline.REMIND else self._timers.patience
 
 
@@ -543,4 +714,41 @@ class Serving(Timed[Patience]):
 
     def settled(self) -> None:
         """It has its final response."""
+        self.deadlines = {}
+
+
+class Pause(enum.Enum):
+    """What a change waits for."""
+
+    OVER = "the time that lets the peer have the first go (RFC 3261 section 14.1)"
+
+
+class Change(Timed[Pause]):
+    """A `reoffer` or `update`: in flight, or waiting to be sent once more because the peer's crossed it.
+
+    call    the key of its call
+    method  "INVITE" or "UPDATE"
+    tries   how often it has been sent
+    """
+
+    __slots__ = ("call", "content", "method", "tries")
+
+    def __init__(self, *, call: str, method: str, content: Content, schedule: Schedule) -> None:
+        super().__init__(schedule)
+        self.call = call
+        self.method = method
+        self.content = content
+        self.tries = 1
+
+    @property
+    def waits(self) -> bool:
+        """Whether it is not in flight."""
+        return self.wake is not None
+
+    def put_off(self, at: float) -> None:
+        """Send it once more `at` that time."""
+        self.deadlines = {Pause.OVER: at}
+
+    def go(self) -> None:
+        """It is in flight, or will not be sent any more."""
         self.deadlines = {}

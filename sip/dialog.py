@@ -1,8 +1,7 @@
 """Dialogs (RFC 3261 section 12): what two peers remember of one another between requests.
 
-A `Dialog` knows the sequence numbers, the remote target and the route set, and makes the requests that are sent within
-it. Whether it is early or confirmed is the state of the call that holds it: an early one of ours is made anew from the
-2xx, because only that fixes the route set (RFC 3261 section 13.2.2.4).
+A `Dialog` knows the sequence numbers, the remote target, the route set and how far offer and answer have got, and makes
+the requests that are sent within it. Whether it is early or confirmed is the state of the call that holds it.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from .digest import Keyring
+from .exchange import Exchange, ExchangeInput
 from .headers import Headers, NameAddr, Via
 from .message import Request, Response
 from .transaction import Flow
@@ -35,10 +35,13 @@ class Dialog:
     flow                             along which its requests travel
     refers                           how many REFERs of the peer's have been accepted in it
     keyring                          what answers the challenges of its requests, None if nothing does
+    exchange                         how far offer and answer have got
+    rseq                             RSeq of the peer's latest reliable provisional response, None before the first
     """
 
     __slots__ = (
         "call_id",
+        "exchange",
         "flow",
         "keyring",
         "local",
@@ -49,6 +52,7 @@ class Dialog:
         "remote_seq",
         "remote_tag",
         "routes",
+        "rseq",
         "target",
     )
 
@@ -64,6 +68,7 @@ class Dialog:
         remote_seq: int | None,
         target: Uri,
         routes: tuple[NameAddr, ...],
+        exchange: Exchange = Exchange.EMPTY,
     ) -> None:
         self.call_id = call_id
         self.local = local
@@ -76,6 +81,8 @@ class Dialog:
         self.routes = routes
         self.refers = 0
         self.keyring: Keyring | None = None
+        self.exchange = exchange
+        self.rseq: int | None = None
 
     @classmethod
     def served(cls, request: Request, local_tag: str, source: Flow) -> Dialog:
@@ -94,6 +101,7 @@ class Dialog:
             remote_seq=request.cseq.number,
             target=request.from_.uri if contact is None else contact.uri,
             routes=request.record_route,
+            exchange=Exchange.OFFERED if request.body else Exchange.EMPTY,
         )
         dialog.flow = hop_flow(dialog.next_hop, source, request.via)
         return dialog
@@ -113,6 +121,7 @@ class Dialog:
             # A 2xx must have a Contact. Where one has none, the address that reached the peer may do so again.
             target=request.uri if contact is None else contact.uri,
             routes=response.record_route[::-1],
+            exchange=Exchange.OFFERING if request.body else Exchange.EMPTY,
         )
         dialog.flow = hop_flow(dialog.next_hop, source, None)
         dialog.keyring = keyring
@@ -143,6 +152,27 @@ class Dialog:
         if message.contact is not None:
             self.target = message.contact.uri
         self.flow = hop_flow(self.next_hop, source, message.via if isinstance(message, Request) else None)
+
+    def confirm(self, response: Response, source: Flow) -> None:
+        """The 2xx to the INVITE came: it alone fixes the route set (RFC 3261 section 13.2.2.4)."""
+        self.routes = response.record_route[::-1]
+        self.remote = response.headers.get("To") or ""
+        self.refresh(response, source)
+
+    def take(self, happening: ExchangeInput) -> None:
+        """An offer or answer went by; one that is out of turn changes nothing (RFC 3261 section 13.2.1)."""
+        if self.exchange.allows(happening):
+            self.exchange = self.exchange.after(happening)
+
+    def in_sequence(self, rseq: int) -> bool:
+        """Take a reliable provisional response into account; False if it is a copy or comes too early.
+
+        RFC 3262 section 4: the first one may have any number, the others follow one another.
+        """
+        if self.rseq is not None and rseq != self.rseq + 1:
+            return False
+        self.rseq = rseq
+        return True
 
     @property
     def next_hop(self) -> Uri:

@@ -320,6 +320,7 @@ MACHINES = (INVITE_CLIENT, NON_INVITE_CLIENT, INVITE_SERVER, NON_INVITE_SERVER)
 
 
 K = TypeVar("K", bound=enum.Enum)
+_SWEEP_FROM = 1024
 
 
 class Timed(Generic[K]):
@@ -354,17 +355,30 @@ class Timed(Generic[K]):
 class Schedule:
     """The deadlines of many owners. Each owner counts once, with its `wake`, however often that changes."""
 
-    __slots__ = ("_count", "_heap")
+    __slots__ = ("_count", "_heap", "_sweep_at")
 
     def __init__(self) -> None:
         self._heap: list[tuple[float, int, Timed[Any]]] = []
         self._count = 0
+        self._sweep_at = _SWEEP_FROM
 
     def note(self, owner: Timed[Any]) -> None:
         """`owner.wake` has changed."""
         if owner.wake is not None:
             self._count += 1
             heapq.heappush(self._heap, (owner.wake, self._count, owner))
+            if len(self._heap) > self._sweep_at:
+                self._sweep()
+
+    def __len__(self) -> int:
+        """How many entries are kept, at most about twice as many as there are owners that wait."""
+        return len(self._heap)
+
+    def _sweep(self) -> None:
+        # A deadline far away must not keep its owner alive that has long ended.
+        self._heap = [entry for entry in self._heap if entry[2].wake == entry[0]]
+        heapq.heapify(self._heap)
+        self._sweep_at = max(_SWEEP_FROM, 2 * len(self._heap))
 
     def wake_at(self) -> float | None:
         """When the first owner is due."""

@@ -1,8 +1,9 @@
 """Thousands of calls over a bad wire in virtual time: each ends once with a cause that fits, and nothing is left.
 
 Agents talk to one another over a wire that loses, doubles, delays and reorders datagrams. Each has a host that rings,
-answers, refuses, gives up, changes the session, asks within the dialog and hangs up at random moments, whatever the
-state of the call is then. All randomness is seeded.
+reliably or not, answers, refuses, gives up, has the other side make the offer, changes the session, before the answer
+too, asks within the dialog and hangs up at random moments, whatever the state of the call is then. All randomness is
+seeded.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any
 import pytest
 
 from sip import (
+    Acknowledged,
     Agent,
     Answered,
     Cause,
@@ -29,7 +31,7 @@ from sip import (
     LocalProtocolError,
     NameAddr,
     Offered,
-    Refused,
+    Progressed,
     Reoffered,
     Requested,
     Responded,
@@ -44,12 +46,22 @@ DOOMSDAY_S = 1000.0
 # What the other side has done if a call ended here for this cause. BYE is also said by who gave up too late, by who got
 # no ACK and by who lost the peer.
 OTHER_SIDE = {
-    Cause.REMOTE_BYE: {Cause.LOCAL_BYE, Cause.LOCAL_CANCEL, Cause.NO_ANSWER, Cause.NO_ACK, Cause.LOST},
+    Cause.REMOTE_BYE: {
+        Cause.LOCAL_BYE,
+        Cause.LOCAL_CANCEL,
+        Cause.NO_ANSWER,
+        Cause.NO_ACK,
+        Cause.NO_SDP,
+        Cause.LOST,
+    },
     Cause.REMOTE_CANCEL: {Cause.LOCAL_CANCEL, Cause.NO_ANSWER},
-    Cause.REMOTE_REJECT: {Cause.LOCAL_REJECT, Cause.NO_ANSWER},
+    Cause.REMOTE_REJECT: {Cause.LOCAL_REJECT, Cause.NO_ANSWER, Cause.NO_PRACK},
 }
 # Causes that need the wire to lose something.
 BY_LOSS = {Cause.NO_ACK, Cause.LOST}
+# No session gets as old as its interval here. That a PRACK does not come has two reasons: loss, and an offer in the
+# response that its host leaves unanswered.
+RARE = {Cause.EXPIRED}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +86,7 @@ class Wire:
         self.random, self.quality = random, quality
         self.now = 0.0
         self.hosts: dict[tuple[str, int], Host] = {}
+        self.glares = 0
         self._queue: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
 
@@ -91,6 +104,7 @@ class Wire:
     def _arrival(self, data: bytes, flow: Flow) -> Callable[[], None]:
         def arrive() -> None:
             host = self.hosts[flow.remote]
+            self.glares += data.startswith(b"SIP/2.0 491")
             host.agent.receive(data, Flow("UDP", flow.remote, flow.local), self.now)
             self.settle(host)
 
@@ -134,7 +148,6 @@ class Host:
         self.asked: Counter[str] = Counter()
         self.answered: Counter[str] = Counter()
         self.served: Counter[str] = Counter()
-        self.glares = 0
         wire.hosts[address] = self
 
     def call(self, remote: tuple[str, int]) -> None:
@@ -148,8 +161,9 @@ class Host:
             target,
             flow,
             from_=NameAddr(uri=Uri(user="caller", host=self.address[0])),
-            body=BODY,
-            headers=[("X-Call", call_id)],
+            # Without a body the callee makes the offer.
+            body=BODY if random.random() < 0.8 else b"",
+            headers=[("X-Call", call_id), *([("Require", "100rel")] if random.random() < 0.3 else [])],
             ring_timeout_s=patience_s,
         )
         self.sides[call_id] = self.calls[call] = Sides()
@@ -188,27 +202,36 @@ class Host:
         if isinstance(event, Offered):
             sides = self.calls[event.call] = self.sides[event.request.headers.get("X-Call") or ""]
             sides.offered += 1
-            if random.random() < 0.7:
-                self.later(1, "ring", event.call)
+            for _ in range(random.choice((0, 1, 1, 2))):
+                body = BODY if random.random() < 0.4 else b""
+                self.later(1, "ring", event.call, body=body, reliable=random.random() < 0.5)
             if random.random() < 0.7:
                 self.later(5, "answer", event.call, body=BODY)
             elif random.random() < 0.8:
                 self.later(5, "reject", event.call, status=random.choice((302, 404, 486, 503, 603)))
             # The others ring until the caller gives up.
         elif isinstance(event, Reoffered):
-            if random.random() < 0.7:
-                self.later(2, "answer", event.call, body=BODY)
-            else:
-                self.later(2, "reject", event.call, status=488)
+            verdict = random.random()
+            if verdict < 0.65:
+                self.later(2, "answer", event.call, body=BODY, to=event.request)
+            elif verdict < 0.95:
+                self.later(2, "reject", event.call, status=488, to=event.request)
+        elif isinstance(event, Progressed):
+            if event.offer and random.random() < 0.9:
+                self.later(2, "acknowledge", event.call, body=BODY)
+            if random.random() < 0.3:
+                self.later(2, "update", event.call, body=BODY)
+        elif isinstance(event, Acknowledged):
+            if random.random() < 0.3:
+                self.later(2, "update", event.call, body=BODY)
         elif isinstance(event, Confirmed | Answered):
+            if isinstance(event, Answered) and event.offer and random.random() < 0.9:
+                self.later(2, "acknowledge", event.call, body=BODY)
+            if isinstance(event, Answered) and event.response.cseq.method == "UPDATE":
+                return
             if event.call not in self.up:
                 self.up.add(event.call)
                 self.converse(event.call)
-        elif isinstance(event, Refused):
-            if event.response.status == 491:
-                self.glares += 1
-                # RFC 3261 section 14.1.
-                self.later(random.uniform(2.1, 4) if event.call in self.ours else 2, "reoffer", event.call, body=BODY)
         elif isinstance(event, Requested):
             self.served[event.message.call_id + str(event.message.cseq)] += 1
             if random.random() < 0.9:
@@ -223,7 +246,9 @@ class Host:
         """The call is up: what this side does from now on."""
         random = self.wire.random
         if random.random() < 0.3:
-            self.later(10, "reoffer", call, body=BODY)
+            self.later(10, "reoffer", call, body=BODY if random.random() < 0.8 else b"")
+        if random.random() < 0.3:
+            self.later(10, "update", call, body=BODY if random.random() < 0.6 else b"")
         if random.random() < 0.3:
             # So may the other side, 4 s after it got to know the same, and the two may meet.
             self.wire.after(4, lambda: self.later(0.2, "reoffer", call, body=BODY))
@@ -284,12 +309,12 @@ def test_on_a_bad_wire_every_call_ends_once_with_a_cause_that_fits_and_nothing_i
     hosts, calls = simulate(quality, calls=2000, seed=1)
     check(quality, hosts, calls)
     causes = Counter(ended.cause for call in calls for ends in call.ended.values() for ended in ends)
-    everyday = set(Cause) - BY_LOSS
+    everyday = set(Cause) - BY_LOSS - RARE
     assert everyday <= set(causes), "the calls did not take every way"
     # Seven copies of an INVITE, and ten of a 2xx, outlast the loss: 0.36**7 of the calls at most are lost all the same.
     given_up = [end for call in calls for ends in call.ended.values() for end in ends if end.cause in BY_LOSS]
     assert sum(end.status != 481 for end in given_up) <= (4 if quality.loss > 0.1 else 0)
-    assert sum(host.glares for host in hosts) > 10
+    assert hosts[0].wire.glares > 10
 
 
 @pytest.mark.slow
