@@ -18,9 +18,9 @@ import engines
 import rtp
 import sip
 from mediaserver import audio
-from mediaserver.config import Config, Then
+from mediaserver.config import Config, Then, Trunk
 from mediaserver.fetch import Fetcher, FetchError, Forbidden
-from mediaserver.media import Media
+from mediaserver.media import DEFAULT_CODECS, Media
 from mediaserver.metrics import Metrics
 from mediaserver.script import AudioFile, Remote, Script, Text, offer_in, text_of
 from mediaserver.script import read as read_script
@@ -36,7 +36,8 @@ TAIL_S = 0.3
 class Means:
     """What every call works with.
 
-    `clips` holds the audio of the routes' files; `decoding` bounds how many fetched ones are decoded at a time.
+    `clips` holds the audio of the routes' files; `decoding` bounds how many fetched ones are decoded at a time;
+    `trunk_of` tells the trunk whose calls come from an address.
     """
 
     config: Config
@@ -47,6 +48,7 @@ class Means:
     metrics: Metrics
     clips: Mapping[Path, rtp.Clip]
     decoding: asyncio.Semaphore
+    trunk_of: Callable[[str], Trunk | None]
 
 
 class CallState(enum.Enum):
@@ -181,7 +183,9 @@ class Call:
         try:
             script = read_script(self._request, self._source, self._means.config)
             content = await self._resolve(script.content)
-            self._media = Media(self._means.endpoint, host=self._host, deliver=self._hear)
+            trunk = self._means.trunk_of(self._source)
+            codecs = DEFAULT_CODECS if trunk is None else trunk.codecs
+            self._media = Media(self._means.endpoint, host=self._host, deliver=self._hear, codecs=codecs)
             # A delayed offer (RFC 3264 section 4): an INVITE without SDP gets ours in the 200.
             offer = offer_in(self._request)
             answer = self._media.offer() if offer is None else self._media.answer(offer)

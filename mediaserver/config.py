@@ -29,7 +29,9 @@ from pydantic import (
     model_validator,
 )
 
-__all__ = ["Address", "Config", "ConfigError", "Engine", "Route", "Then", "load"]
+import sip
+
+__all__ = ["Address", "Config", "ConfigError", "Engine", "Route", "Then", "Trunk", "User", "load"]
 
 PREFIX = "MEDIASERVER_"
 CUSTOMARY_VARIABLES = {
@@ -139,6 +141,7 @@ class Sip(Section):
     networks     who may call; from elsewhere a request is refused (403) or, which hides the server, ignored: `unknown`
     calls_per_s  new calls in a second, and as many at once; 0 for no limit
     drain_s      how long calls may go on to speak once the server is to stop
+    realm        what callers are told that their password is for, where one is asked for: see Trunk and User
     """
 
     listen: ListenAddress = Address(host="0.0.0.0", port=5060)
@@ -148,8 +151,107 @@ class Sip(Section):
     max_calls: int = Field(default=1000, ge=1)
     calls_per_s: float = Field(default=0, ge=0)
     drain_s: float = Field(default=25, ge=0, le=86_400)
+    realm: str = Field(default="mediaserver", min_length=1)
     max_call_s: float = Field(default=7200, gt=0, le=7 * 86_400)
     max_text_chars: int = Field(default=5000, ge=1, le=100_000)
+
+
+def _check_target(value: str) -> str:
+    try:
+        uri = sip.Uri.parse(f"sip:{value}")
+    except sip.RemoteProtocolError as error:
+        raise ValueError(f'write it as "host", "host:port" or "host;transport=tcp": {error}') from None
+    if uri.user or uri.headers or uri.transport not in ("", "udp", "tcp", "tls"):
+        raise ValueError('write it as "host", "host:port" or "host;transport=tcp"')
+    return value
+
+
+def _check_domain(value: str) -> str:
+    try:
+        if value:
+            str(sip.Uri(host=value))
+    except sip.LocalProtocolError:
+        raise ValueError("write a name or an address, and nothing else") from None
+    return value
+
+
+Domain = Annotated[str, AfterValidator(_check_domain)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+Target = Annotated[str, AfterValidator(_check_target)]
+
+
+class User(Section):
+    """One who calls from outside of all trunks' networks and proves by digest who it is.
+
+    As soon as there is one, every such call is asked for proof.
+    """
+
+    name: Name
+    password: SecretStr
+
+
+class Trunk(Section):
+    """A PBX or a carrier.
+
+    targets    its addresses or names, the preferred one first
+    domain     what its accounts are of, and the registrar's name; the first target's by default
+    username   we prove with it who we are, where we are asked; password and realm (any, by default) likewise
+    register   whether to keep a registration there, for `expires_s` each time
+    networks   where its calls come from; without any, from the addresses of the targets
+    inbound_username, inbound_password
+               what it has to prove in its turn; without them its address is enough
+    codecs     that its calls may use, in our order
+    max_calls, calls_per_s
+               as in [sip], for this trunk alone; 0 for no limit of its own
+    probe_s    how often it is asked by OPTIONS whether it is there; 0 for never
+    """
+
+    name: Name
+    targets: tuple[Target, ...] = Field(min_length=1)
+    domain: Domain = ""
+    username: str = ""
+    password: SecretStr = SecretStr("")
+    realm: str = ""
+    register_: bool = Field(default=False, alias="register")
+    expires_s: int = Field(default=3600, ge=60, le=86_400)
+    networks: tuple[Network, ...] = ()
+    inbound_username: str = ""
+    inbound_password: SecretStr = SecretStr("")
+    codecs: tuple[Literal["PCMU", "PCMA"], ...] = Field(default=("PCMU", "PCMA"), min_length=1)
+    max_calls: int = Field(default=0, ge=0)
+    calls_per_s: float = Field(default=0, ge=0)
+    probe_s: float = Field(default=30, ge=0, le=3600)
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Trunk:
+        if self.register_ and not self.username:
+            raise ValueError("register needs a username")
+        if self.password.get_secret_value() and not self.username:
+            raise ValueError("password needs a username")
+        if bool(self.inbound_username) != bool(self.inbound_password.get_secret_value()):
+            raise ValueError("inbound_username and inbound_password go together")
+        if 0 < self.probe_s < 5:
+            raise ValueError("probe_s must be 0 or at least 5")
+        if len(set(self.codecs)) != len(self.codecs):
+            raise ValueError("codecs names one twice")
+        return self
+
+    @property
+    def uris(self) -> tuple[sip.Uri, ...]:
+        """The targets."""
+        return tuple(sip.Uri.parse(f"sip:{target}") for target in self.targets)
+
+    @property
+    def registrar(self) -> sip.Uri:
+        """The Request-URI of a REGISTER."""
+        return sip.Uri(host=self.domain or self.uris[0].host)
+
+    @property
+    def login(self) -> sip.Login | None:
+        """With what we prove who we are."""
+        if not self.username:
+            return None
+        return sip.Login(username=self.username, password=self.password.get_secret_value(), realm=self.realm)
 
 
 class Http(Section):
@@ -288,7 +390,16 @@ class Config(Section):
     fetch: Fetch = Fetch()
     log: Log = Log()
     redis: Redis = Redis()
+    trunk: tuple[Trunk, ...] = ()
+    user: tuple[User, ...] = ()
     route: tuple[Route, ...] = ()
+
+    @model_validator(mode="after")
+    def _names_are_unique(self) -> Config:
+        for kind, names in (("trunk", [one.name for one in self.trunk]), ("user", [one.name for one in self.user])):
+            if twice := {name for name in names if names.count(name) > 1}:
+                raise ValueError(f"{kind}: two are named {min(twice)}")
+        return self
 
     def route_for(self, *, user: str, caller: str, source: str) -> Route:
         """The first matching route, or the one that greets and stays for 30 s."""

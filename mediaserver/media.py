@@ -10,7 +10,10 @@ from typing import NamedTuple
 import rtp
 from sip import sdp
 
-__all__ = ["Media"]
+__all__ = ["DEFAULT_CODECS", "Media"]
+
+
+DEFAULT_CODECS = ("PCMU", "PCMA")
 
 
 class _Remote(NamedTuple):
@@ -36,7 +39,7 @@ class Media:
         *,
         host: str,
         deliver: Callable[[rtp.StreamEvent], None] | None = None,
-        codecs: tuple[str, ...] = ("PCMU", "PCMA"),
+        codecs: tuple[str, ...] = DEFAULT_CODECS,
     ) -> None:
         self.stream = endpoint.open(deliver)
         self.audio: sdp.Audio | None = None

@@ -29,6 +29,7 @@ from mediaserver.push import Pushes
 from mediaserver.script import BODY_TYPES
 from mediaserver.speech import Speech
 from mediaserver.switchboard import Switchboard
+from mediaserver.trunks import Trunks
 from rtp import g711
 
 __all__ = ["Server", "StartError", "open_engine", "problems", "running", "serve"]
@@ -195,22 +196,30 @@ async def running(settings: config.Config) -> AsyncIterator[Server]:
         metrics = Metrics()
         speech = Speech(engine, metrics)
         fetcher = await stack.enter_async_context(Fetcher(settings.fetch))
+
+        def deliver(event: sip.Event) -> None:
+            if not trunks.deliver(event):
+                switchboard.deliver(event)
+
         advertised = settings.sip.advertise
         agent = sip.Agent(
             random=random.SystemRandom(),
             advertise=(advertised, settings.sip.listen.port) if advertised else None,
             accept=(*BODY_TYPES, "multipart/mixed", "multipart/alternative"),
             product=f"mediaserver/{version('mediaserver')}",
+            login_for=lambda request, flow: trunks.login_for(request, flow),
+            guard_of=lambda request, flow: trunks.guard_of(request, flow),
         )
         with _naming("sip.listen"):
             transport = await stack.enter_async_context(
                 sip.Transport.open(
                     agent,
                     [(settings.sip.listen.host, settings.sip.listen.port)],
-                    deliver=lambda event: switchboard.deliver(event),
+                    deliver=deliver,
                 )
             )
         # No event is delivered before the event loop has its next turn, and so none before `switchboard` is there.
+        trunks = Trunks(settings, transport, random=random.SystemRandom())
         means = Means(
             config=settings,
             signalling=transport,
@@ -220,8 +229,10 @@ async def running(settings: config.Config) -> AsyncIterator[Server]:
             metrics=metrics,
             clips=clips,
             decoding=asyncio.Semaphore(DECODERS),
+            trunk_of=trunks.trunk_of,
         )
         switchboard = await stack.enter_async_context(Switchboard(means))
+        await stack.enter_async_context(trunks)
         pushes = await stack.enter_async_context(
             Pushes(
                 endpoint,
@@ -234,6 +245,7 @@ async def running(settings: config.Config) -> AsyncIterator[Server]:
         )
         metrics.watch(lambda: rtp_families(endpoint.counters()))
         metrics.watch(lambda: sip_families(agent.counters()))
+        metrics.watch(trunks.families)
         app = http_api.make_app(
             Control(speech, pushes, metrics, calls=switchboard.__len__, accepting=lambda: switchboard.accepting),
             version=version("mediaserver"),

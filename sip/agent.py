@@ -1284,8 +1284,9 @@ class Agent:
             self._respond(held.transaction, request, 401, now, headers=fields)
             return
         self._transactions.remove(held.transaction)
-        serve = Agent._serve_invite if request.method == "INVITE" else Agent._serve_outside_calls
-        serve(self, request, source, held.reply, now)
+        if self._admitted(request, source, now):
+            serve = Agent._serve_invite if request.method == "INVITE" else Agent._serve_outside_calls
+            serve(self, request, source, held.reply, now)
 
     def _settle(
         self,

@@ -38,11 +38,9 @@ def test_the_reference_file_loads_and_shows_the_defaults() -> None:
 def test_the_reference_file_names_every_key() -> None:
     text = REFERENCE.read_text(encoding="utf-8")
     for section, field in config.Config.model_fields.items():
-        names = (
-            [f.alias or n for n, f in config.Route.model_fields.items()]
-            if section == "route"
-            else list(field.annotation.model_fields)  # type: ignore[union-attr]
-        )
+        tables = {"route": config.Route, "trunk": config.Trunk, "user": config.User}
+        model = tables.get(section, field.annotation)
+        names = [f.alias or n for n, f in model.model_fields.items()]  # type: ignore[union-attr]
         for name in names:
             if name != "chatterbox_cfg_scale":  # set by its customary variable; its engine is not there yet
                 assert f"\n{name} = " in text or f"\n# {name} = " in text, f"{section}.{name}"
@@ -131,3 +129,50 @@ def test_the_first_matching_route_is_taken() -> None:
     assert said("1", "alice") == "c"
     assert said("1", source="10.255.0.1") == "d"
     assert said("1", source="::1") == config.DEFAULT_ROUTE.say
+
+
+TRUNK = '[[trunk]]\nname = "office"\ntargets = ["192.0.2.1:5080;transport=tcp", "pbx.example.com"]\n'
+
+
+def test_a_trunk_needs_a_name_and_a_target(tmp_path: Path) -> None:
+    (trunk,) = load(TRUNK + 'username = "1000"\npassword = "hunter2"\nregister = true', tmp_path).trunk
+    assert [str(uri) for uri in trunk.uris] == ["sip:192.0.2.1:5080;transport=tcp", "sip:pbx.example.com"]
+    assert (str(trunk.registrar), trunk.register_, trunk.expires_s, trunk.probe_s) == ("sip:192.0.2.1", True, 3600, 30)
+    assert trunk.login is not None
+    assert (trunk.login.username, trunk.login.password) == ("1000", "hunter2")
+    assert "hunter2" not in repr(trunk) + repr(trunk.login)
+    assert load(TRUNK, tmp_path).trunk[0].login is None
+
+
+def test_trunks_come_from_the_environment_too() -> None:
+    settings = load(MEDIASERVER_TRUNK='[{"name": "office", "targets": ["192.0.2.1"], "domain": "example.com"}]')
+    assert str(settings.trunk[0].registrar) == "sip:example.com"
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        (TRUNK + TRUNK, "trunk: two are named office"),
+        ('[[user]]\nname = "a"\npassword = "x"\n' * 2, "user: two are named a"),
+        ('[[trunk]]\nname = "a"\ntargets = []', "trunk.0.targets: "),
+        ('[[trunk]]\nname = "a b"\ntargets = ["192.0.2.1"]', "trunk.0.name: "),
+        ('[[trunk]]\nname = "a"\ntargets = ["sip:192.0.2.1"]', "trunk.0.targets.0: write it as"),
+        ('[[trunk]]\nname = "a"\ntargets = ["me@192.0.2.1"]', "trunk.0.targets.0: write it as"),
+        ('[[trunk]]\nname = "a"\ntargets = ["192.0.2.1;transport=sctp"]', "trunk.0.targets.0: write it as"),
+        (TRUNK + "register = true", "trunk.0: register needs a username"),
+        (TRUNK + 'password = "x"', "trunk.0: password needs a username"),
+        (TRUNK + 'inbound_username = "x"', "trunk.0: inbound_username and inbound_password go together"),
+        (TRUNK + "probe_s = 1", "trunk.0: probe_s must be 0 or at least 5"),
+        (TRUNK + 'codecs = ["PCMU", "PCMU"]', "trunk.0: codecs names one twice"),
+        (TRUNK + 'codecs = ["G729"]', "trunk.0.codecs.0: "),
+        (TRUNK + 'domain = "example.com:5061"', "trunk.0.domain: write a name or an address"),
+        (TRUNK + 'domain = "a b"', "trunk.0.domain: write a name or an address"),
+        (TRUNK + "expires_s = 10", "trunk.0.expires_s: "),
+        (TRUNK + 'networks = ["192.0.2.1/24"]', "trunk.0.networks.0: "),
+        (TRUNK + "colour = 1", "trunk.0.colour: unknown key"),
+    ],
+)
+def test_a_trunk_that_cannot_be_used_is_named(text: str, complaint: str, tmp_path: Path) -> None:
+    with pytest.raises(config.ConfigError) as caught:
+        load(text, tmp_path)
+    assert complaint in str(caught.value)
