@@ -10,23 +10,36 @@ import socket
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from sip import (
+    Account,
     Agent,
     Answered,
     Cause,
     Ended,
     Event,
+    FlowFailed,
+    Guard,
+    Keyring,
+    Login,
     NameAddr,
     Offered,
     Progressed,
+    Realm,
+    Registered,
+    Registration,
+    RegistrationFailed,
     Reoffered,
+    Responded,
     Timers,
     Transport,
+    Unregistered,
     Uri,
 )
+from sip.registration import RegistrationEvent
 
 SIPP = shutil.which("sipp")
 SCENARIOS = Path(__file__).parent / "sipp"
@@ -77,9 +90,9 @@ class Desk:
 
 
 @contextlib.asynccontextmanager
-async def desk(timers: Timers | None = None) -> AsyncIterator[Desk]:
+async def desk(timers: Timers | None = None, **arguments: Any) -> AsyncIterator[Desk]:
     host = Desk()
-    agent = Agent(random=random.SystemRandom(), timers=timers)
+    agent = Agent(random=random.SystemRandom(), timers=timers, **arguments)
     async with Transport.open(agent, [("127.0.0.1", 0)], deliver=host) as host.transport:
         yield host
 
@@ -194,12 +207,13 @@ async def listening_at(address: tuple[str, int]) -> None:
             await asyncio.sleep(0.05)
 
 
-def place(host: Desk, address: tuple[str, int], transport: str = "UDP") -> str:
+def place(host: Desk, address: tuple[str, int], transport: str = "UDP", keyring: Keyring | None = None) -> str:
     return host.transport.invite(
         Uri(user="sipp", host=address[0], port=address[1]),
         host.transport.flow_to(*address, transport),
         from_=NameAddr(uri=Uri(user="us", host="127.0.0.1")),
         body=SDP,
+        keyring=keyring,
     )
 
 
@@ -248,4 +262,126 @@ async def test_we_call_sipp_and_give_up(tmp_path: Path) -> None:
         host.transport.cancel(call)
         (over,) = await host.ended(1)
         assert over == Ended(call=call, cause=Cause.LOCAL_CANCEL, status=487, reason="Request Terminated")
+        assert_nothing_live(host)
+
+
+# --- Proof, in both directions
+
+
+class Registrant:
+    """A host that keeps one registration going."""
+
+    def __init__(self, account: Account, address: tuple[str, int]) -> None:
+        self.transport: Transport
+        self.told: list[RegistrationEvent] = []
+        self.events: list[Event] = []
+        self._account = account
+        self._address = address
+        self._changed = asyncio.Event()
+        self.registration: Registration
+
+    def __call__(self, event: Event) -> None:
+        assert isinstance(event, Responded | FlowFailed)
+        self.registration.receive(event, self.transport.now())
+        self._changed.set()
+
+    def begin(self) -> None:
+        self.registration = Registration(
+            self.transport.agent,
+            self._account,
+            [self.transport.flow_to(*self._address)],
+            random=random.SystemRandom(),
+            now=self.transport.now(),
+        )
+        self.transport.flush()
+
+    async def told_next(self) -> RegistrationEvent:
+        """Keep it going until something is to be told."""
+        while (event := self.registration.next_event()) is None:
+            wake_at = self.registration.wake_at()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(None if wake_at is None else max(0.0, wake_at - self.transport.now())):
+                    await self._changed.wait()
+            self._changed.clear()
+            self.registration.handle_timer(self.transport.now())
+            self.transport.flush()
+        return event
+
+    async def end(self) -> None:
+        self.registration.unregister(self.transport.now())
+        self.transport.flush()
+        async with asyncio.timeout(10):
+            assert await self.told_next() == Unregistered(confirmed=True)
+
+
+@contextlib.asynccontextmanager
+async def registrant(address: tuple[str, int], login: Login | None = None) -> AsyncIterator[Registrant]:
+    account = Account(
+        registrar=Uri(host=address[0], port=address[1]),
+        address=NameAddr(uri=Uri(user="1000", host=address[0])),
+        login=login,
+    )
+    host = Registrant(account, address)
+    agent = Agent(random=random.SystemRandom())
+    async with Transport.open(agent, [("127.0.0.1", 0)], deliver=host) as host.transport:
+        host.begin()
+        yield host
+
+
+LOGIN = Login(username="1000", password="wonderland")
+
+
+async def test_we_register_at_sipp_with_proof_renew_with_the_same_nonce_and_leave(tmp_path: Path) -> None:
+    async with sipp_serves("uas_registrar", 1, tmp_path) as address, registrant(address, LOGIN) as host:
+        first = await host.told_next()
+        assert isinstance(first, Registered)
+        assert first.expires_s == 2
+        second = await host.told_next()
+        assert isinstance(second, Registered)
+        assert second.expires_s == 600
+        await host.end()
+
+
+async def test_we_ask_sipp_for_longer_after_423(tmp_path: Path) -> None:
+    async with sipp_serves("uas_registrar_too_brief", 1, tmp_path) as address, registrant(address) as host:
+        registered = await host.told_next()
+        assert isinstance(registered, Registered)
+        assert registered.expires_s == 7200
+        await host.end()
+
+
+async def test_we_come_back_to_sipp_when_retry_after_has_passed(tmp_path: Path) -> None:
+    async with sipp_serves("uas_registrar_unavailable", 1, tmp_path) as address, registrant(address) as host:
+        failed = await host.told_next()
+        assert isinstance(failed, RegistrationFailed)
+        assert (failed.status, 2.0 <= failed.retry_in_s <= 2.2) == (503, True)
+        begin = host.transport.now()
+        assert isinstance(await host.told_next(), Registered)
+        assert host.transport.now() - begin >= 2.0
+        await host.end()
+
+
+async def test_we_call_through_sipp_that_wants_proof_of_every_request(tmp_path: Path) -> None:
+    async with desk() as host, sipp_serves("uas_challenge", 1, tmp_path) as address:
+        call = place(host, address, keyring=Keyring(LOGIN))
+        async with asyncio.timeout(10):
+            while not any(isinstance(event, Answered) for event in host.events):
+                host.changed.clear()
+                await host.changed.wait()
+        host.transport.bye(call)
+        (over,) = await host.ended(1)
+        assert over.cause is Cause.LOCAL_BYE
+        assert host.kinds() == ["Answered", "Ended"]
+
+
+async def test_sipp_proves_who_it_is(tmp_path: Path) -> None:
+    guard = Guard(
+        realm=Realm("us", secret=random.randbytes(16), algorithms=("MD5",)), password_of={"alice": "wonderland"}.get
+    )
+    async with desk(guard_of=lambda request, flow: guard) as host:
+        await call_us(host, "uac_challenged", "any", tmp_path)
+        await host.ended(1)
+        offered = host.events[0]
+        assert isinstance(offered, Offered)
+        assert offered.user == "alice"
         assert_nothing_live(host)
