@@ -7,6 +7,7 @@ host should not pay for it.
 Errors, by who is to blame:
 
     EngineError
+    ├── UnsuitableReference   the caller's: a recording that no embedding can be made of
     ├── UnsuitableUtterance   the caller's: blank text, a speed out of range, broken SSML
     │   └── UnknownVoice      the caller's: no such voice; the message names near ones
     └── EngineFailure         ours: the synthesis broke and a retry did not help
@@ -16,7 +17,7 @@ Errors, by who is to blame:
 from __future__ import annotations
 
 import enum
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -29,6 +30,7 @@ __all__ = [
     "Health",
     "Pcm",
     "UnknownVoice",
+    "UnsuitableReference",
     "UnsuitableUtterance",
     "Utterance",
     "Voice",
@@ -41,11 +43,12 @@ DEFAULT_VOICE = "default"
 class Utterance:
     """One thing to be said.
 
-    text      what to say: plain text, or an SSML document (W3C SSML 1.1) when `ssml` is true
-    voice     an id out of `Engine.voices()`, or "default"
-    language  BCP 47 tag such as "de" or "en-GB"; "" leaves it to the voice
-    speed     speaking rate relative to the voice's own, 0.5 to 2.0
-    rate_hz   sampling rate that the PCM is to have: 8000, 16000 or 24000
+    text       what to say: plain text, or an SSML document (W3C SSML 1.1) when `ssml` is true
+    voice      an id out of `Engine.voices()`, or "default"
+    language   BCP 47 tag such as "de" or "en-GB"; "" leaves it to the voice
+    speed      speaking rate relative to the voice's own, 0.5 to 2.0
+    rate_hz    sampling rate that the PCM is to have: 8000, 16000 or 24000
+    embedding  of the speaker that the voice is to take after, as this engine's `enrol` made it; b"" for nobody
     """
 
     text: str
@@ -54,6 +57,7 @@ class Utterance:
     language: str = ""
     speed: float = 1.0
     rate_hz: int = 8000
+    embedding: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +106,10 @@ class EngineError(Exception):
     """Base of everything that an engine raises."""
 
 
+class UnsuitableReference(EngineError):
+    """Nothing can be learnt of a speaker from this recording; the message says why."""
+
+
 class UnsuitableUtterance(EngineError):
     """The utterance cannot be spoken as it stands; the message says what to change."""
 
@@ -133,6 +141,14 @@ class Engine(Protocol):
     def version(self) -> str:
         """Model or library version; part of what a cache of speech is keyed by."""
 
+    @property
+    def cloning(self) -> bool:
+        """Whether an enrolled speaker is recognised by ear. Otherwise only the manner of speaking is taken over."""
+
+    @property
+    def embedding_kind(self) -> str:
+        """What `enrol` makes, such as "voice-profile-1". Another kind means that old embeddings are of no use."""
+
     def voices(self) -> Sequence[Voice]:
         """Every voice, the default one first."""
 
@@ -141,6 +157,19 @@ class Engine(Protocol):
 
     def check(self, utterance: Utterance) -> None:
         """Raise UnsuitableUtterance (or UnknownVoice) at once if `synthesize` would refuse it. Never blocks."""
+
+    async def enrol(self, samples: bytes, rate_hz: int) -> bytes:
+        """The embedding of a speaker, out of a recording of some seconds: signed 16-bit mono samples in native order.
+
+        The bytes are for this engine alone; they may be kept, and mean the same on every machine.
+        Raises UnsuitableReference, EngineFailure.
+        """
+
+    def figures(self, embedding: bytes) -> Mapping[str, float]:
+        """What an embedding says in numbers that mean something to people; empty if it is a mere vector.
+
+        Raises UnsuitableUtterance for what `enrol` did not make. Never blocks.
+        """
 
     def synthesize(self, utterance: Utterance) -> AsyncGenerator[Pcm, None]:
         """Speak; chunks come as they are made. Closing the generator stops the work.

@@ -6,8 +6,10 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 
+from engines import enrolment
 from engines import pieces as cutting
 from engines.engine import EngineFailure, EngineState, Health, Pcm, Utterance, Voice
+from engines.profile import VoiceProfile
 from engines.tone import Crash, Faults, Tone
 from engines.voices import Catalogue
 
@@ -31,6 +33,14 @@ class InProcessTone:
     def version(self) -> str:
         return self._hello.version
 
+    @property
+    def cloning(self) -> bool:
+        return self._hello.cloning
+
+    @property
+    def embedding_kind(self) -> str:
+        return self._hello.embedding_kind
+
     def voices(self) -> Sequence[Voice]:
         return self._catalogue.voices
 
@@ -39,6 +49,12 @@ class InProcessTone:
 
     def check(self, utterance: Utterance) -> None:
         cutting.check(utterance, self._hello, self._catalogue)
+
+    async def enrol(self, samples: bytes, rate_hz: int) -> bytes:
+        return await enrolment.enrol(samples, rate_hz)
+
+    def figures(self, embedding: bytes) -> Mapping[str, float]:
+        return VoiceProfile.parse(embedding).figures()
 
     async def synthesize(self, utterance: Utterance) -> AsyncGenerator[Pcm, None]:
         self.check(utterance)

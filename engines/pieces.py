@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterator
 from typing import Final
 
 from engines import sentences, ssml
 from engines.engine import UnsuitableUtterance, Utterance
+from engines.profile import VoiceProfile
 from engines.voices import Catalogue
 from engines.wire import Hello, Speak
 
@@ -35,6 +37,8 @@ def check(utterance: Utterance, hello: Hello, catalogue: Catalogue) -> None:
         kind = "an SSML document" if utterance.ssml else "a text"
         raise UnsuitableUtterance(f"{kind} may have {most} characters, this one has {len(utterance.text)}; cut it up")
     catalogue.resolve(utterance.voice, utterance.language)
+    if utterance.embedding:
+        VoiceProfile.parse(utterance.embedding)
     if utterance.ssml:
         ssml.rewrite(utterance.text)
     elif not sentences.speakable(utterance.text):
@@ -45,6 +49,8 @@ def pieces(utterance: Utterance, hello: Hello, catalogue: Catalogue) -> Iterator
     """The requests, in order, for an utterance that passed `check`; their ids are yet to be given."""
     voice = catalogue.resolve(utterance.voice, utterance.language)
 
+    embedding = base64.b64encode(utterance.embedding).decode()
+
     def request(text: str, *, last: bool) -> Speak:
         return Speak(
             id=0,
@@ -54,6 +60,7 @@ def pieces(utterance: Utterance, hello: Hello, catalogue: Catalogue) -> Iterator
             speed=utterance.speed,
             rate_hz=utterance.rate_hz,
             last=last,
+            embedding=embedding,
         )
 
     if utterance.ssml:

@@ -19,8 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from engines import enrolment
 from engines import pieces as cutting
 from engines.engine import EngineFailure, EngineState, Health, Pcm, Utterance, Voice
+from engines.profile import VoiceProfile
 from engines.schedule import Advanced, Limits, Piece, Schedule, Stuck
 from engines.voices import Catalogue
 from engines.wire import PACKET_SIZE, Chunk, Failed, Hello, Message, Speak, WireError, decode, encode
@@ -328,6 +330,14 @@ class WorkerPool:
         return self._hello.version
 
     @property
+    def cloning(self) -> bool:
+        return self._hello.cloning
+
+    @property
+    def embedding_kind(self) -> str:
+        return self._hello.embedding_kind
+
+    @property
     def worker_pids(self) -> tuple[int, ...]:
         """Process ids of the workers that are ready."""
         return self._crew.pids
@@ -340,6 +350,12 @@ class WorkerPool:
 
     def check(self, utterance: Utterance) -> None:
         cutting.check(utterance, self._hello, self._catalogue)
+
+    async def enrol(self, samples: bytes, rate_hz: int) -> bytes:
+        return await enrolment.enrol(samples, rate_hz)
+
+    def figures(self, embedding: bytes) -> Mapping[str, float]:
+        return VoiceProfile.parse(embedding).figures()
 
     async def synthesize(self, utterance: Utterance) -> AsyncGenerator[Pcm, None]:
         self.check(utterance)

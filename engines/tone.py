@@ -6,6 +6,7 @@ told to misbehave: to wait, to leave a gap, to crash.
 
 from __future__ import annotations
 
+import base64
 import os
 import signal
 import time
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from engines.profile import KIND, VoiceProfile
 from engines.wire import Hello, Speak
 
 __all__ = ["Crash", "Faults", "Tone", "samples"]
@@ -54,11 +56,17 @@ class Faults:
     concurrency: int = 4
 
 
-def samples(text: str, *, voice: str = "tone-440", speed: float = 1.0, rate_hz: int = 8000) -> npt.NDArray[np.int16]:
-    """The tone for one piece of text: CHARACTER_MS for each character, soft edges, and PAUSE_MS of silence."""
+def samples(
+    text: str, *, voice: str = "tone-440", speed: float = 1.0, rate_hz: int = 8000, embedding: bytes = b""
+) -> npt.NDArray[np.int16]:
+    """The tone for one piece of text: CHARACTER_MS for each character, soft edges, and PAUSE_MS of silence.
+
+    embedding  a voice profile, whose median pitch is that of the tone then
+    """
+    pitch_hz = VoiceProfile.parse(embedding).median_f0_hz if embedding else _VOICES[voice]
     count = int(len(text) * CHARACTER_MS * rate_hz / speed) // 1000
     ramp = np.minimum(1.0, np.arange(count) / (RAMP_MS * rate_hz / 1000))
-    wave = AMPLITUDE * np.sin(2 * np.pi * _VOICES[voice] * np.arange(count) / rate_hz) * ramp * ramp[::-1]
+    wave = AMPLITUDE * np.sin(2 * np.pi * pitch_hz * np.arange(count) / rate_hz) * ramp * ramp[::-1]
     return np.concatenate([np.rint(wave), np.zeros(PAUSE_MS * rate_hz // 1000)]).astype(np.int16)
 
 
@@ -76,6 +84,7 @@ class Tone:
             source_rate_hz=0,
             piece_characters=20,
             voices=tuple((name, f"Test tone, {hz:.0f} Hz (not speech)", "und") for name, hz in _VOICES.items()),
+            embedding_kind=KIND,
         )
 
     def rehearsal(self) -> Speak | None:
@@ -93,7 +102,13 @@ class Tone:
     def script(self, piece: Speak) -> Iterator[tuple[float, bytes]]:
         """(seconds to wait, samples) in order. Raises Crash where the engine is to die."""
         faults = self._faults if self._faults.word in piece.text else Faults()
-        tone = samples(piece.text, voice=piece.voice, speed=piece.speed, rate_hz=piece.rate_hz)
+        tone = samples(
+            piece.text,
+            voice=piece.voice,
+            speed=piece.speed,
+            rate_hz=piece.rate_hz,
+            embedding=base64.b64decode(piece.embedding),
+        )
         block = BLOCK_MS * piece.rate_hz // 1000
         for start in range(0, len(tone), block):
             made_ms = start * 1000 // piece.rate_hz

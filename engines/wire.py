@@ -64,6 +64,8 @@ class Hello:
     voices            [id, name, BCP 47 language] of each
     variants          timbres that go with every voice, such as "f3"
     languages         BCP 47 tag to the id of the voice that speaks it best
+    cloning           whether an enrolled speaker is recognised by ear
+    embedding_kind    what an embedding has to be
     """
 
     version: str
@@ -74,6 +76,8 @@ class Hello:
     voices: tuple[tuple[str, str, str], ...]
     variants: tuple[str, ...] = ()
     languages: Mapping[str, str] = field(default_factory=dict)
+    cloning: bool = False
+    embedding_kind: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +89,7 @@ class Speak:
     speed       relative to the voice's own
     rate_hz     of the samples that are to come back
     last        no piece follows, so no pause is wanted at the end
+    embedding   of the speaker to take after, in base64; "" for nobody
     attempt     0, or how many times this piece was begun before
     skip_bytes  samples at the start that were delivered already and are not to be sent again
     """
@@ -96,6 +101,7 @@ class Speak:
     speed: float
     rate_hz: int
     last: bool
+    embedding: str = ""
     attempt: int = 0
     skip_bytes: int = 0
 
