@@ -12,6 +12,7 @@ import sip
 from mediaserver import softphone
 from tests import kamailio
 from tests.live import OFFER, anext_of, likeness, serving, spoken, until_calls
+from tests.test_mediaserver_trunks import eventually
 
 TEXT = "The quick brown fox jumps over the lazy dog."
 
@@ -78,3 +79,32 @@ async def test_cancel_through_the_proxy_ends_the_call_at_both_ends(tmp_path: Pat
         ended, over = await anext_of(events, sip.Ended), await anext_of(heard, sip.Ended)
         assert (ended.cause, ended.status) == (sip.Cause.LOCAL_CANCEL, 487)
         assert over.cause is sip.Cause.REMOTE_CANCEL
+
+
+@pytest.mark.parametrize("transport", ["udp", "tcp"])
+async def test_we_register_with_proof_are_called_there_and_are_gone_afterwards(tmp_path: Path, transport: str) -> None:
+    async with kamailio.kamailio(tmp_path, "sip:127.0.0.1:9") as port:
+        order = softphone.Order(uri=f"sip:registered@127.0.0.1:{port}")
+        trunk = {
+            "name": "proxy",
+            "targets": [f"127.0.0.1:{port};transport={transport}"],
+            "username": "registered",
+            "password": kamailio.PASSWORD,
+            "register": True,
+            "expires_s": 60,
+            "probe_s": 0,
+        }
+        async with serving(trunk=[trunk], route=[{"say": TEXT}]) as running:
+            await eventually(running, 'sip_registration_state{state="registered",trunk="proxy"}', 1)
+            outcome = await softphone.call(order)
+            assert (outcome.answered, outcome.ended_by) == (True, "the peer hung up")
+            assert likeness(outcome.heard, await spoken(running.engine, TEXT)) > 0.98
+        gone = await softphone.call(order)
+        assert (gone.answered, gone.status) == (False, 480)
+
+
+async def test_a_wrong_password_is_refused_by_the_registrar(tmp_path: Path) -> None:
+    async with kamailio.kamailio(tmp_path, "sip:127.0.0.1:9") as port:
+        trunk = {"name": "proxy", "targets": [f"127.0.0.1:{port}"], "username": "registered", "password": "guess"}
+        async with serving(trunk=[trunk | {"register": True, "probe_s": 0}]) as running:
+            await eventually(running, 'sip_registration_state{state="failed",trunk="proxy"}', 1)
