@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import enum
-import itertools
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -22,11 +21,16 @@ from mediaserver.config import Config, Then, Trunk
 from mediaserver.fetch import Fetcher, FetchError, Forbidden
 from mediaserver.media import DEFAULT_CODECS, Media
 from mediaserver.metrics import Metrics
-from mediaserver.script import AudioFile, Remote, Script, Text, offer_in, text_of
+from mediaserver.programme import Item, Programme, ProgrammeFull
+from mediaserver.script import TEXT_TYPES, AudioFile, Remote, Text, more, offer_in, text_of
 from mediaserver.script import read as read_script
 from mediaserver.speech import Speech
+from sip.info import DTMF_TYPES, read_tone
 
-__all__ = ["Call", "CallState", "Drain", "Means", "Shutdown"]
+__all__ = ["SERVED", "Call", "CallState", "Drain", "Means", "Shutdown"]
+
+# What is served within a call, and the bodies that it may have.
+SERVED: Mapping[str, tuple[str, ...]] = {"MESSAGE": tuple(TEXT_TYPES), "INFO": (*TEXT_TYPES, *DTMF_TYPES)}
 
 # A telephone drops what its jitter buffer still holds when a BYE arrives, so the last word gets time to be heard.
 TAIL_S = 0.3
@@ -78,12 +82,21 @@ class Declined:
 
 @dataclass(frozen=True, slots=True)
 class Spoken:
-    """All is said and sent."""
+    """All is said and sent that had been handed in by that turn of the programme."""
+
+    turn: int
 
 
 @dataclass(frozen=True, slots=True)
 class Stayed:
     """The time to stay on the line after the words is over."""
+
+    turn: int
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """There is more to say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,11 +114,14 @@ class Shutdown:
     """The server stops."""
 
 
-Input = sip.Event | rtp.MediaTimeout | Prepared | Declined | Spoken | Stayed | Expired | Drain | Shutdown
+Input = sip.Event | rtp.MediaTimeout | Prepared | Declined | Spoken | Stayed | Resumed | Expired | Drain | Shutdown
 
 
 class Call:
-    """A call that came in, from its INVITE to its end."""
+    """A call that came in, from its INVITE to its end.
+
+    id  its key with the agent; it changes when another call takes its place (RFC 3891)
+    """
 
     def __init__(self, offered: sip.Offered, means: Means) -> None:
         self.id = offered.call
@@ -117,16 +133,14 @@ class Call:
         self._host = settings.rtp.advertise or settings.sip.advertise or offered.flow.local[0]
         self._inbox: asyncio.Queue[Input] = asyncio.Queue()
         self._media: Media | None = None
-        self._confirmed = asyncio.Event()
         self._offered_at = time.monotonic()
         self._answered_at: float | None = None
         self._confirmed_at: float | None = None
-        self._first_speech_at: float | None = None
         self._end: sip.Ended | None = None
         self._timers: list[asyncio.TimerHandle] = []
         self._digits = 0
-        self._draining = asyncio.Event()
         self._log = structlog.get_logger("call").bind(call_id=self._request.call_id)
+        self._programme = Programme(means.speech, finished=lambda turn: self.deliver(Spoken(turn)), log=self._log)
 
     def deliver(self, event: Input) -> None:
         """Hand in what happened; the call's task acts on it."""
@@ -158,7 +172,9 @@ class Call:
 
     def _step(self, event: Input) -> None:
         row = TABLE.get((self.state, type(event)))
-        if row is None:  # it came too late to matter, such as the end of a timer while the call is ending
+        if row is None or self._is_stale(
+            event
+        ):  # it came too late to matter, such as the end of a timer while the call is ending
             return
         before, (self.state, act) = self.state, row
         if self.state is not before and self.state is not CallState.ENDED:
@@ -169,6 +185,20 @@ class Call:
             # Mostly a CANCEL or BYE crossed what we wanted: its Ended waits in the inbox then, and this does nothing.
             self._log.debug("the call does not allow it", wanted=type(event).__name__, why=str(error))
             self.abandon()
+
+    def _is_stale(self, event: Input) -> bool:
+        """Whether more has been handed in since it was said that all is said, or another call took the place."""
+        if isinstance(event, Spoken | Stayed):
+            return event.turn != self._programme.turn
+        return isinstance(event, sip.Confirmed | sip.Reoffered | sip.Requested | sip.Ended) and event.call != self.id
+
+    def take_over(self, offered: sip.Offered) -> bool:
+        """Let another call take the place of this one (RFC 3891), and go on speaking there; False if it is refused."""
+        if (self.state, sip.Offered) not in TABLE:
+            self._means.signalling.reject(offered.call, status=481)
+            return False
+        self._step(offered)
+        return self.id == offered.call
 
     def abandon(self) -> None:
         """End the call towards the peer, whatever state it is in; nothing if it has ended."""
@@ -189,27 +219,18 @@ class Call:
             # A delayed offer (RFC 3264 section 4): an INVITE without SDP gets ours in the 200.
             offer = offer_in(self._request)
             answer = self._media.offer() if offer is None else self._media.answer(offer)
-        except sip.RemoteProtocolError as error:
-            self.deliver(Declined(error.status, error.reason, error.headers))
-        except engines.UnknownVoice as error:
-            self.deliver(Declined(404, str(error)))
-        except engines.UnsuitableUtterance as error:
-            self.deliver(Declined(400, str(error)))
-        except Forbidden as error:
-            self.deliver(Declined(403, str(error)))
-        except (FetchError, audio.AudioError) as error:
-            # RFC 4240 section 3: what cannot be had is Not Found.
-            self.deliver(Declined(404, str(error)))
-        except rtp.PortsExhausted:
-            self.deliver(Declined(503, "No RTP port is free", (("Retry-After", "5"),)))
+        except UNSERVABLE as error:
+            self.deliver(_declined(error))
         except Exception:
             self._log.exception("call could not be prepared")
             self.deliver(Declined(500, "Server Internal Error"))
         else:
             self._script = script
+            self._programme.add(
+                Item(content=content, repeat=script.repeat, delay_ms=script.delay_ms, duration_ms=script.duration_ms)
+            )
             self.deliver(Prepared(answer))
-            await self._say(script, content, self._media.stream)
-            self.deliver(Spoken())
+            await self._programme.run(self._media.stream)
 
     async def _resolve(self, content: Text | AudioFile | Remote) -> engines.Utterance | rtp.Clip:
         """Fetch and decode what must be, check what will be synthesised: afterwards only the engine can fail."""
@@ -222,43 +243,18 @@ class Call:
                 async with self._means.decoding:
                     return await asyncio.to_thread(rtp.Clip, await audio.decode(body, max_s=max_s), audio.RATE_HZ)
             content = text_of(media_type, body, charset=charset, voice=content.voice, language=content.language)
+        return self._utterance(content)
+
+    def _utterance(self, text: Text) -> engines.Utterance:
+        """The words as the engine takes them. Raises engines.UnsuitableUtterance, engines.UnknownVoice."""
         utterance = engines.Utterance(
-            text=content.text, ssml=content.ssml, voice=content.voice, language=content.language, rate_hz=audio.RATE_HZ
+            text=text.text, ssml=text.ssml, voice=text.voice, language=text.language, rate_hz=audio.RATE_HZ
         )
         most = self._means.config.sip.max_text_chars
         if len(utterance.text) > most:
             raise engines.UnsuitableUtterance(f"the text has {len(utterance.text)} characters; {most} are allowed")
         self._means.speech.engine.check(utterance)
         return utterance
-
-    async def _say(self, script: Script, content: engines.Utterance | rtp.Clip, stream: rtp.Stream) -> None:
-        """Have the stream say the script, which it holds back until the ACK, and wait until it is sent."""
-        try:
-            async with asyncio.timeout(None) as self._limit:
-                for turn in itertools.count() if script.repeat is None else range(script.repeat):
-                    if turn and script.delay_ms:
-                        await self._confirmed.wait()
-                        await stream.drained()
-                        with contextlib.suppress(TimeoutError):
-                            await asyncio.wait_for(self._draining.wait(), script.delay_ms / 1000)
-                    if turn and self._draining.is_set():
-                        break
-                    said = await self._means.speech.say(content, stream, begin=self._note_first_speech)
-                    if not said:  # markup without words, say, makes no sound however often it is repeated
-                        break
-                await self._confirmed.wait()
-                await stream.drained()
-        except TimeoutError:
-            stream.flush()
-            self._log.info("speech reached its duration")
-        except engines.EngineError as error:
-            self._log.error("speech failed", error=str(error))
-            await self._confirmed.wait()
-            await stream.drained()
-
-    def _note_first_speech(self) -> None:
-        if self._first_speech_at is None:
-            self._first_speech_at = time.monotonic()
 
     # What the call does: the actions of the table.
 
@@ -268,10 +264,8 @@ class Call:
         self._means.metrics.call_setup.observe((self._answered_at - self._offered_at) * 1000)
 
     def _reject(self, event: Declined) -> None:
-        # The reason may quote what the caller sent, and a phrase is one line (RFC 3261 section 25.1).
-        reason = " ".join("".join(c if c.isprintable() else " " for c in event.reason).split())
-        self._log.info("call refused", status=event.status, reason=reason)
-        self._means.signalling.reject(self.id, status=event.status, reason=reason, headers=event.headers)
+        self._log.info("call refused", status=event.status, reason=event.reason)
+        self._means.signalling.reject(self.id, status=event.status, reason=event.reason, headers=event.headers)
 
     def _turn_away(self, event: Drain | Shutdown) -> None:
         self._means.signalling.reject(self.id, status=503, headers=(("Retry-After", "10"),))
@@ -287,30 +281,82 @@ class Call:
                 return
         self._media.start()
         self._confirmed_at = time.monotonic()
-        self._confirmed.set()
         self._expect(self._means.config.sip.max_call_s, Expired())
-        if self._script.duration_ms is not None:
-            self._limit.reschedule(asyncio.get_running_loop().time() + self._script.duration_ms / 1000)
+        self._programme.confirm()
 
     def _stay(self, event: Spoken) -> None:
-        stays = self._script.then is Then.STAY and not self._draining.is_set()
+        stays = self._script.then is Then.STAY and not self._programme.draining
         stay_s = self._script.stay_s if stays else TAIL_S
-        self._expect(stay_s, Stayed())
+        self._expect(stay_s, Stayed(event.turn))
+
+    def _serve(self, event: sip.Requested) -> None:
+        """A MESSAGE or INFO: more to say, or a digit."""
+        try:
+            self._obey(event.message)
+        except UNSERVABLE as error:
+            refused = _declined(error)
+            self._log.info("request within the call refused", status=refused.status, reason=refused.reason)
+            self._means.signalling.respond(
+                event.request, refused.status, reason=refused.reason, headers=refused.headers
+            )
+        else:
+            self._means.signalling.respond(event.request, 200)
+
+    def _obey(self, message: sip.Request) -> None:
+        if message.content_type in DTMF_TYPES:
+            read_tone(message.content_type, message.body)
+            self._digits += 1  # which ones is the caller's secret: they may be a PIN
+        elif message.body or message.content_type or message.method == "MESSAGE":
+            wanted = more(message, self._script)
+            item = Item(content=self._utterance(wanted.text))
+            if self._programme.draining:
+                raise ProgrammeFull("The server will stop")
+            if wanted.interrupts:
+                self._programme.interrupt(item)
+            else:
+                self._programme.add(item)
+            self.deliver(Resumed())
+
+    def _postpone(self, event: sip.Requested) -> None:
+        self._means.signalling.respond(event.request, 480)
+
+    def _resume(self, event: Resumed) -> None:
+        self._log.debug("more to say")
 
     def _renegotiate(self, event: sip.Reoffered) -> None:
+        self._exchange(event.call, event.request)
+
+    def _take_over(self, event: sip.Offered) -> None:
+        if self._exchange(event.call, event.request):
+            self._log.info("call replaced", by=event.request.call_id)
+            self.id = event.call
+
+    def _exchange(self, call: str, request: sip.Request) -> bool:
+        """Answer an INVITE with what it makes of the media; False if it is refused."""
         assert self._media is not None, "a call is answered with its media"
         try:
-            offer = offer_in(event.request)
+            offer = offer_in(request)
             answer = self._media.offer() if offer is None else self._media.answer(offer)
-        except sip.RemoteProtocolError as error:
-            self._means.signalling.reject(self.id, status=error.status, reason=error.reason, headers=error.headers)
-        except rtp.PortsExhausted:
-            self._means.signalling.reject(self.id, status=503, headers=(("Retry-After", "5"),))
+        except (sip.RemoteProtocolError, rtp.PortsExhausted) as error:
+            refused = _declined(error)
+            self._means.signalling.reject(call, status=refused.status, reason=refused.reason, headers=refused.headers)
         except (rtp.LocalProtocolError, OSError) as error:
             self._log.error("the new media cannot be had", error=str(error))
-            self._means.signalling.reject(self.id, status=500)
+            self._means.signalling.reject(call, status=500)
         else:
-            self._means.signalling.answer(self.id, body=answer)
+            self._means.signalling.answer(call, body=answer)
+            return True
+        return False
+
+    def _settle(self, event: sip.Confirmed) -> None:
+        """The ACK to a later INVITE: it brings the answer if that had no offer."""
+        assert self._media is not None, "a call is answered with its media"
+        if event.body:
+            try:
+                self._media.accept(event.body)
+            except (sip.RemoteProtocolError, rtp.PortsExhausted) as error:
+                self._log.info("the ACK brings no answer that can be taken up", reason=str(error))
+                self.deliver(Shutdown())
 
     def _hang_up(self, event: Input) -> None:
         match event:
@@ -321,7 +367,7 @@ class Call:
         self._means.signalling.bye(self.id)
 
     def _drain(self, event: Drain) -> None:
-        self._draining.set()
+        self._programme.drain()
 
     def _finish(self, event: sip.Ended) -> None:
         self._end = event
@@ -348,8 +394,8 @@ class Call:
             talked_s = time.monotonic() - self._confirmed_at
             self._means.metrics.call_duration.observe(talked_s)
             facts["seconds"] = round(talked_s, 2)
-            if self._first_speech_at is not None:
-                waited_ms = max(0.0, self._first_speech_at - self._confirmed_at) * 1000
+            if self._programme.began_at is not None:
+                waited_ms = max(0.0, self._programme.began_at - self._confirmed_at) * 1000
                 self._means.metrics.call_first_speech.observe(waited_ms)
                 facts["first_speech_ms"] = round(waited_ms, 1)
         if self._media is not None:
@@ -360,7 +406,39 @@ class Call:
         self._log.info("call ended", **facts)
 
 
+# What is the fault of whoever asked, or of the moment.
+UNSERVABLE = (
+    sip.RemoteProtocolError,
+    engines.UnsuitableUtterance,
+    Forbidden,
+    FetchError,
+    audio.AudioError,
+    rtp.PortsExhausted,
+    ProgrammeFull,
+)
+
+
+def _declined(error: Exception) -> Declined:
+    """What one of UNSERVABLE is answered with."""
+    # The reason may quote what the caller sent, and a phrase is one line (RFC 3261 section 25.1).
+    reason = " ".join("".join(c if c.isprintable() else " " for c in str(error)).split())
+    match error:
+        case sip.RemoteProtocolError():
+            return Declined(error.status, reason, error.headers)
+        case engines.UnsuitableUtterance() if not isinstance(error, engines.UnknownVoice):
+            return Declined(400, reason)
+        case Forbidden():
+            return Declined(403, reason)
+        case rtp.PortsExhausted():
+            return Declined(503, "No RTP port is free", (("Retry-After", "5"),))
+        case ProgrammeFull():
+            return Declined(503, reason, (("Retry-After", "5"),))
+    # RFC 4240 section 3: what cannot be had is Not Found.
+    return Declined(404, reason)
+
+
 Action = Callable[[Call, Any], None]
+UP = (CallState.ANSWERED, CallState.TALKING, CallState.STAYING)
 
 TABLE: Mapping[tuple[CallState, type[Input]], tuple[CallState, Action]] = {
     (CallState.OFFERED, Prepared): (CallState.ANSWERED, Call._answer),
@@ -372,6 +450,14 @@ TABLE: Mapping[tuple[CallState, type[Input]], tuple[CallState, Action]] = {
     (CallState.ANSWERED, Drain): (CallState.ANSWERED, Call._drain),
     (CallState.ANSWERED, Shutdown): (CallState.ENDING, Call._hang_up),
     (CallState.ANSWERED, sip.Ended): (CallState.ENDED, Call._finish),
+    **{(state, sip.Requested): (state, Call._serve) for state in UP},
+    **{(state, sip.Offered): (state, Call._take_over) for state in UP},
+    **{(state, sip.Requested): (state, Call._postpone) for state in (CallState.OFFERED, CallState.ENDING)},
+    (CallState.ANSWERED, Resumed): (CallState.ANSWERED, Call._resume),
+    (CallState.TALKING, Resumed): (CallState.TALKING, Call._resume),
+    (CallState.STAYING, Resumed): (CallState.TALKING, Call._resume),
+    (CallState.TALKING, sip.Confirmed): (CallState.TALKING, Call._settle),
+    (CallState.STAYING, sip.Confirmed): (CallState.STAYING, Call._settle),
     (CallState.TALKING, Spoken): (CallState.STAYING, Call._stay),
     (CallState.TALKING, sip.Reoffered): (CallState.TALKING, Call._renegotiate),
     (CallState.TALKING, rtp.MediaTimeout): (CallState.ENDING, Call._hang_up),

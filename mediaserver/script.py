@@ -9,6 +9,8 @@ In this order:
 
 What 2 and 3 bring replaces the words of the matching route; what happens afterwards stays the route's to say. The
 headers X-Speaker and X-Language choose the voice for all four.
+
+A MESSAGE or INFO within the call brings more to say (`more`), in the voice of the call unless it says otherwise.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ import sip
 from mediaserver.config import DEFAULT_ROUTE, Config, Route, Then
 from sip.body import parts_of
 
-__all__ = ["BODY_TYPES", "AudioFile", "Remote", "Script", "Text", "offer_in", "read", "text_of"]
+__all__ = ["BODY_TYPES", "AudioFile", "More", "Remote", "Script", "Text", "more", "offer_in", "read", "text_of"]
 
 ANNOUNCEMENT_USER = "annc"
 TEXT_TYPES = {"text/plain": False, "application/ssml+xml": True}
@@ -76,6 +78,14 @@ class Script:
     stay_s: float = 0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class More:
+    """What is to be said besides; `interrupts`: at once, and in the stead of all that waits."""
+
+    text: Text
+    interrupts: bool = False
+
+
 def read(request: sip.Request, source: str, config: Config) -> Script:
     """The script of the call that `request`, an INVITE from the address `source`, would open.
 
@@ -95,6 +105,24 @@ def read(request: sip.Request, source: str, config: Config) -> Script:
         text = replace(text, voice=route.voice, language=text.language or route.language)
         script = Script(content=text, then=route.then, stay_s=route.stay_s)
     return _voiced(script, request)
+
+
+def more(request: sip.Request, script: Script) -> More:
+    """What a MESSAGE or INFO within the call that opened with `script` wants to be said.
+
+    Raises sip.RemoteProtocolError with the status that it deserves.
+    """
+    text = _body_text(request)
+    if text is None or not text.text.strip():
+        raise sip.RemoteProtocolError("There is nothing to say", status=400)
+    mode = (request.headers.get("X-Speak-Mode") or "queue").lower()
+    if mode not in ("queue", "interrupt"):
+        raise sip.RemoteProtocolError("X-Speak-Mode is neither queue nor interrupt", status=400)
+    if not isinstance(script.content, AudioFile):
+        text = replace(text, voice=script.content.voice, language=text.language or script.content.language)
+    voiced = _voiced(Script(content=text), request).content
+    assert isinstance(voiced, Text), "words stay words"
+    return More(text=voiced, interrupts=mode == "interrupt")
 
 
 def offer_in(request: sip.Request) -> bytes | None:

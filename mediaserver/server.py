@@ -21,7 +21,7 @@ import http_api
 import rtp
 import sip
 from mediaserver import audio, config
-from mediaserver.call import Means
+from mediaserver.call import SERVED, Means
 from mediaserver.control import Control
 from mediaserver.fetch import Fetcher
 from mediaserver.metrics import Metrics, rtp_families, sip_families
@@ -209,6 +209,7 @@ async def running(settings: config.Config) -> AsyncIterator[Server]:
             product=f"mediaserver/{version('mediaserver')}",
             login_for=lambda request, flow: trunks.login_for(request, flow),
             guard_of=lambda request, flow: trunks.guard_of(request, flow),
+            serve_within=SERVED,
         )
         with _naming("sip.listen"):
             transport = await stack.enter_async_context(

@@ -67,7 +67,11 @@ class Switchboard:
     def deliver(self, event: sip.Event) -> None:
         """Take an event of the SIP agent to its call."""
         if isinstance(event, sip.Offered):
-            self._admit(event)
+            replaced = self._calls.get(event.replaces or "")
+            if replaced is None:
+                self._admit(event)
+            elif replaced.take_over(event):
+                self._calls[event.call] = self._calls.pop(event.replaces or "")
         elif not isinstance(event, sip.FlowFailed) and event.call and (call := self._calls.get(event.call)):
             call.deliver(event)
 
