@@ -12,7 +12,7 @@ from .headers import Parameterised
 
 __all__ = ["Replaces", "replaced"]
 
-_WAITING = frozenset({CallState.OFFERED, CallState.ALERTED})
+_WAITING = frozenset({CallState.OFFERED, CallState.ALERTED, CallState.ANSWERING})
 _OVER = frozenset({CallState.LEAVING, CallState.GIVING_UP, CallState.CANCELLED, CallState.ENDING, CallState.ENDED})
 # RFC 3891 section 6.1: the tag of a peer that sets none (RFC 2543).
 _NO_TAG = "0"
@@ -64,7 +64,9 @@ def replaced(text: str, calls: Mapping[str, Call]) -> Call:
     """
     wanted = Replaces.parse(text)
     call = calls.get(wanted.to_tag)
-    if call is None or call.dialog is None or not wanted.names(call.dialog):
+    # An INVITE of ours that forked has several dialogs.
+    dialogs = () if call is None else (call.dialog, *call.early.values())
+    if call is None or not any(dialog is not None and wanted.names(dialog) for dialog in dialogs):
         raise RemoteProtocolError("No Dialog to Replace", status=481)
     if call.state in _WAITING:
         # An early dialog that we did not begin is not ours to give away.

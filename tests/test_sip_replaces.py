@@ -114,6 +114,20 @@ def test_a_call_of_ours_that_rings_is_picked_up() -> None:
     assert cancel.call_id == invite.call_id
 
 
+def test_each_early_dialog_of_a_forked_call_is_found() -> None:
+    side = Side()
+    old, invite = side.calling()
+    for tag in ("b1", "b2"):
+        side.say(respond(invite, 180, tag=tag, headers=(("Contact", "<sip:bob@192.0.2.2>"),)))
+        side.events()
+    for number, tag in enumerate(("b1", "b2")):
+        named = f"{invite.call_id};to-tag={invite.from_.tag};from-tag={tag}"
+        assert statuses(side.say(replacing(named, call_id=f"n{number}", branch=f"z9hG4bK-n{number}"))) == [100]
+        (event,) = side.events()
+        assert isinstance(event, Offered)
+        assert event.replaces == old
+
+
 @pytest.mark.conformance("RFC 3891", "3", "a dialog that is ending is not replaced: 603")
 def test_a_call_that_is_ending_is_not_replaced() -> None:
     side = Side()
