@@ -447,6 +447,7 @@ TABLE: Mapping[tuple[CallState, type[Input]], tuple[CallState, Action]] = {
     (CallState.OFFERED, Shutdown): (CallState.ENDING, Call._turn_away),
     (CallState.OFFERED, sip.Ended): (CallState.ENDED, Call._finish),
     (CallState.ANSWERED, sip.Confirmed): (CallState.TALKING, Call._talk),
+    (CallState.ANSWERED, sip.Reoffered): (CallState.ANSWERED, Call._renegotiate),
     (CallState.ANSWERED, Drain): (CallState.ANSWERED, Call._drain),
     (CallState.ANSWERED, Shutdown): (CallState.ENDING, Call._hang_up),
     (CallState.ANSWERED, sip.Ended): (CallState.ENDED, Call._finish),

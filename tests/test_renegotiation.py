@@ -56,8 +56,8 @@ class Telephone:
         answered = await anext_of(self.events, sip.Answered)
         self.server = ("127.0.0.1", sdp.SessionDescription.parse(answered.response.body).media[0].port)
 
-    async def reoffer(self, offer: bytes) -> sdp.SessionDescription:
-        self.transport.reoffer(self.call, body=offer)
+    async def reoffer(self, offer: bytes, *, by: str = "reoffer") -> sdp.SessionDescription:
+        getattr(self.transport, by)(self.call, body=offer)
         answered = await anext_of(self.events, sip.Answered)
         return sdp.SessionDescription.parse(answered.response.body)
 
@@ -147,10 +147,11 @@ async def test_first_packet_after_a_hold_has_the_marker() -> None:
         assert not any(packet.marker for packet in others)
 
 
-async def test_reinvite_moves_the_stream_and_nothing_else() -> None:
+@pytest.mark.parametrize("by", ["reoffer", "update"])
+async def test_reinvite_or_update_moves_the_stream_and_nothing_else(by: str) -> None:
     async with talking() as (_, telephone):
         before = (await telephone.heard(0.05))[-1]
-        await telephone.reoffer(telephone.offer(at=1))
+        await telephone.reoffer(telephone.offer(at=1), by=by)
         moved = await telephone.heard(0.1, at=1)
         assert await telephone.heard(0.1, at=0) == []
         assert {packet.ssrc for packet in moved} == {before.ssrc}
