@@ -1009,6 +1009,34 @@ def test_invite_has_what_every_request_has() -> None:
     assert invite.headers.get_all("Allow") == ALLOWED
 
 
+def test_a_host_that_places_a_call_says_who_calls_whom_and_along_which_route() -> None:
+    side = Side()
+    me = NameAddr(uri=Uri.parse("sip:+49301@pbx"), display_name="Front Desk")
+    extra = [("Route", "<sip:192.0.2.9;lr>"), ("Privacy", "id"), ("P-Asserted-Identity", "<sip:+49301@pbx>")]
+    to = NameAddr(uri=Uri.parse("sip:+49302@pbx"))
+    side.agent.invite(0.0, BOB, FLOW, from_=me, to=to, body=OFFER, headers=extra)
+    invite = only(side.hear())
+    assert (str(invite.uri), str(invite.to)) == ("sip:bob@192.0.2.2", "<sip:+49302@pbx>")
+    assert (invite.from_.display_name, str(invite.from_.uri)) == ("Front Desk", "sip:+49301@pbx")
+    assert [invite.headers.get(name) for name, _ in extra] == [value for _, value in extra]
+
+
+def test_a_cancel_may_say_why_and_so_does_the_bye_of_a_call_that_was_answered_meanwhile() -> None:
+    """RFC 3326 section 2."""
+    side = Side()
+    why = ("Reason", 'SIP;cause=200;text="Call completed elsewhere"')
+    call, invite = side.calling()
+    side.say(respond(invite, 180))
+    cancel = only(side.do(side.agent.cancel, call, headers=[why]))
+    assert (cancel.method, cancel.headers.get("Reason")) == ("CANCEL", why[1])
+    assert cancel.via == invite.via
+    _, bye = side.say(accept(invite))
+    assert isinstance(bye, Request)
+    assert (bye.method, bye.headers.get("Reason")) == ("BYE", why[1])
+    with pytest.raises(LocalProtocolError):
+        side.agent.cancel(0.0, side.calling()[0], headers=[("Reason", "two\r\nlines")])
+
+
 def test_progress_is_told_but_for_100() -> None:
     side = Side()
     call, invite = side.calling()

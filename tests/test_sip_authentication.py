@@ -285,6 +285,40 @@ def test_a_request_outside_of_a_dialog_is_proven_and_its_last_number_told() -> N
     side.assert_clean()
 
 
+@pytest.mark.parametrize("body", [b"", OFFER])
+def test_a_challenged_update_is_sent_again_with_proof(body: bytes) -> None:
+    side = Side()
+    call, invite = keyed(side)
+    fields = (("Contact", "<sip:bob@192.0.2.2>"), ("Allow", "UPDATE"))
+    side.say(invite.response(200, to_tag="b", headers=fields, body=b"v=0", content_type="application/sdp").serialise())
+    assert isinstance(side.event(), Answered)
+    update = only(side.do(side.agent.update, call, body=body))
+    again = only(side.say(challenge(update, 401, FIRST)))
+    assert (again.method, again.body, again.cseq.number) == ("UPDATE", body, 3)
+    assert_right(proofs(again)[0], again)
+    assert side.events() == []
+    side.say(respond(again, 200, tag=None))
+    assert isinstance(side.event(), Answered)
+
+
+def test_a_challenged_refresh_of_the_session_is_sent_again_with_proof() -> None:
+    """RFC 4028 section 7.4: it is a re-INVITE as any other."""
+    side = Side(session_expires_s=600)
+    keyed_call, invite = keyed(side)
+    side.say(accept(invite))
+    assert isinstance(side.event(), Answered)
+    refresh = next(message for message in side.wait(300) if isinstance(message, Request))
+    assert (refresh.method, refresh.body) == ("INVITE", OFFER)
+    ack, again = side.say(challenge(refresh, 407, FIRST))
+    assert isinstance(ack, Request)
+    assert isinstance(again, Request)
+    assert (ack.method, again.method, again.cseq.number) == ("ACK", "INVITE", 3)
+    assert_right(proofs(again, "Proxy-Authorization")[0], again)
+    assert only(side.say(accept(again))).method == "ACK"
+    assert side.events() == []
+    assert only(side.do(side.agent.bye, keyed_call)).method == "BYE"
+
+
 # --- Whom we challenge
 
 
