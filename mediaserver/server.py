@@ -59,12 +59,14 @@ class Server:
     engine: engines.Engine
     endpoint: rtp.Endpoint
     switchboard: Switchboard
+    trunks: Trunks
     pushes: Pushes
 
     async def drain(self, hurry: asyncio.Event) -> None:
         """Take no new work, and return when what there is has ended, sip.drain_s are over, or `hurry` is set."""
         grace_s = self.settings.sip.drain_s
         log.info("draining", calls=len(self.switchboard), pushes=len(self.pushes), grace_s=grace_s)
+        self.trunks.leave()
         waiting = [
             asyncio.create_task(self.switchboard.drain(grace_s)),
             asyncio.create_task(self.pushes.drain()),
@@ -275,5 +277,6 @@ async def running(settings: config.Config) -> AsyncIterator[Server]:
             engine=engine,
             endpoint=endpoint,
             switchboard=switchboard,
+            trunks=trunks,
             pushes=pushes,
         )

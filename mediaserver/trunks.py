@@ -52,13 +52,18 @@ class Trunks:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for trunk in self._trunks:
-            trunk.leave()
+        self.leave()
         if self._tasks:
             _, late = await asyncio.wait(self._tasks, timeout=FAREWELL_S)
             for task in late:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
+
+    def leave(self) -> None:
+        """Begin to remove the registrations, so that no more calls are sent here."""
+        for trunk, task in zip(self._trunks, self._tasks, strict=True):
+            if not trunk.leave():
+                task.cancel()
 
     def deliver(self, event: sip.Event) -> bool:
         """Take an event of the SIP agent; False if it is of no trunk."""
@@ -124,7 +129,9 @@ class _Trunk:
         self._random = random
         self._registration: sip.Registration | None = None
         self._probes: dict[str, sip.Probe] = {}
-        self._addresses: frozenset[str] = frozenset()
+        # What names resolve to comes with `_resolve`.
+        self._addresses = frozenset(uri.host for uri in settings.uris)
+        self._lost: frozenset[str] = frozenset()
         self._stirred = asyncio.Event()
         self._leaving = False
         self._log = structlog.get_logger("trunk").bind(trunk=settings.name)
@@ -154,16 +161,24 @@ class _Trunk:
         self._stirred.set()
         return taken
 
-    def leave(self) -> None:
-        """Remove the registration; `run` ends when that is done."""
+    def leave(self) -> bool:
+        """Remove the registration; `run` ends when that is done. False if there is none."""
         self._leaving = True
         self._probes.clear()
-        if self._registration is not None:
-            self._registration.unregister(self._transport.now())
-            self._transport.flush()
+        if self._registration is None:
+            return False
+        self._registration.unregister(self._transport.now())
+        self._transport.flush()
         self._stirred.set()
+        return True
 
     async def run(self) -> None:
+        try:
+            await self._keep_going()
+        except Exception:
+            self._log.exception("trunk failed")
+
+    async def _keep_going(self) -> None:
         resolve_at = self._transport.now()
         while not (self._leaving and self._gone):
             now = self._transport.now()
@@ -216,22 +231,24 @@ class _Trunk:
     async def _resolve(self) -> bool:
         """Find the targets, and have them registered at and probed. False if one leads nowhere."""
         found: dict[str, tuple[sip.Flow, ...]] = {}
-        whole = True
+        lost = []
         for target, uri in zip(self.settings.targets, self.settings.uris, strict=True):
             try:
                 found[target] = await self._transport.flows(uri)
             except sip.SipError as error:
-                whole = False
-                self._log.warning("target leads nowhere", target=target, reason=str(error))
+                lost.append(target)
+                if target not in self._lost:
+                    self._log.warning("target leads nowhere", target=target, reason=str(error))
+        self._lost = frozenset(lost)
         if self._leaving or not found:
-            return whole
+            return False
         flows = tuple(dict.fromkeys(flow for flows in found.values() for flow in flows))
         self._addresses = frozenset(flow.remote[0] for flow in flows)
         self._register(flows)
         if self.settings.probe_s:
             for target, ways in found.items():
                 self._probe(target, ways[0])
-        return whole
+        return not lost
 
     def _register(self, flows: tuple[sip.Flow, ...]) -> None:
         if self._registration is not None:

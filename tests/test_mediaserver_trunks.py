@@ -103,6 +103,17 @@ async def test_a_trunk_is_registered_and_probed_and_at_the_end_unregistered(tran
         assert peer.bindings[1:] == [("1000", f"<sip:1000@127.0.0.1:{port}{suffix}>;expires=0")]
 
 
+async def test_a_server_that_drains_is_unregistered_at_once() -> None:
+    async with pbx() as peer, serving(trunk=[trunk(targets=[peer.target], register=True)]) as running:
+        await peer.bound(1)
+        await eventually(running, 'sip_registration_state{state="registered",trunk="office"}', 1)
+        drained = asyncio.create_task(running.drain(asyncio.Event()))
+        assert (await peer.bound(2))[1][1].endswith(";expires=0")
+        await drained
+        samples = await metrics(running)
+        assert samples['sip_registration_state{state="unregistered",trunk="office"}'] == 1
+
+
 async def test_a_trunk_that_refuses_is_down() -> None:
     async with pbx(status=403) as peer:
         peer.transport.agent.admit = lambda request, source, now: sip.Admission(
@@ -146,7 +157,7 @@ async def test_whose_call_it_is_is_told_by_its_address() -> None:
                 "198.51.100.7": "office",
                 "::ffff:198.51.100.7": "office",
                 "2001:db8::1": "office",
-                "192.0.2.1": None,
+                "192.0.2.1": None,  # of the office, but where its networks are said they are all
                 "127.0.0.1": "near",
             }
 
