@@ -58,8 +58,7 @@ def _line(_ctx: click.Context, _parameter: click.Parameter, text: str | None) ->
         raise click.BadParameter("it is empty.")
     if size > softphone.LONGEST_FIELD_BYTES:
         raise click.BadParameter(
-            f"it has {size} bytes of UTF-8. A call is placed with one UDP datagram, which has room for "
-            f"{softphone.LONGEST_FIELD_BYTES}."
+            f"it has {size} bytes of UTF-8. The header of a call has room for {softphone.LONGEST_FIELD_BYTES}."
         )
     return line
 
@@ -162,6 +161,12 @@ def check(path: Path | None) -> None:
     show_default=True,
     help="Hang up so many seconds after the answer.",
 )
+@click.option(
+    "--ca",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    metavar="FILE",
+    help="PEM file of the authority that a TLS server's certificate has to come from; by default the system's.",
+)
 @click.option("--codec", type=click.Choice(["PCMU", "PCMA"]), default="PCMU", show_default=True)
 def call(
     uri: str,
@@ -170,14 +175,17 @@ def call(
     language: str | None,
     record: Path | None,
     seconds: float,
+    ca: Path | None,
     codec: str,
 ) -> None:
     """Call URI (sip:user@host:port) with a small softphone, and listen until the other side hangs up.
 
+    Add ;transport=tcp or ;transport=tls to the URI to say how; a name without a port is located by NAPTR and SRV.
+
     Shows state, packets, loss, jitter and level while it listens. Ctrl-C hangs up, a second Ctrl-C leaves at once.
     Exits with 3 when the call is not answered.
     """
-    order = softphone.Order(uri=uri, text=text, voice=voice, language=language, seconds=seconds, codec=codec)
+    order = softphone.Order(uri=uri, text=text, voice=voice, language=language, seconds=seconds, codec=codec, ca=ca)
     try:
         outcome, signalled = asyncio.run(_place(order))
     except softphone.CallError as error:

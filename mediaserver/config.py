@@ -142,6 +142,10 @@ class Sip(Section):
     calls_per_s  new calls in a second, and as many at once; 0 for no limit
     drain_s      how long calls may go on to speak once the server is to stop
     realm        what callers are told that their password is for, where one is asked for: see Trunk and User
+
+    tls_certificate, tls_key, tls_ca    PEM files; without a CA it is the system's that count
+    tls_verify_client                   whoever connects by TLS must have a certificate of the CA
+    max_connections, max_connections_per_address    of TCP and TLS, of either direction, at a time
     """
 
     listen: ListenAddress = Address(host="0.0.0.0", port=5060)
@@ -154,6 +158,22 @@ class Sip(Section):
     realm: str = Field(default="mediaserver", min_length=1)
     max_call_s: float = Field(default=7200, gt=0, le=7 * 86_400)
     max_text_chars: int = Field(default=5000, ge=1, le=100_000)
+    tls_listen: ListenAddress | None = None
+    tls_certificate: Path | None = None
+    tls_key: Path | None = None
+    tls_ca: Path | None = None
+    tls_verify_client: bool = False
+    tls_alpn: tuple[str, ...] = ()
+    max_connections: int = Field(default=1000, ge=1)
+    max_connections_per_address: int = Field(default=250, ge=1)
+
+    @model_validator(mode="after")
+    def _tls_is_complete(self) -> Sip:
+        if self.tls_listen is not None and self.tls_certificate is None:
+            raise ValueError("tls_listen takes tls_certificate, and tls_key unless that file has the key too")
+        if self.tls_key is not None and self.tls_certificate is None:
+            raise ValueError("tls_key takes tls_certificate")
+        return self
 
 
 def _check_target(value: str) -> str:

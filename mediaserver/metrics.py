@@ -25,7 +25,7 @@ from prometheus_client.registry import Collector
 import rtp
 import sip
 
-__all__ = ["Metrics", "rtp_families", "sip_families"]
+__all__ = ["Metrics", "connection_families", "rtp_families", "sip_families"]
 
 # One range has to suit a cached prompt (1 ms) and a cold GPU (seconds).
 LATENCY_BUCKETS_MS = (1, 2, 5, 10, 20, 30, 50, 75, 100, 150, 200, 300, 500, 1000, 2000, 5000, 10_000)
@@ -190,3 +190,18 @@ def sip_families(counters: sip.Counters) -> list[Metric]:
         GaugeMetricFamily("sip_transactions", "Transactions that are alive", counters.transactions),
         GaugeMetricFamily("sip_dialogs", "Dialogs that are alive", counters.dialogs),
     ]
+
+
+def connection_families(counters: sip.StreamCounters) -> list[Metric]:
+    """What has become of the connections of SIP over TCP and TLS, as metric families."""
+    alive = GaugeMetricFamily("sip_connections", "Connections that are open, by transport", labels=["transport"])
+    for transport in ("TCP", "TLS"):
+        alive.add_metric([transport.lower()], counters.open.get(transport, 0))
+    begun = CounterMetricFamily("sip_connections_begun", "Connections, by who made them", labels=["by"])
+    begun.add_metric(["peer"], counters.accepted)
+    begun.add_metric(["us"], counters.made)
+    closed = CounterMetricFamily("sip_connections_closed", "Connections that ended, by why", labels=["reason"])
+    for reason, count in counters.closed.items():
+        closed.add_metric([reason], count)
+    refused = "Connections refused because there were too many"
+    return [alive, begun, closed, CounterMetricFamily("sip_connections_refused", refused, counters.refused)]

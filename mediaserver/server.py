@@ -24,7 +24,7 @@ from mediaserver import audio, config
 from mediaserver.call import SERVED, Means
 from mediaserver.control import Control
 from mediaserver.fetch import Fetcher
-from mediaserver.metrics import Metrics, rtp_families, sip_families
+from mediaserver.metrics import Metrics, connection_families, rtp_families, sip_families
 from mediaserver.push import Pushes
 from mediaserver.script import BODY_TYPES
 from mediaserver.speech import Speech
@@ -51,16 +51,27 @@ class StartError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Server:
-    """A running server: where it listens, and its parts."""
+    """A running server: where it listens, and its parts; `sips_address` is None without TLS."""
 
     settings: config.Config
     sip_address: config.Address
+    sips_address: config.Address | None
     http_address: config.Address
     engine: engines.Engine
     endpoint: rtp.Endpoint
+    transport: sip.Transport
     switchboard: Switchboard
     trunks: Trunks
     pushes: Pushes
+
+    def reload(self) -> None:
+        """Read the certificates of TLS anew, for new connections; if they cannot be used the old ones stay."""
+        try:
+            self.transport.reload()
+        except sip.TlsError as error:
+            log.error("the certificates are not read anew: the old ones stay", reason=str(error))
+        else:
+            log.info("the certificates are read anew")
 
     async def drain(self, hurry: asyncio.Event) -> None:
         """Take no new work, and return when what there is has ended, sip.drain_s are over, or `hurry` is set."""
@@ -84,11 +95,12 @@ class Server:
         here = "127.0.0.1" if self.sip_address.host == "0.0.0.0" else self.sip_address.host
         uri = f"sip:hello@{config.Address(host=here, port=self.sip_address.port)}"
         web = f"http://{self.http_address}"
+        tls = f", tls {self.sips_address}" if self.sips_address is not None else ""
         command = sys.argv[0] if Path(sys.argv[0]).name == "mediaserver" else "mediaserver"
         engine = f"{self.engine.name} {self.engine.version}, {len(self.engine.voices())} voices"
         return f"""\
 Media server {version("mediaserver")} is up: {engine}
-  SIP   udp {self.sip_address}    RTP  udp {ports.start}-{ports.stop - 1}    HTTP  {web}
+  SIP   udp {self.sip_address} and tcp{tls}    RTP  udp {ports.start}-{ports.stop - 1}    HTTP  {web}
 Try, in another terminal:
   {command} call "{uri}" --text "Hello from the media server." --record hello.wav
   curl {web}/v1/synthesize -H 'Content-Type: application/json' -d '{{"text": "Hello"}}' -o hello-http.wav
@@ -103,6 +115,8 @@ def open_engine(settings: config.Engine) -> AbstractAsyncContextManager[engines.
 async def problems(settings: config.Config) -> list[str]:
     """What the configuration names and this machine lacks: a sentence each, beginning with the key."""
     try:
+        with _naming("sip.tls"):
+            _tls(settings.sip).load()
         with _naming("engine"):
             async with open_engine(settings.engine) as engine:
                 return (await _rehearse(settings.route, engine))[1]
@@ -142,12 +156,24 @@ def _naming(key: str) -> Iterator[None]:
     """Name the key of the configuration by which something could not be started."""
     try:
         yield
-    except (engines.EngineError, OSError) as error:
+    except (engines.EngineError, sip.TlsError, OSError) as error:
         raise StartError(f"{key}: {error}") from error
+
+
+def _tls(settings: config.Sip) -> sip.Tls:
+    return sip.Tls(
+        certificate=settings.tls_certificate,
+        key=settings.tls_key,
+        ca=settings.tls_ca,
+        verify_client=settings.tls_verify_client,
+        alpn=settings.tls_alpn,
+    )
 
 
 async def serve(settings: config.Config, *, banner: Callable[[str], None]) -> None:
     """Run until SIGTERM or SIGINT, let the calls finish what they say, and return; a second signal hurries.
+
+    SIGHUP has the certificates read anew.
 
     Raises StartError.
     """
@@ -156,20 +182,25 @@ async def serve(settings: config.Config, *, banner: Callable[[str], None]) -> No
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, lambda: (hurry if stop.is_set() else stop).set())
     async with running(settings) as server:
+        loop.add_signal_handler(signal.SIGHUP, server.reload)
         banner(server.banner())
         await stop.wait()
         await server.drain(hurry)
         log.info("stopping", calls=len(server.switchboard), pushes=len(server.pushes))
 
 
-def _raise_file_limit(max_calls: int) -> None:
+def _raise_file_limit(settings: config.Sip) -> None:
     """Take as many file descriptors as the system grants, and say so when they are too few for all calls."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    wanted = FILES_BESIDE_CALLS + FILES_PER_CALL * max_calls
+    wanted = FILES_BESIDE_CALLS + settings.max_connections + FILES_PER_CALL * settings.max_calls
     if hard != resource.RLIM_INFINITY and hard < wanted:
-        log.warning("too few file descriptors for sip.max_calls: raise the hard limit", limit=hard, wanted=wanted)
+        log.warning(
+            "too few file descriptors for sip.max_calls and sip.max_connections: raise the hard limit",
+            limit=hard,
+            wanted=wanted,
+        )
 
 
 @asynccontextmanager
@@ -177,7 +208,7 @@ async def running(settings: config.Config) -> AsyncIterator[Server]:
     """A server, from its first listening to its last good-bye. Raises StartError."""
     if settings.redis.url is not None:
         log.warning("redis.url is set, but nothing is kept in Redis yet")
-    _raise_file_limit(settings.sip.max_calls)
+    _raise_file_limit(settings.sip)
     async with AsyncExitStack() as stack:
         with _naming("engine"):
             engine = await stack.enter_async_context(open_engine(settings.engine))
@@ -213,12 +244,20 @@ async def running(settings: config.Config) -> AsyncIterator[Server]:
             guard_of=lambda request, flow: trunks.guard_of(request, flow),
             serve_within=SERVED,
         )
-        with _naming("sip.listen"):
+        tls_listen = settings.sip.tls_listen
+        # The errors name the address; those of TLS, the file.
+        with _naming("sip"):
             transport = await stack.enter_async_context(
                 sip.Transport.open(
                     agent,
                     [(settings.sip.listen.host, settings.sip.listen.port)],
                     deliver=deliver,
+                    tls_listen=[] if tls_listen is None else [(tls_listen.host, tls_listen.port)],
+                    tls=_tls(settings.sip),
+                    limits=sip.StreamLimits(
+                        connections=settings.sip.max_connections,
+                        connections_per_host=settings.sip.max_connections_per_address,
+                    ),
                 )
             )
         # No event is delivered before the event loop has its next turn, and so none before `switchboard` is there.
@@ -249,6 +288,7 @@ async def running(settings: config.Config) -> AsyncIterator[Server]:
         metrics.watch(lambda: rtp_families(endpoint.counters()))
         metrics.watch(lambda: sip_families(agent.counters()))
         metrics.watch(trunks.families)
+        metrics.watch(lambda: connection_families(transport.connections()))
         app = http_api.make_app(
             Control(speech, pushes, metrics, calls=switchboard.__len__, accepting=lambda: switchboard.accepting),
             version=version("mediaserver"),
@@ -269,13 +309,19 @@ async def running(settings: config.Config) -> AsyncIterator[Server]:
             )
         sip_host, sip_port = transport.addresses[0]
         http_host, http_port = web.addresses[0]
+        sips_address = None
+        if transport.tls_addresses:
+            sips_host, sips_port = transport.tls_addresses[0]
+            sips_address = config.Address(host=sips_host, port=sips_port)
         log.info("listening", sip=transport.addresses[0], http=web.addresses[0], realtime=endpoint.counters().realtime)
         yield Server(
             settings=settings,
             sip_address=config.Address(host=sip_host, port=sip_port),
+            sips_address=sips_address,
             http_address=config.Address(host=http_host, port=http_port),
             engine=engine,
             endpoint=endpoint,
+            transport=transport,
             switchboard=switchboard,
             trunks=trunks,
             pushes=pushes,

@@ -7,10 +7,10 @@ import contextlib
 import math
 import random
 import re
-import socket
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -50,6 +50,7 @@ class Order:
     language: str | None = None
     seconds: float = 60.0
     codec: str = "PCMU"
+    ca: Path | None = None
 
     def headers(self) -> tuple[tuple[str, str], ...]:
         """The header fields that ask for speech."""
@@ -74,7 +75,10 @@ class Outcome:
     def summary(self) -> str:
         """A few lines for a person."""
         if not self.answered or self.counters is None:
-            hint = "\nNo SIP server answers there by UDP. Is it running, and is the port right?" * self.unreachable
+            hint = (
+                "\nNo SIP server answers there. Is it running, and are port, transport and certificate right?"
+                * self.unreachable
+            )
             return f"Not answered: {self.status} {self.reason}{hint}"
         seen = self.counters
         return (
@@ -106,18 +110,22 @@ async def call(
 
     Raises CallError when the URI cannot be called, OSError when there is no socket to call from.
     """
-    target, (host, port) = await _resolve(order.uri)
+    target, places = await _locate(order.uri)
     hang_up = hang_up or asyncio.get_running_loop().create_future()
     events: asyncio.Queue[sip.Event] = asyncio.Queue()
     agent = sip.Agent(random=random.SystemRandom(), product="mediaserver-call")
     # It has one line: who calls it meanwhile hears that it is busy.
     agent.admit = lambda request, flow, now: sip.Admission(status=486)
-    everywhere = "::" if ":" in host else "0.0.0.0"
+    # Media are of the family of the first place, and so is wherever else the call may go.
+    sixth = ":" in places[0].host
+    everywhere = "::" if sixth else "0.0.0.0"
     async with (
-        sip.Transport.open(agent, [(everywhere, 0)], deliver=events.put_nowait) as transport,
+        _opened(agent, everywhere, events, order.ca) as transport,
         rtp.Endpoint(host=everywhere, ports=PORTS, realtime=False) as endpoint,
     ):
-        flow = transport.flow_to(host, port)
+        flow, *others = (
+            transport.flow_to(host, port, by, target.host) for by, host, port in places if (":" in host) is sixth
+        )
         first = order.codec
         media = Media(endpoint, host=flow.local[0], codecs=(first, "PCMA" if first == "PCMU" else "PCMU"))
         try:
@@ -125,7 +133,7 @@ async def call(
             async with asyncio.TaskGroup() as tasks:
                 watching = tasks.create_task(line.watch(progress)) if progress else None
                 listening = tasks.create_task(line.listen())
-                await line.converse(target, flow, hang_up)
+                await line.converse(target, flow, others, hang_up)
                 await line.part()
                 listening.cancel()
                 if watching is not None:
@@ -135,23 +143,26 @@ async def call(
             media.close()
 
 
-async def _resolve(text: str) -> tuple[sip.Uri, tuple[str, int]]:
+@contextlib.asynccontextmanager
+async def _opened(
+    agent: sip.Agent, host: str, events: asyncio.Queue[sip.Event], ca: Path | None
+) -> AsyncIterator[sip.Transport]:
+    try:
+        async with sip.Transport.open(agent, [(host, 0)], deliver=events.put_nowait, tls=sip.Tls(ca=ca)) as transport:
+            yield transport
+    except sip.TlsError as error:
+        raise CallError(str(error)) from error
+
+
+async def _locate(text: str) -> tuple[sip.Uri, tuple[sip.Target, ...]]:
     try:
         uri = sip.Uri.parse(f"sip:{text}" if NO_SCHEME.fullmatch(text) else text)
     except sip.SipError as error:
         raise CallError(f"{text!r} is not a SIP URI such as sip:user@host:5060: {error}") from error
-    if uri.scheme != "sip":
-        raise CallError(f"only sip: URIs can be called, over UDP, not {uri.scheme}:")
     try:
-        found = await asyncio.get_running_loop().getaddrinfo(
-            uri.host.strip("[]"), uri.port or 5060, type=socket.SOCK_DGRAM
-        )
-    except OSError as error:
-        raise CallError(f"the host {uri.host!r} cannot be resolved: {error.strerror}") from error
-    except UnicodeError as error:
-        raise CallError(f"{uri.host!r} is not the name of a host") from error
-    host, port = found[0][4][:2]
-    return uri, (str(host), int(port))
+        return uri, await sip.Resolver(random=random.SystemRandom()).locate(uri)
+    except sip.SipError as error:
+        raise CallError(str(error)) from error
 
 
 class _Line:
@@ -172,7 +183,9 @@ class _Line:
         self.answered_at: float | None = None
         self.ended_at = 0.0
 
-    async def converse(self, target: sip.Uri, flow: sip.Flow, hang_up: asyncio.Future[None]) -> None:
+    async def converse(
+        self, target: sip.Uri, flow: sip.Flow, others: Sequence[sip.Flow], hang_up: asyncio.Future[None]
+    ) -> None:
         """From the INVITE to the end; no INVITE if `hang_up` was quicker than finding the host."""
         if hang_up.done():
             self.ended = self._given_up("")
@@ -182,6 +195,7 @@ class _Line:
         key = self.transport.invite(
             target,
             flow,
+            others=others,
             from_=me,
             body=self.media.offer(),
             headers=self.order.headers(),
@@ -191,8 +205,9 @@ class _Line:
         enough: asyncio.TimerHandle | None = None
         while self.ended is None:
             event = await self.events.get()
-            # A 408 without any response before it is our own timer's (RFC 3261 section 8.1.3.1).
-            self.responded |= not (isinstance(event, sip.Ended) and event.status in (408, None))
+            # A 408, or 503, without any response before it is our own (RFC 3261 section 8.1.3.1).
+            lost = isinstance(event, sip.Ended) and (event.cause is sip.Cause.LOST or event.status in (408, None))
+            self.responded |= not lost
             match event:
                 case sip.Progressed(response=response):
                     self.state = "ringing"

@@ -28,6 +28,7 @@ from .digest import Keyring, Login, Realm
 from .errors import LocalProtocolError, RemoteProtocolError, SipError
 from .guard import Guard
 from .headers import CSeq, Headers, NameAddr, Via
+from .locate import Target
 from .message import Request, Response
 from .parser import parse_datagram
 from .probe import Probe, ProbeState, Reached, Unreached
@@ -87,6 +88,7 @@ __all__ = [
     "SipError",
     "StreamCounters",
     "StreamLimits",
+    "Target",
     "Timers",
     "Tls",
     "TlsError",

@@ -70,9 +70,13 @@ class Resolver:
         self._hosts: dict[str, list[str]] = {}
 
     async def locate(
-        self, uri: Uri, *, transports: Sequence[str], families: Sequence[RecordType]
+        self,
+        uri: Uri,
+        *,
+        transports: Sequence[str] = ("UDP", "TCP", "TLS"),
+        families: Sequence[RecordType] = (RecordType.A, RecordType.AAAA),
     ) -> tuple[Target, ...]:
-        """The targets of a request to `uri`, the best one first.
+        """The targets of a request to `uri`, the best one first, by what we can use and in the order we prefer it in.
 
         Raises NotLocated if there are none, LocalProtocolError as the function `locate` does.
         """

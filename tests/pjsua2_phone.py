@@ -2,12 +2,15 @@
 
     python -m tests.pjsua2_phone URI RECORD.wav SECONDS [HEADER=VALUE ...]
 
+The transport is that of the URI; with TLS the server has to have a certificate of the CA in $PJSIP_CA.
+
 Runs in a process of its own, because PJSIP has global state and threads.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 
@@ -55,7 +58,14 @@ def main(uri: str, record: str, seconds: float, headers: list[str]) -> int:
     endpoint.libInit(config)
     transport = pj.TransportConfig()
     transport.boundAddress = transport.publicAddress = "127.0.0.1"
-    endpoint.transportCreate(pj.PJSIP_TRANSPORT_UDP, transport)
+    kind = pj.PJSIP_TRANSPORT_UDP
+    if ";transport=tcp" in uri:
+        kind = pj.PJSIP_TRANSPORT_TCP
+    elif ";transport=tls" in uri:
+        kind = pj.PJSIP_TRANSPORT_TLS
+        transport.tlsConfig.CaListFile = os.environ["PJSIP_CA"]
+        transport.tlsConfig.verifyServer = True
+    endpoint.transportCreate(kind, transport)
     endpoint.libStart()
     endpoint.audDevManager().setNullDev()
     settings = pj.AccountConfig()

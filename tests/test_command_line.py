@@ -315,7 +315,17 @@ async def test_a_call_hung_up_before_it_is_placed_sends_nothing() -> None:
 
 @pytest.mark.parametrize(
     "uri",
-    ["sip:", "tel:123", "TEL:123", "sips:a@127.0.0.1", "sips:5061", "http://x", "mailto:a@b", "a@b@c:5060", "\udcff"],
+    [
+        "sip:",
+        "tel:123",
+        "TEL:123",
+        "sips:5061",
+        "sip:127.0.0.1;transport=sctp",
+        "http://x",
+        "mailto:a@b",
+        "a@b@c:5060",
+        "\udcff",
+    ],
 )
 def test_what_cannot_be_called_is_a_usage_error(uri: str) -> None:
     status, errors = typed("call", uri)
@@ -326,15 +336,14 @@ def test_what_cannot_be_called_is_a_usage_error(uri: str) -> None:
 def test_a_host_whose_name_is_none_is_a_usage_error() -> None:
     status, errors = typed("call", "sip:a@b..c")
     assert status == 2
-    assert "Error: 'b..c' is not the name of a host" in errors
+    assert "Error: b..c cannot be located: it has no address" in errors
 
 
 @pytest.mark.parametrize(
     "form", ["127.0.0.1:{}", "localhost:{}", "user@127.0.0.1:{}", "127.0.0.1:{};a=b", "sip:127.0.0.1:{}"]
 )
 async def test_an_address_is_called_with_or_without_its_scheme(form: str) -> None:
-    ((*_, address), *_) = socket.getaddrinfo("localhost", 0, type=socket.SOCK_DGRAM)
-    async with phone(str(address[0]) if "localhost" in form else "127.0.0.1") as (transport, events):
+    async with phone() as (transport, events):
         uri = form.format(transport.addresses[0][1])
         calling = asyncio.create_task(softphone.call(softphone.Order(uri=uri)))
         offered = await asyncio.wait_for(events.get(), 10)
@@ -353,7 +362,7 @@ async def test_an_address_is_called_with_or_without_its_scheme(form: str) -> Non
         (
             "--text",
             "ü" * 4001,
-            "it has 8002 bytes of UTF-8. A call is placed with one UDP datagram, which has room for 8000.",
+            "it has 8002 bytes of UTF-8. The header of a call has room for 8000.",
         ),
         ("--voice", "", "it is empty"),
         ("--language", "x" * 8001, "it has 8001 bytes"),
