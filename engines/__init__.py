@@ -20,6 +20,7 @@ from engines.engine import (
     UnknownVoice,
     UnsuitableReference,
     UnsuitableUtterance,
+    Unsupported,
     Utterance,
     Voice,
 )
@@ -37,6 +38,7 @@ __all__ = [
     "UnknownVoice",
     "UnsuitableReference",
     "UnsuitableUtterance",
+    "Unsupported",
     "Utterance",
     "Voice",
     "open_engine",

@@ -8,8 +8,9 @@ Errors, by who is to blame:
 
     EngineError
     ├── UnsuitableReference   the caller's: a recording that no embedding can be made of
-    ├── UnsuitableUtterance   the caller's: blank text, a speed out of range, broken SSML
-    │   └── UnknownVoice      the caller's: no such voice; the message names near ones
+    ├── UnsuitableUtterance   the caller's: blank text, broken SSML
+    │   ├── UnknownVoice      the caller's: no such voice; the message names near ones
+    │   └── Unsupported       the caller's: it asks for what this engine cannot do, another one might
     └── EngineFailure         ours: the synthesis broke and a retry did not help
         └── EngineBusy        ours: no capacity now; `retry_after_s` says when to ask again
 """
@@ -32,6 +33,7 @@ __all__ = [
     "UnknownVoice",
     "UnsuitableReference",
     "UnsuitableUtterance",
+    "Unsupported",
     "Utterance",
     "Voice",
 ]
@@ -46,8 +48,10 @@ class Utterance:
     text       what to say: plain text, or an SSML document (W3C SSML 1.1) when `ssml` is true
     voice      an id out of `Engine.voices()`, or "default"
     language   BCP 47 tag such as "de" or "en-GB"; "" leaves it to the voice
-    speed      speaking rate relative to the voice's own, 0.5 to 2.0
+    speed      speaking rate relative to the voice's own, 0.25 to 4.0, of which an engine may manage less
+    seed       which of the ways in which an engine may say it; None for any
     rate_hz    sampling rate that the PCM is to have: 8000, 16000 or 24000
+    continues  more will be said after it, so it ends with the pause that its last punctuation calls for
     embedding  of the speaker that the voice is to take after, as this engine's `enrol` made it; b"" for nobody
     """
 
@@ -56,8 +60,10 @@ class Utterance:
     voice: str = DEFAULT_VOICE
     language: str = ""
     speed: float = 1.0
+    seed: int | None = None
     rate_hz: int = 8000
     embedding: bytes = b""
+    continues: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +122,14 @@ class UnsuitableUtterance(EngineError):
 
 class UnknownVoice(UnsuitableUtterance):
     """There is no such voice."""
+
+
+class Unsupported(UnsuitableUtterance):
+    """This engine cannot do what `field` of the utterance asks for."""
+
+    def __init__(self, message: str, *, field: str) -> None:
+        super().__init__(message)
+        self.field = field
 
 
 class EngineFailure(EngineError):

@@ -169,6 +169,7 @@ class Espeak:
             variants=tuple(sorted(variant.path.removeprefix("!v/") for variant in self._list(variants))),
             languages={tag: voice for tag, (_, voice) in sorted(best.items())},
             embedding_kind=KIND,
+            speeds=(_SLOWEST_WPM / self._settings.words_per_minute, _FASTEST_WPM / self._settings.words_per_minute),
         )
 
     def rehearsal(self) -> Speak | None:

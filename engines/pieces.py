@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from engines import sentences, ssml
-from engines.engine import UnsuitableUtterance, Utterance
+from engines.engine import UnsuitableUtterance, Unsupported, Utterance
 from engines.profile import VoiceProfile
 from engines.voices import Catalogue
 from engines.wire import Hello, Speak
@@ -21,7 +21,7 @@ MOST_SSML_CHARACTERS: Final = 20_000
 """A longer document is refused, because it is spoken in one piece."""
 
 RATES_HZ: Final = (8000, 16000, 24000)
-_SLOWEST, _FASTEST = 0.5, 2.0
+_SLOWEST, _FASTEST = 0.25, 4.0
 
 
 def check(utterance: Utterance, hello: Hello, catalogue: Catalogue) -> None:
@@ -30,8 +30,22 @@ def check(utterance: Utterance, hello: Hello, catalogue: Catalogue) -> None:
         raise UnsuitableUtterance(f"rate_hz is {utterance.rate_hz}; it is to be 8000, 16000 or 24000")
     if not _SLOWEST <= utterance.speed <= _FASTEST:
         raise UnsuitableUtterance(f"speed is {utterance.speed:g}; it is to be from {_SLOWEST} to {_FASTEST}")
+    slowest, fastest = hello.speeds
+    if not slowest <= utterance.speed <= fastest:
+        raise Unsupported(
+            f"not supported by this engine: speed {utterance.speed:g}; {hello.version} speaks at {slowest:.2f} to "
+            f"{fastest:.2f} of a voice's own speed",
+            field="speed",
+        )
     if utterance.ssml and not hello.ssml:
-        raise UnsuitableUtterance(f"{hello.version} does not understand SSML; send plain text")
+        raise Unsupported(
+            f"not supported by this engine: {hello.version} does not understand SSML; send plain text", field="ssml"
+        )
+    if utterance.seed is not None:
+        raise Unsupported(
+            f"not supported by this engine: {hello.version} says a text in one way only, so leave seed out",
+            field="seed",
+        )
     most = MOST_SSML_CHARACTERS if utterance.ssml else MOST_CHARACTERS
     if len(utterance.text) > most:
         kind = "an SSML document" if utterance.ssml else "a text"
@@ -64,11 +78,11 @@ def pieces(utterance: Utterance, hello: Hello, catalogue: Catalogue) -> Iterator
         )
 
     if utterance.ssml:
-        yield request(ssml.rewrite(utterance.text), last=True)
+        yield request(ssml.rewrite(utterance.text), last=not utterance.continues)
         return
     texts = sentences.split(utterance.text, enough=hello.piece_characters)
     held = next(texts)
     for text in texts:
         yield request(held, last=False)
         held = text
-    yield request(held, last=True)
+    yield request(held, last=not utterance.continues)

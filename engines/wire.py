@@ -66,6 +66,7 @@ class Hello:
     languages         BCP 47 tag to the id of the voice that speaks it best
     cloning           whether an enrolled speaker is recognised by ear
     embedding_kind    what an embedding has to be
+    speeds            the slowest and the fastest that it speaks, relative to a voice's own speed
     """
 
     version: str
@@ -78,6 +79,7 @@ class Hello:
     languages: Mapping[str, str] = field(default_factory=dict)
     cloning: bool = False
     embedding_kind: str = ""
+    speeds: tuple[float, float] = (0.25, 4.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,6 +191,7 @@ def decode(packet: bytes) -> Message:
         if kind == _KINDS[Hello]:
             fields["voices"] = tuple(tuple(voice) for voice in fields["voices"])
             fields["variants"] = tuple(fields["variants"])
+            fields["speeds"] = tuple(fields["speeds"])
         else:
             fields["id"] = identity
         return _TYPES[kind](**fields)

@@ -10,6 +10,7 @@ from .control import (
     Busy,
     Conflict,
     ControlError,
+    Encoder,
     Failed,
     Forbidden,
     Health,
@@ -21,6 +22,7 @@ from .control import (
     Refused,
     Speech,
     SpeechControl,
+    Unsupported,
 )
 from .schema import ApiLimits
 from .server import Listening, serve
@@ -30,6 +32,7 @@ __all__ = [
     "Busy",
     "Conflict",
     "ControlError",
+    "Encoder",
     "Failed",
     "Forbidden",
     "Health",
@@ -42,6 +45,7 @@ __all__ = [
     "Refused",
     "Speech",
     "SpeechControl",
+    "Unsupported",
     "make_app",
     "serve",
 ]

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from aiohttp import web
 
 from .admission import Admission
-from .control import Host
+from .control import Encoder, Host
 from .exchange import dress, exchange
 from .health import HEALTH, METRICS, READY, Condition
 from .intake import expect
@@ -44,22 +44,24 @@ def make_app(
     *,
     version: str,
     encode: Mapping[str, Callable[[bytes], bytes]],
+    encoders: Mapping[str, Callable[[int], Encoder]],
     limits: ApiLimits | None = None,
 ) -> web.Application:
     """The application, to be carried by `serve`.
 
-    encode   companding by format name, "mulaw" and "alaw": signed 16-bit little-endian samples to G.711 octets
-    version  the server's own, as /health tells it
+    encode    companding by format name, "mulaw" and "alaw": signed 16-bit little-endian samples to G.711 octets
+    encoders  what makes the encoder of one file, by its sampling rate; by format name, "opus", "flac" and "mp3"
+    version   the server's own, as /health tells it
 
-    Raises ValueError when `encode` lacks one of the two.
+    Raises ValueError when one of the formats is missing.
     """
-    if missing := {"mulaw", "alaw"} - set(encode):
-        raise ValueError(f"encode lacks {', '.join(sorted(missing))}")
+    if missing := {"mulaw", "alaw", "opus", "flac", "mp3"} - {*encode, *encoders}:
+        raise ValueError(f"there is nothing to encode {', '.join(sorted(missing))}")
     limits = limits or ApiLimits()
     app = web.Application(middlewares=[exchange(control)], client_max_size=limits.max_body_bytes)
     app[LIMITS] = limits
     app.on_response_prepare.append(dress)
-    synthesis = Synthesis(control, limits=limits, admission=Admission(limits), formats=audio_formats(encode))
+    synthesis = Synthesis(control, limits=limits, admission=Admission(limits), formats=audio_formats(encode, encoders))
     table = make_table(synthesis, Pushes(control, limits=limits), Condition(control, version=version))
     description = Description(describe(table, version=version, limits=limits))
     _install(app, (*table, Route("openapi", "GET", "/openapi.json", description.show, OPENAPI)))

@@ -11,6 +11,7 @@ __all__ = [
     "Busy",
     "Conflict",
     "ControlError",
+    "Encoder",
     "Failed",
     "FieldFault",
     "Forbidden",
@@ -23,16 +24,29 @@ __all__ = [
     "Refused",
     "Speech",
     "SpeechControl",
+    "Unsupported",
 ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Speech:
-    """A request for speech, already validated by the schema; `rate_hz` is 8000, 16000 or 24000."""
+    """A request for speech, already validated by the schema.
+
+    text       what to say: plain text, or an SSML document when `ssml` is true
+    rate_hz    8000, 16000 or 24000
+    language   BCP 47 tag; "" leaves it to the speaker
+    speed      relative to the speaker's own, 0.25 to 4.0
+    continues  more will be said after it, so it ends with the pause that its last punctuation calls for
+    """
 
     text: str
+    ssml: bool = False
     speaker_id: str
     rate_hz: int
+    language: str = ""
+    speed: float = 1.0
+    seed: int | None = None
+    continues: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,6 +129,10 @@ class Refused(FieldFault):
     """The request cannot be done as it stands."""
 
 
+class Unsupported(FieldFault):
+    """The engine cannot do what the field asks for; another engine might."""
+
+
 class Forbidden(FieldFault):
     """The configuration does not allow it."""
 
@@ -133,6 +151,19 @@ class Busy(ControlError):
 
 class Failed(ControlError):
     """The work broke on our side; the message is for the log, the client is only told that it broke."""
+
+
+class Encoder(Protocol):
+    """A file of mono sound, being written. One thread at a time, and any thread."""
+
+    def feed(self, samples: bytes) -> None:
+        """Encode signed 16-bit little-endian samples."""
+
+    def finish(self) -> None:
+        """No more samples will come."""
+
+    def take(self) -> bytes:
+        """What was written since the last time. A head that was not taken before `finish` knows the file's length."""
 
 
 class SpeechControl(Protocol):

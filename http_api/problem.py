@@ -13,7 +13,7 @@ from http import HTTPStatus
 from aiohttp import web
 from pydantic import ValidationError
 
-from .control import Busy, Conflict, ControlError, FieldFault, Forbidden, NotFound, Refused
+from .control import Busy, Conflict, ControlError, FieldFault, Forbidden, NotFound, Refused, Unsupported
 from .schema import FieldError, ProblemDetails
 
 __all__ = ["Problem", "of_control", "of_http", "of_validation"]
@@ -31,7 +31,7 @@ MESSAGES = {
     "model_type": "Body should be a JSON object",
 }
 
-FAULTS: Mapping[type[FieldFault], int] = {Forbidden: 403, NotFound: 404, Conflict: 409, Refused: 422}
+FAULTS: Mapping[type[FieldFault], int] = {Unsupported: 400, Forbidden: 403, NotFound: 404, Conflict: 409, Refused: 422}
 
 
 class Problem(Exception):

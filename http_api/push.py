@@ -63,7 +63,7 @@ class Pushes:
         codec, payload_type = order.coding()
         facts = await self._control.open_push(
             PushOrder(
-                text=order.text or order.ssml or "",
+                text=order.words(),
                 ssml=order.ssml is not None,
                 speaker_id=order.speaker_id,
                 language=order.language,

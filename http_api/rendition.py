@@ -10,41 +10,128 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
+from .control import Encoder
 from .schema import SpeechFigures
 
-__all__ = ["AudioFormat", "Rendition", "audio_formats", "wav"]
+__all__ = ["AudioFormat", "Encoding", "Rendition", "audio_formats"]
 
 SAMPLE_BYTES = 2
 WAVE_FORMAT_PCM = 1
+# What a RIFF chunk says of its length when nobody knows it yet; players read on to the end.
+UNKNOWN_LENGTH = 0xFFFFFFFF
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AudioFormat:
-    """How samples are written: `encode` takes signed 16-bit little-endian mono samples."""
+    """How samples are written.
+
+    encoder  makes the encoder of one file, by its sampling rate
+    costly   it takes so long that the event loop should not wait for it
+    """
 
     content_type: str
-    encode: Callable[[bytes], bytes]
+    encoder: Callable[[int], Encoder]
+    costly: bool = False
 
 
-def audio_formats(encoders: Mapping[str, Callable[[bytes], bytes]]) -> Mapping[str, AudioFormat]:
-    """Every format by its name in a request; `encoders` compands for "mulaw" and "alaw".
+def audio_formats(
+    companders: Mapping[str, Callable[[bytes], bytes]], encoders: Mapping[str, Callable[[int], Encoder]]
+) -> Mapping[str, AudioFormat]:
+    """Every format by its name in a request.
+
+    companders  for "mulaw" and "alaw": signed 16-bit little-endian samples to G.711 octets
+    encoders    for "opus", "flac" and "mp3"
 
     RFC 2046 section 4.3: audio/basic is 8-bit mu-law at 8 kHz, one channel. Neither A-law nor bare PCM with its rate
-    agreed beforehand has a registered type of its own.
+    agreed beforehand has a registered type of its own. audio/ogg is of RFC 5334, audio/flac of RFC 9639, audio/mpeg of
+    RFC 3003.
     """
     return {
-        "wav": AudioFormat(content_type="audio/wav", encode=bytes),
-        "pcm": AudioFormat(content_type="audio/x-pcm", encode=bytes),
-        "mulaw": AudioFormat(content_type="audio/basic", encode=encoders["mulaw"]),
-        "alaw": AudioFormat(content_type="audio/x-alaw-basic", encode=encoders["alaw"]),
+        "wav": AudioFormat(content_type="audio/wav", encoder=_Wav),
+        "pcm": AudioFormat(content_type="audio/x-pcm", encoder=lambda _: _Bare(bytes)),
+        "mulaw": AudioFormat(content_type="audio/basic", encoder=lambda _: _Bare(companders["mulaw"])),
+        "alaw": AudioFormat(content_type="audio/x-alaw-basic", encoder=lambda _: _Bare(companders["alaw"])),
+        "opus": AudioFormat(content_type="audio/ogg", encoder=encoders["opus"], costly=True),
+        "flac": AudioFormat(content_type="audio/flac", encoder=encoders["flac"], costly=True),
+        "mp3": AudioFormat(content_type="audio/mpeg", encoder=encoders["mp3"], costly=True),
     }
 
 
-def wav(samples: bytes, rate_hz: int) -> bytes:
-    """A RIFF/WAVE file of signed 16-bit little-endian mono samples."""
+class Encoding:
+    """One file in one format, being written where it delays nobody."""
+
+    def __init__(self, audio: AudioFormat, rate_hz: int) -> None:
+        self._costly = audio.costly
+        self._encoder = audio.encoder(rate_hz)
+
+    async def feed(self, samples: bytes) -> None:
+        """Encode signed 16-bit little-endian samples."""
+        if self._costly:
+            await asyncio.to_thread(self._encoder.feed, samples)
+        else:
+            self._encoder.feed(samples)
+
+    async def finish(self) -> None:
+        """No more samples will come."""
+        if self._costly:
+            await asyncio.to_thread(self._encoder.finish)
+        else:
+            self._encoder.finish()
+
+    def take(self) -> bytes:
+        """What is ready; often nothing, where a format writes in pages."""
+        return self._encoder.take()
+
+
+class _Bare:
+    """Octets without a head: one or two for each sample."""
+
+    def __init__(self, encode: Callable[[bytes], bytes]) -> None:
+        self._encode = encode
+        self._octets = bytearray()
+
+    def feed(self, samples: bytes) -> None:
+        self._octets += self._encode(samples)
+
+    def finish(self) -> None:
+        """There is no end to write."""
+
+    def take(self) -> bytes:
+        taken = bytes(self._octets)
+        self._octets.clear()
+        return taken
+
+
+class _Wav:
+    """A RIFF/WAVE file. Its head tells the length when that is known by the time the head leaves."""
+
+    def __init__(self, rate_hz: int) -> None:
+        self._rate_hz = rate_hz
+        self._samples = bytearray()
+        self._begun = False
+        self._finished = False
+
+    def feed(self, samples: bytes) -> None:
+        self._samples += samples
+
+    def finish(self) -> None:
+        self._finished = True
+
+    def take(self) -> bytes:
+        taken = bytes(self._samples)
+        self._samples.clear()
+        if not self._begun:
+            self._begun = True
+            return wav_head(len(taken) if self._finished else None, self._rate_hz) + taken
+        return taken
+
+
+def wav_head(size: int | None, rate_hz: int) -> bytes:
+    """What stands before `size` bytes of signed 16-bit little-endian mono samples; None when nobody knows how many."""
     layout = struct.pack("<HHIIHH", WAVE_FORMAT_PCM, 1, rate_hz, rate_hz * SAMPLE_BYTES, SAMPLE_BYTES, SAMPLE_BYTES * 8)
-    chunks = b"fmt " + struct.pack("<I", len(layout)) + layout + b"data" + struct.pack("<I", len(samples))
-    return b"RIFF" + struct.pack("<I", len(b"WAVE") + len(chunks) + len(samples)) + b"WAVE" + chunks + samples
+    chunks = b"WAVEfmt " + struct.pack("<I", len(layout)) + layout + b"data"
+    length = UNKNOWN_LENGTH if size is None else len(chunks) + 4 + size
+    return b"RIFF" + struct.pack("<I", length) + chunks + struct.pack("<I", UNKNOWN_LENGTH if size is None else size)
 
 
 class Rendition:

@@ -121,25 +121,84 @@ SpeakerId = Annotated[
     Field(min_length=1, max_length=128, description="A voice of the engine, or an enrolled speaker."),
     AfterValidator(_has_no_null),
 ]
+Language = Annotated[
+    str, Field(max_length=35, pattern="^[A-Za-z0-9-]*$", description="BCP 47 tag; empty leaves it to the speaker.")
+]
+Speed = Annotated[
+    float,
+    Field(
+        ge=0.25,
+        le=4.0,
+        description="Speaking rate relative to the speaker's own. An engine that does not speak so slowly or fast says "
+        "so with 400.",
+        examples=[1.2],
+    ),
+]
+SampleRate = Literal[8000, 16000, 24000]
 Codec = Literal["PCMU", "PCMA"]
 
 
-class SynthesizeRequest(_Body):
-    """Ask for a text to be spoken, as one body of audio."""
+class _Said(_Body):
+    """What is to be said, and by whom. Exactly one of `text` and `ssml` is given."""
 
-    text: Annotated[Words, Field(description="What to say.", examples=["Hello, world."])]
+    model_config = ConfigDict(
+        json_schema_extra={
+            "oneOf": [
+                {"required": ["text"], "properties": {"text": {"type": "string"}}},
+                {"required": ["ssml"], "properties": {"ssml": {"type": "string"}}},
+            ]
+        }
+    )
+
+    text: Annotated[Words | None, Field(description="What to say.", examples=["Hello, world."])] = None
+    ssml: Annotated[
+        Words | None,
+        Field(
+            validate_default=True,
+            description="What to say, as an SSML document (W3C SSML 1.1). An engine that knows no SSML says so with "
+            "400.",
+            examples=["<speak>Hello, <emphasis>world</emphasis>.</speak>"],
+        ),
+    ] = None
     speaker_id: SpeakerId = "default"
+    language: Language = ""
+
+    @field_validator("ssml")
+    @classmethod
+    def _is_instead_of_text(cls, ssml: str | None, info: ValidationInfo) -> str | None:
+        if "text" in info.data and (ssml is None) == (info.data["text"] is None):
+            raise PydanticCustomError("text_or_ssml", "Exactly one of text and ssml should be given")
+        return ssml
+
+    def words(self) -> str:
+        """The one of `text` and `ssml` that was given."""
+        return self.text or self.ssml or ""
+
+
+class SynthesizeRequest(_Said):
+    """Ask for a text to be spoken, as one body of audio. Exactly one of `text` and `ssml` is given."""
+
     format: Annotated[
-        Literal["wav", "pcm", "mulaw", "alaw"],
+        Literal["wav", "pcm", "mulaw", "alaw", "opus", "flac", "mp3"],
         Field(
             description="`wav`: a RIFF file of 16-bit PCM. `pcm`: signed 16-bit little-endian samples, bare. `mulaw`, "
-            "`alaw`: ITU-T G.711, one octet a sample. All of it is mono."
+            "`alaw`: ITU-T G.711, one octet a sample. `opus`: in Ogg. `flac`, `mp3`. All of it is mono."
         ),
     ] = "wav"
     sample_rate: Annotated[
-        Literal[8000, 16000, 24000],
+        SampleRate,
         Field(description="Samples a second. G.711 has 8000 and no other (RFC 2046 section 4.3, RFC 3551)."),
     ] = 8000
+    speed: Speed = 1.0
+    seed: Annotated[
+        int | None,
+        Field(
+            ge=0,
+            le=2**32 - 1,
+            description="Chooses one of the ways in which the engine may say it. An engine that says a text in one way "
+            "only, as espeak does, says so with 400.",
+        ),
+    ] = None
 
     @field_validator("sample_rate")
     @classmethod
@@ -156,42 +215,26 @@ class StreamRequest(SynthesizeRequest):
     """Ask for a text to be spoken, as server-sent events."""
 
     format: Annotated[
-        Literal["pcm", "mulaw", "alaw"],
+        Literal["pcm", "mulaw", "alaw", "opus", "flac", "mp3"],
         Field(
-            description="`pcm`: signed 16-bit little-endian samples. `mulaw`, `alaw`: ITU-T G.711. There is no `wav`, "
-            "since such a file begins with its length."
+            description="`pcm`: signed 16-bit little-endian samples. `mulaw`, `alaw`: ITU-T G.711. `opus`, `flac`, "
+            "`mp3`: the events' data, joined, is the file. There is no `wav`, since such a file begins with its length."
         ),
     ] = "pcm"
     chunk_size_ms: Annotated[
-        int, Field(ge=20, le=1000, description="Speech in one audio event; the last has what is left.")
+        int,
+        Field(
+            ge=20,
+            le=1000,
+            description="Speech in one audio event; the last has what is left. A format that writes pages of its own "
+            "has fewer events and larger ones.",
+        ),
     ] = 100
 
 
-class PushRequest(_Body):
+class PushRequest(_Said):
     """Ask for speech in RTP packets, sent to an address. Exactly one of `text` and `ssml` is given."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "oneOf": [
-                {"required": ["text"], "properties": {"text": {"type": "string"}}},
-                {"required": ["ssml"], "properties": {"ssml": {"type": "string"}}},
-            ]
-        }
-    )
-
-    text: Annotated[Words | None, Field(description="What to say.", examples=["Hello, world."])] = None
-    ssml: Annotated[
-        Words | None,
-        Field(
-            validate_default=True,
-            description="What to say, as an SSML document (W3C SSML 1.1).",
-            examples=["<speak>Hello, <emphasis>world</emphasis>.</speak>"],
-        ),
-    ] = None
-    speaker_id: SpeakerId = "default"
-    language: Annotated[
-        str, Field(max_length=35, pattern="^[A-Za-z0-9-]*$", description="BCP 47 tag; empty leaves it to the speaker.")
-    ] = ""
     host: Annotated[
         str,
         AfterValidator(_is_address),
@@ -235,13 +278,6 @@ class PushRequest(_Body):
             "range.",
         ),
     ] = None
-
-    @field_validator("ssml")
-    @classmethod
-    def _is_instead_of_text(cls, ssml: str | None, info: ValidationInfo) -> str | None:
-        if "text" in info.data and (ssml is None) == (info.data["text"] is None):
-            raise PydanticCustomError("text_or_ssml", "Exactly one of text and ssml should be given")
-        return ssml
 
     @field_validator("codec")
     @classmethod

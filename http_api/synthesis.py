@@ -33,7 +33,7 @@ from .admission import Admission
 from .control import ControlError, Speech, SpeechControl
 from .intake import FAILURE, REQUEST_ID, read_model
 from .problem import Problem, of_control
-from .rendition import SAMPLE_BYTES, AudioFormat, Rendition, wav
+from .rendition import SAMPLE_BYTES, AudioFormat, Encoding, Rendition
 from .route import Answer, Operation
 from .schema import ApiLimits, SpeechFigures, StreamRequest, SynthesizeRequest
 
@@ -63,7 +63,13 @@ SYNTHESIZE = Operation(
         Answer(
             status=200,
             description="The speech.",
-            content={"audio/wav": b"", "audio/x-pcm": b"", "audio/basic": b"", "audio/x-alaw-basic": b""},
+            content=dict.fromkeys(
+                (
+                    *("audio/wav", "audio/x-pcm", "audio/basic", "audio/x-alaw-basic"),
+                    *("audio/ogg", "audio/flac", "audio/mpeg"),
+                ),
+                b"",
+            ),
             headers=MODEL_HEADER | FIGURE_HEADERS,
         ),
     ),
@@ -108,10 +114,13 @@ class Synthesis:
         audio = self._formats[order.format]
         with self._admission.slot(request.remote or ""):
             async with self._rendition(order) as rendition:
+                file = Encoding(audio, order.sample_rate)
                 if order.format == "wav":
-                    body, complete = wav(await self._collect(rendition, order.sample_rate), order.sample_rate), True
+                    await self._collect(rendition, file, order.sample_rate)
+                    complete = True
                 else:
-                    body, complete = await self._hold(rendition, audio)
+                    complete = await self._hold(rendition, file)
+                body = file.take()
                 response = web.StreamResponse(headers={"Content-Type": audio.content_type})
                 response.headers["X-Model-Version"] = self._control.model_version
                 if complete:
@@ -122,7 +131,10 @@ class Synthesis:
                     await self._patiently(response.write(body[start : start + WRITE_BYTES]))
                 if not complete:
                     while (chunk := await rendition.next()) is not None:
-                        await self._patiently(response.write(audio.encode(chunk)))
+                        await file.feed(chunk)
+                        await self._patiently(response.write(file.take()))
+                    await file.finish()
+                    await self._patiently(response.write(file.take()))
                 await self._patiently(response.write_eof())
                 return response
 
@@ -155,43 +167,54 @@ class Synthesis:
                 return response
 
     def _rendition(self, order: SynthesizeRequest) -> Rendition:
-        speech = Speech(text=order.text, speaker_id=order.speaker_id, rate_hz=order.sample_rate)
+        speech = Speech(
+            text=order.words(),
+            ssml=order.ssml is not None,
+            speaker_id=order.speaker_id,
+            rate_hz=order.sample_rate,
+            language=order.language,
+            speed=order.speed,
+            seed=order.seed,
+        )
         return Rendition(
             self._control.synthesize(speech), rate_hz=order.sample_rate, model_version=self._control.model_version
         )
 
-    async def _collect(self, rendition: Rendition, rate_hz: int) -> bytes:
-        """All of the speech. Raises Problem 422 when it is longer than memory has room for."""
-        samples = bytearray()
+    async def _collect(self, rendition: Rendition, file: Encoding, rate_hz: int) -> None:
+        """Write all of the speech. Raises Problem 422 when it is longer than memory has room for."""
+        size = 0
         while (chunk := await rendition.next()) is not None:
-            samples += chunk
-            if len(samples) > self._limits.max_collected_s * rate_hz * SAMPLE_BYTES:
+            size += len(chunk)
+            if size > self._limits.max_collected_s * rate_hz * SAMPLE_BYTES:
                 raise Problem.of_field(
                     422,
                     "text",
                     f"Speech in a WAV file may last {self._limits.max_collected_s:g} s: split the text, or ask for pcm",
                 )
-        return bytes(samples)
+            await file.feed(chunk)
+        await file.finish()
 
-    async def _hold(self, rendition: Rendition, audio: AudioFormat) -> tuple[bytes, bool]:
-        """What there is of the speech when the response has to begin, encoded, and whether it is all."""
+    async def _hold(self, rendition: Rendition, file: Encoding) -> bool:
+        """Write what there is of the speech when the response has to begin; whether it is all."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._limits.hold_ms / 1000
-        held = bytearray()
-        while len(held) < MAX_HELD_BYTES:
+        held = 0
+        while held < MAX_HELD_BYTES:
             # Without a first chunk there is nothing to begin with, and an error can still have its own status.
             timeout_s = max(0.0, deadline - loop.time()) if held else None
             try:
                 chunk = await rendition.next(timeout_s)
             except TimeoutError:
-                break
+                return False
             if chunk is None:
-                return bytes(held), True
-            held += audio.encode(chunk)
-        return bytes(held), False
+                await file.finish()
+                return True
+            await file.feed(chunk)
+            held += len(chunk)
+        return False
 
     async def _events(self, rendition: Rendition, order: StreamRequest) -> AsyncGenerator[bytes, None]:
-        encode = self._formats[order.format].encode
+        file = Encoding(self._formats[order.format], order.sample_rate)
         size = order.chunk_size_ms * order.sample_rate // 1000 * SAMPLE_BYTES
         pending = bytearray()
         sequence = 0
@@ -204,11 +227,16 @@ class Synthesis:
                 continue
             complete = chunk is None
             pending += chunk or b""
-            while pending if complete else len(pending) >= size:
-                samples = bytes(pending[:size])
+            while len(pending) >= size:
+                await file.feed(bytes(pending[:size]))
                 del pending[:size]
-                yield _event("audio", base64.b64encode(encode(samples)).decode(), id=sequence)
-                sequence += 1
+                if octets := file.take():
+                    yield _event("audio", base64.b64encode(octets).decode(), id=sequence)
+                    sequence += 1
+        await file.feed(bytes(pending))
+        await file.finish()
+        if octets := file.take():
+            yield _event("audio", base64.b64encode(octets).decode(), id=sequence)
         yield _event("done", rendition.figures().model_dump_json())
 
     async def _patiently(self, writing: Awaitable[None]) -> None:

@@ -43,7 +43,16 @@ class Control:
         return f"{self._speech.engine.name} {self._speech.engine.version}"
 
     async def synthesize(self, speech: http_api.Speech) -> AsyncGenerator[bytes, None]:
-        utterance = engines.Utterance(text=speech.text, voice=speech.speaker_id, rate_hz=speech.rate_hz)
+        utterance = engines.Utterance(
+            text=speech.text,
+            ssml=speech.ssml,
+            voice=speech.speaker_id,
+            language=speech.language,
+            speed=speech.speed,
+            seed=speech.seed,
+            rate_hz=speech.rate_hz,
+            continues=speech.continues,
+        )
         with self._translated(utterance):
             self._speech.engine.check(utterance)
             async with aclosing(self._speech.synthesize(utterance)) as chunks:
@@ -94,6 +103,8 @@ class Control:
             yield
         except engines.UnknownVoice as error:
             raise http_api.NotFound(str(error), field="speaker_id") from error
+        except engines.Unsupported as error:
+            raise http_api.Unsupported(str(error), field=error.field) from error
         except engines.UnsuitableUtterance as error:
             raise http_api.Refused(str(error), field=self._culprit(utterance)) from error
         except engines.EngineBusy as error:

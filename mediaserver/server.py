@@ -11,6 +11,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -23,6 +24,7 @@ import sip
 from mediaserver import audio, config
 from mediaserver.call import SERVED, Means
 from mediaserver.control import Control
+from mediaserver.encoding import FORMATS, FileEncoder
 from mediaserver.fetch import Fetcher
 from mediaserver.metrics import Metrics, connection_families, rtp_families, sip_families
 from mediaserver.push import Pushes
@@ -293,6 +295,7 @@ async def running(settings: config.Config) -> AsyncIterator[Server]:
             Control(speech, pushes, metrics, calls=switchboard.__len__, accepting=lambda: switchboard.accepting),
             version=version("mediaserver"),
             encode={"mulaw": g711.mulaw_encode, "alaw": g711.alaw_encode},
+            encoders={format: partial(FileEncoder, format) for format in FORMATS},
             limits=http_api.ApiLimits(
                 max_text_chars=settings.http.max_text_chars,
                 max_body_bytes=settings.http.max_body_bytes,

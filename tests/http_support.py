@@ -141,7 +141,29 @@ def alaw_like(samples: bytes) -> bytes:
     return samples[0::2]
 
 
+class Boxes:
+    """Stands for a format with a head that tells the length, and pages of 1000 octets."""
+
+    def __init__(self, rate_hz: int) -> None:
+        self._head = f"[{rate_hz}:?]".encode()
+        self._samples = b""
+        self._finished = False
+
+    def feed(self, samples: bytes) -> None:
+        self._samples += samples
+
+    def finish(self) -> None:
+        self._finished = True
+        self._head = self._head.replace(b"?", str(len(self._samples)).encode())
+
+    def take(self) -> bytes:
+        size = len(self._samples) if self._finished else len(self._samples) // 1000 * 1000
+        taken, self._samples, self._head = self._head + self._samples[:size], self._samples[size:], b""
+        return taken
+
+
 ENCODE = {"mulaw": mulaw_like, "alaw": alaw_like}
+ENCODERS = {"opus": Boxes, "flac": Boxes, "mp3": Boxes}
 
 
 @dataclass
@@ -163,7 +185,7 @@ class Api:
 @asynccontextmanager
 async def running(script: Script, limits: ApiLimits | None = None, *, grace_s: float = 1.0) -> AsyncIterator[Api]:
     control = FakeControl(script)
-    app = make_app(control, version=VERSION, encode=ENCODE, limits=limits)
+    app = make_app(control, version=VERSION, encode=ENCODE, encoders=ENCODERS, limits=limits)
     async with (
         serve(app, "127.0.0.1", 0, grace_s=grace_s) as listening,
         aiohttp.ClientSession(listening.url, timeout=aiohttp.ClientTimeout(total=10)) as client,

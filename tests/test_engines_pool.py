@@ -106,6 +106,13 @@ async def test_ssml_is_spoken(espeak: WorkerPool) -> None:
     assert 0.9 * 16000 < len(long) - len(short) < 1.4 * 16000
 
 
+async def test_what_continues_ends_with_the_pause_of_its_punctuation(espeak: WorkerPool) -> None:
+    ends = {text: await say(espeak, text) for text in ("One two three.", "One two three")}
+    pauses = {text: len(await say(espeak, text, continues=True)) - len(end) for text, end in ends.items()}
+    assert pauses["One two three."] > 0.2 * 16000
+    assert pauses["One two three"] == 0
+
+
 async def test_voices_and_languages_are_heard(espeak: WorkerPool) -> None:
     assert espeak.voices()[0].id == "en-us"
     assert len(espeak.voices()) > 100
@@ -144,6 +151,11 @@ async def test_the_host_never_loads_espeak_ng(espeak: WorkerPool) -> None:
         ({"text": "a", "rate_hz": 44100}, "rate_hz is 44100"),
         ({"text": "a", "speed": 0.1}, "speed is 0.1"),
         ({"text": "a", "speed": float("nan")}, "speed is nan"),
+        (
+            {"text": "a", "speed": 0.3},
+            "not supported by this engine: speed 0.3; .* speaks at 0.46 to 2.57 of",
+        ),
+        ({"text": "a", "seed": 0}, "not supported by this engine: .* leave seed out"),
         ({"text": "a", "language": "tlh"}, "no voice speaks the language 'tlh'"),
         ({"text": "a" * (MOST_CHARACTERS + 1)}, "may have 100000 characters, this one has 100001"),
         ({"text": "<speak>" + "a" * MOST_SSML_CHARACTERS + "</speak>", "ssml": True}, "may have 20000 characters"),

@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 
-from engines import EngineFailure, Utterance, open_engine, tone
+from engines import EngineFailure, Unsupported, Utterance, open_engine, tone
 from tests.engines_support import say, share_at, tone_of
 
 SENTENCE = "The quick brown fox jumps over the lazy dog. "
@@ -53,6 +53,19 @@ async def test_the_tone_is_the_same_with_and_without_a_worker(workers: int) -> N
         high = await say(engine, "abc", voice="tone-1000", rate_hz=16000, speed=2.0)
         assert high == tone_of("abc", voice="tone-1000", rate_hz=16000, speed=2.0)
         assert "not speech" in engine.voices()[0].name
+
+
+async def test_what_a_tone_cannot_do_is_told_apart_from_what_is_wrong() -> None:
+    async with open_engine("tone", workers=0) as engine:
+        for utterance, field in (
+            (Utterance(text="<speak>a</speak>", ssml=True), "ssml"),
+            (Utterance(text="a", seed=1), "seed"),
+        ):
+            with pytest.raises(Unsupported, match=r"^not supported by this engine: ") as caught:
+                engine.check(utterance)
+            assert caught.value.field == field
+        for speed in (0.25, 4.0):
+            engine.check(Utterance(text="a", speed=speed))
 
 
 async def test_the_tone_in_process_waits_gaps_and_crashes_as_told() -> None:

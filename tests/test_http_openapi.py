@@ -59,11 +59,10 @@ async def test_every_route_is_described_and_everything_described_is_there() -> N
 async def test_the_limits_in_force_are_described() -> None:
     async with running(says(), ApiLimits(max_text_chars=77)) as api:
         document = await fetch(api)
-    for name in ("SynthesizeRequest", "StreamRequest"):
-        assert document["components"]["schemas"][name]["properties"]["text"]["maxLength"] == 77
-    for name in ("text", "ssml"):
-        words, absent = document["components"]["schemas"]["PushRequest"]["properties"][name]["anyOf"]
-        assert (words["maxLength"], absent) == (77, {"type": "null"})
+    for name in ("SynthesizeRequest", "StreamRequest", "PushRequest"):
+        for field in ("text", "ssml"):
+            words, absent = document["components"]["schemas"][name]["properties"][field]["anyOf"]
+            assert (words["maxLength"], absent) == (77, {"type": "null"})
     chunk_size = document["components"]["schemas"]["StreamRequest"]["properties"]["chunk_size_ms"]
     assert (chunk_size["minimum"], chunk_size["maximum"], chunk_size["default"]) == (20, 1000, 100)
 
@@ -77,7 +76,12 @@ async def test_the_limits_in_force_are_described() -> None:
         ({"text": ""}, 422),
         ({"text": "a" * 78}, 422),
         ({"text": "a", "sample_rate": 11025}, 422),
-        ({"text": "a", "format": "mp3"}, 422),
+        ({"text": "a", "format": "opus", "language": "de", "speed": 4, "seed": 1}, 200),
+        ({"ssml": "<speak>a</speak>", "speed": 0.25}, 200),
+        ({"text": "a", "ssml": "<speak>a</speak>"}, 422),
+        ({"text": "a", "ssml": None}, 200),
+        ({"text": "a", "format": "aac"}, 422),
+        ({"text": "a", "speed": 4.1}, 422),
         ({"text": "a", "more": 1}, 422),
         ({}, 422),
         ([], 422),
@@ -95,6 +99,7 @@ async def test_the_described_request_is_the_one_accepted(body: object, status: i
                 described = document["paths"]["/v1/synthesize"]["post"]["responses"]["200"]
                 assert response.content_type in described["content"]
                 assert set(described["headers"]) <= set(response.headers)
+                await response.read()
 
 
 async def test_reports_are_as_described() -> None:

@@ -13,6 +13,7 @@ from http_api.problem import of_validation
 from http_api.schema import FieldError, StreamRequest, SynthesizeRequest
 
 LIMITS = ApiLimits(max_text_chars=20)
+FORMATS = "'wav', 'pcm', 'mulaw', 'alaw', 'opus', 'flac' or 'mp3'"
 
 
 def faults(model: type[SynthesizeRequest], body: str | bytes) -> tuple[int, tuple[FieldError, ...]]:
@@ -35,9 +36,18 @@ def test_a_text_alone_is_a_request() -> None:
     ("body", "field", "message"),
     [
         ({"text": 5}, "text", "Input should be a valid string"),
-        ({"text": None}, "text", "Input should be a valid string"),
+        ({"text": None}, "ssml", "Exactly one of text and ssml should be given"),
+        ({"text": "a", "ssml": "<speak>a</speak>"}, "ssml", "Exactly one of text and ssml should be given"),
+        ({"ssml": "x" * 21}, "ssml", "Text should have at most 20 characters, and this has 21: split it"),
+        ({"text": "a", "language": "de_DE"}, "language", "String should match pattern '^[A-Za-z0-9-]*$'"),
+        ({"text": "a", "speed": 0.24}, "speed", "Input should be greater than or equal to 0.25"),
+        ({"text": "a", "speed": 4.01}, "speed", "Input should be less than or equal to 4"),
+        ({"text": "a", "speed": "1"}, "speed", "Input should be a valid number"),
+        ({"text": "a", "seed": -1}, "seed", "Input should be greater than or equal to 0"),
+        ({"text": "a", "seed": 2**32}, "seed", "Input should be less than or equal to 4294967295"),
+        ({"text": "a", "seed": 1.5}, "seed", "Input should be a valid integer"),
         ({"text": ["a"]}, "text", "Input should be a valid string"),
-        ({}, "text", "This field is required"),
+        ({}, "ssml", "Exactly one of text and ssml should be given"),
         ({"text": ""}, "text", "String should have at least 1 character"),
         ({"text": " \n\t "}, "text", "Text should contain something to say"),
         ({"text": "a\0b"}, "text", "Value should not contain U+0000"),
@@ -46,8 +56,8 @@ def test_a_text_alone_is_a_request() -> None:
         ({"text": "a", "speaker_id": ""}, "speaker_id", "String should have at least 1 character"),
         ({"text": "a", "speaker_id": "s" * 129}, "speaker_id", "String should have at most 128 characters"),
         ({"text": "a", "speaker_id": "\0"}, "speaker_id", "Value should not contain U+0000"),
-        ({"text": "a", "format": "mp3"}, "format", "Input should be 'wav', 'pcm', 'mulaw' or 'alaw'"),
-        ({"text": "a", "format": "WAV"}, "format", "Input should be 'wav', 'pcm', 'mulaw' or 'alaw'"),
+        ({"text": "a", "format": "aac"}, "format", f"Input should be {FORMATS}"),
+        ({"text": "a", "format": "WAV"}, "format", f"Input should be {FORMATS}"),
         ({"text": "a", "sample_rate": 44100}, "sample_rate", "Input should be 8000, 16000 or 24000"),
         ({"text": "a", "sample_rate": "8000"}, "sample_rate", "Input should be 8000, 16000 or 24000"),
         ({"text": "a", "sample_rate": 8000.5}, "sample_rate", "Input should be 8000, 16000 or 24000"),
@@ -78,7 +88,7 @@ def test_chunk_size_is_20_to_1000_ms(chunk_size_ms: object) -> None:
 def test_a_stream_has_no_wav() -> None:
     assert faults(StreamRequest, '{"text": "a", "format": "wav"}') == (
         422,
-        (FieldError(field="format", message="Input should be 'pcm', 'mulaw' or 'alaw'"),),
+        (FieldError(field="format", message="Input should be 'pcm', 'mulaw', 'alaw', 'opus', 'flac' or 'mp3'"),),
     )
 
 

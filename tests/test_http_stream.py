@@ -65,6 +65,20 @@ async def test_g711_events_carry_octets() -> None:
     assert audio(events) == mulaw_like(SPEECH)
 
 
+async def test_the_events_of_a_compressed_file_are_the_file() -> None:
+    order = {"text": "Hello", "format": "opus", "chunk_size_ms": 20}
+    async with running(says(SPEECH)) as api, api.client.post(PATH, json=order) as response:
+        events = parse_events(await response.read())
+    assert [event.id for event in events] == ["0", "1", "2", "3", "4", ""]
+    assert [len(base64.b64decode(event.data)) for event in events[:-1]] == [8, 1000, 1000, 1000, 1000]
+    assert audio(events) == b"[8000:?]" + SPEECH
+
+
+async def test_a_file_without_speech_still_has_its_head_and_end() -> None:
+    async with running(says()) as api, api.client.post(PATH, json={"text": "...", "format": "flac"}) as response:
+        assert audio(parse_events(await response.read())) == b"[8000:0]"
+
+
 async def test_no_speech_is_done_alone() -> None:
     async with running(says()) as api, api.client.post(PATH, json={"text": "..."}) as response:
         (done,) = parse_events(await response.read())

@@ -13,12 +13,13 @@ import av
 import numpy as np
 import pytest
 
-from http_api import ApiLimits, Busy, Failed, NotFound, Refused, Speech
+from http_api import ApiLimits, Busy, Failed, NotFound, Refused, Speech, Unsupported
 
 from .http_support import MODEL, Endless, Gated, alaw_like, breaks, mulaw_like, ramp, running, says
 
 PATH = "/v1/synthesize"
 SPEECH = ramp(2000)
+COMPRESSED = [("opus", "audio/ogg"), ("flac", "audio/flac"), ("mp3", "audio/mpeg")]
 
 
 @pytest.mark.parametrize("rate_hz", [8000, 16000, 24000])
@@ -54,6 +55,39 @@ async def test_a_bare_format_is_its_octets(coding: str, rate_hz: int, content_ty
             assert (response.status, response.content_type) == (200, content_type)
             assert await response.read() == expected
         assert api.control.asked == [Speech(text="Hello", speaker_id="anna", rate_hz=rate_hz)]
+
+
+async def test_every_field_reaches_the_engine() -> None:
+    order = {"ssml": "<speak/>", "speaker_id": "anna", "sample_rate": 16000, "language": "de", "speed": 0.5, "seed": 7}
+    async with running(says(SPEECH)) as api:
+        async with api.client.post(PATH, json=order) as response:
+            assert response.status == 200
+        assert api.control.asked == [
+            Speech(text="<speak/>", ssml=True, speaker_id="anna", rate_hz=16000, language="de", speed=0.5, seed=7)
+        ]
+
+
+@pytest.mark.parametrize(("coding", "content_type"), COMPRESSED)
+async def test_a_compressed_file_that_is_complete_has_an_exact_head(coding: str, content_type: str) -> None:
+    async with running(says(SPEECH[:700], SPEECH[700:])) as api:
+        order = {"text": "Hello", "format": coding, "sample_rate": 24000}
+        async with api.client.post(PATH, json=order) as response:
+            assert (response.status, response.content_type) == (200, content_type)
+            body = await response.read()
+            assert body == b"[24000:4000]" + SPEECH
+            assert response.content_length == len(body)
+
+
+async def test_a_compressed_file_that_is_streamed_leaves_its_length_open() -> None:
+    engine = Gated(SPEECH[:1400], SPEECH[1400:])
+    async with (
+        running(engine, ApiLimits(hold_ms=20)) as api,
+        api.client.post(PATH, json={"text": "Hello", "format": "flac"}) as response,
+    ):
+        assert response.headers["Transfer-Encoding"] == "chunked"
+        assert await response.content.readexactly(1008) == b"[8000:?]" + SPEECH[:1000]
+        engine.gate.set()
+        assert await response.read() == SPEECH[1000:]
 
 
 @pytest.mark.parametrize("coding", ["wav", "pcm", "mulaw"])
@@ -129,6 +163,7 @@ async def test_no_speech_is_an_empty_body() -> None:
     [
         (NotFound("There is no voice 'x'", field="speaker_id"), 404, "speaker_id", "speaker_id: There is no voice 'x'"),
         (Refused("It has no words", field="text"), 422, "text", "text: It has no words"),
+        (Unsupported("Not by this engine", field="seed"), 400, "seed", "seed: Not by this engine"),
         (Busy("The engine is full", retry_after_s=2.1), 503, None, "The engine is full"),
         (
             Failed("/srv/secret: exit 9"),
