@@ -2129,7 +2129,7 @@ _NO_CONTENT = Content(headers=(), body=b"", content_type="")
 
 
 def _allows_update(message: Request | Response) -> bool:
-    return "UPDATE" in message.headers.get_all("Allow")
+    return "UPDATE" in message.allow
 
 
 def _credentials(request: Request) -> tuple[tuple[str, str], ...]:

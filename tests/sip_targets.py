@@ -169,8 +169,10 @@ class Siege:
     def __init__(self, script: Script) -> None:
         self.script = script
         self.agent = self.fresh(guarded=script.number() % 4 == 1)
+        self.flow: Flow = script.one_of(FLOW, Flow("TCP", US, PEER, connection=1))
         self.now = 0.0
         self.calls: list[str] = []
+        self.retained: list[str] = []
         self.requested: list[str] = []
         self.heard: list[Request | Response] = []
         self.ended: Counter[str] = Counter()
@@ -189,7 +191,7 @@ class Siege:
     # What the peer does.
 
     def raw(self) -> None:
-        self.send(self.script.some(), FLOW._replace(remote=self.script.one_of(PEER, STRANGER)))
+        self.send(self.script.some(), self.script.one_of(self.flow, FLOW._replace(remote=STRANGER)))
 
     def ask(self) -> None:
         script = self.script
@@ -208,12 +210,12 @@ class Siege:
                 *("X: y", "Require: 100rel, timer", "Supported: 100rel, timer, replaces", "Session-Expires: 90"),
                 *("Expires: 1", "Record-Route: <sip:192.0.2.7;lr>", "Record-Route: <sip:192.0.2.7>", "Max-Forwards: 0"),
                 *("Refer-To: <sip:b@c?Replaces=a>", "Replaces: c1;to-tag=a;from-tag=f", "Event: refer"),
-                *("RAck: 1 1 INVITE", "Subscription-State: terminated", "Authorization: Digest realm=example.com"),
+                *(self.rack(), "Subscription-State: terminated", "Authorization: Digest realm=example.com"),
             ),
         ]
         if body:
             lines.append("Content-Type: " + script.one_of("application/sdp", "text/plain", "message/sipfrag", "?"))
-        self.send(("\r\n".join(lines) + "\r\n\r\n").encode() + body, FLOW)
+        self.send(("\r\n".join(lines) + "\r\n\r\n").encode() + body, self.flow)
 
     def reply(self) -> None:
         """A response to a request that the agent has sent."""
@@ -229,7 +231,7 @@ class Siege:
         headers += [script.one_of(("X", "y"), ("Require", "100rel"), ("Record-Route", "<sip:p;lr>"))]
         headers += [("RSeq", str(script.one_of(1, 2, 1, 0)))]
         response = asked.response(status, to_tag=script.one_of("b", "c", None), headers=headers, body=b"v=0")
-        self.send(response.serialise(), FLOW)
+        self.send(response.serialise(), self.flow)
 
     def replay(self) -> None:
         """What the agent has said itself comes back, whole or spoilt."""
@@ -238,15 +240,17 @@ class Siege:
             data = message.serialise()
             at = self.script.number() * len(data) // 256
             spoilt = data[:at] + self.script.some() + data[at + self.script.number() % 8 :]
-            self.send(self.script.one_of(data, spoilt), FLOW)
+            self.send(self.script.one_of(data, spoilt), self.flow)
 
     # What the host does.
 
     def place(self) -> None:
         from_ = NameAddr(uri=Uri(user="us", host="192.0.2.1"))
         target = Uri(user="bob", host="192.0.2.2")
+        body, others = self.script.one_of((b"v=0", ()), (b"", ()), (b"v=0", (FLOW,)))
+        ring_timeout_s = self.script.one_of(0.0, 5.0, 180.0)
         call = self.agent.invite(
-            self.now, target, FLOW, from_=from_, body=b"v=0", ring_timeout_s=self.script.one_of(0.0, 5.0, 180.0)
+            self.now, target, self.flow, from_=from_, body=body, others=others, ring_timeout_s=ring_timeout_s
         )
         self.calls.append(call)
         self.settle()
@@ -255,21 +259,35 @@ class Siege:
         call, request, script = self.recent(self.calls), self.recent(self.requested), self.script
         agent, now = self.agent, self.now
         verb: Callable[[], object] = script.one_of(
-            lambda: agent.ring(now, call),
+            lambda: agent.ring(now, call, body=script.one_of(b"", b"v=0"), reliable=script.one_of(False, True)),
             lambda: agent.answer(now, call, body=b"v=0"),
             lambda: agent.reject(now, call, status=script.one_of(486, 302, 603)),
             lambda: agent.bye(now, call),
             lambda: agent.cancel(now, call),
-            lambda: agent.reoffer(now, call, body=b"v=0"),
+            lambda: agent.reoffer(now, call, body=script.one_of(b"v=0", b"")),
+            lambda: agent.update(now, call, body=script.one_of(b"v=0", b"")),
+            lambda: agent.acknowledge(now, call, body=b"v=0"),
+            lambda: agent.withdraw(now, call),
             lambda: agent.request_within(now, call, script.one_of("INFO", "REFER", "NOTIFY")),
             lambda: agent.respond(now, request, script.one_of(200, 202, 404)),
+            lambda: self.retain(call),
         )
         with contextlib.suppress(LocalProtocolError):
             verb()
         self.settle()
 
+    def retain(self, call: str) -> None:
+        self.agent.retain(call)
+        self.retained.append(call)
+
+    def fail(self) -> None:
+        """The connection breaks."""
+        if self.flow.reliable:
+            self.agent.flow_failed(self.flow, self.now)
+            self.settle()
+
     def wait(self) -> None:
-        self.pass_time(self.script.one_of(0.1, 0.6, 5.0, 33.0))
+        self.pass_time(self.script.one_of(0.1, 0.6, 5.0, 33.0, 1000.0))
 
     # What comes of it.
 
@@ -311,6 +329,8 @@ class Siege:
 
     def lift(self) -> None:
         """Everybody hangs up and goes home: nothing is left."""
+        for call in self.retained:
+            self.agent.relinquish(call)
         for call in self.calls:
             for verb in (self.agent.bye, self.agent.cancel):
                 with contextlib.suppress(LocalProtocolError):
@@ -332,13 +352,20 @@ class Siege:
         """One of the latest things, "none" if there are none."""
         return things[-1 - self.script.number() % min(len(things), 4)] if things else "none"
 
+    def rack(self) -> str:
+        """The RAck that acknowledges a reliable response of the agent's, if there is one (RFC 3262 section 7.2)."""
+        reliable = [m for m in self.heard if isinstance(m, Response) and m.headers.get("RSeq")]
+        response = self.recent(reliable)
+        number = "1 1 INVITE" if isinstance(response, str) else f"{response.headers.get('RSeq')} {response.cseq}"
+        return f"RAck: {number}"
+
     def call_id(self) -> str:
         """That of a message of the agent's."""
         message = self.recent(self.heard)
         return message if isinstance(message, str) else message.call_id
 
 
-STEPS = ("ask", "ask", "reply", "act", "act", "wait", "place", "replay", "raw")
+STEPS = ("ask", "ask", "reply", "reply", "act", "act", "act", "wait", "place", "replay", "raw", "fail")
 
 
 def _read(data: bytes) -> Request | Response | None:
@@ -388,10 +415,10 @@ def seeds(target: str) -> list[bytes]:
     if target == "digest":
         challenge = test_sip_digest.realm().challenges(0.0)[0]
         return [str(challenge).encode(), test_sip_digest.proof(challenge).encode()]
-    # One byte says that nobody is challenged, the next is the step that sends a message as it is. Hashes are scripts as
-    # good as any.
+    # Two bytes say that nobody is challenged and that it is UDP, the next is the step that sends a message as it is.
+    # Hashes are scripts as good as any.
     whole = [message + b" " * (len(message) % 2) for message in messages if len(message) < 510]
-    sent = [bytes((0, STEPS.index("raw"), len(message) // 2)) + message for message in whole]
+    sent = [bytes((0, 0, STEPS.index("raw"), len(message) // 2)) + message for message in whole]
     return sent + [hashlib.shake_128(bytes((number,))).digest(200) for number in range(50)]
 
 
