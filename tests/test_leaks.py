@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import functools
 import gc
 import logging
@@ -11,7 +12,6 @@ import os
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 import structlog
@@ -115,9 +115,22 @@ class Exchange:
         return self.endpoint.counters().ports_free + self.running.endpoint.counters().ports_free
 
 
-def resident_kib() -> int:
-    """Memory in use, in KiB."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") // 1024
+class _MallocState(ctypes.Structure):
+    """struct mallinfo2 of malloc.h."""
+
+    _fields_ = [
+        (name, ctypes.c_size_t)
+        for name in "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost".split()  # noqa: SIM905
+    ]
+
+
+def memory() -> tuple[int, int]:
+    """Objects that the garbage collector knows, and KiB that malloc has given out: neither counts what is kept free."""
+    gc.collect()
+    mallinfo2 = ctypes.CDLL(None).mallinfo2
+    mallinfo2.restype = _MallocState
+    state = mallinfo2()
+    return len(gc.get_objects()), (state.uordblks + state.hblkhd) // 1024
 
 
 @pytest.fixture
@@ -147,11 +160,12 @@ async def test_calls_in_a_row_leave_nothing_behind(count: int, monkeypatch: pyte
         before = await exchange.alive()
         assert (before.dialogs, before.transactions, before.streams, before.calls) == (0, 0, 0, 0)
         assert before.ports_free == exchange.ports
-        grown = []
+        after = []
         for _ in range(2):
-            memory = resident_kib()
             causes = await exchange.calls(count)
             assert causes == {sip.Cause.LOCAL_BYE: count // 2, sip.Cause.REMOTE_BYE: count // 2}
             assert await exchange.alive() == before
-            grown.append(resident_kib() - memory)
-        assert grown[1] < max(2048, count // 2), "half a KiB for each call at most is the allocator's"
+            after.append(memory())
+        (objects, kib), (objects_then, kib_then) = after
+        assert abs(objects_then - objects) < 100
+        assert abs(kib_then - kib) < 500
