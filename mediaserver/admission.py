@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import ipaddress
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+
+from prometheus_client.core import GaugeMetricFamily, Metric
 
 import sip
-from mediaserver.config import Network, Sip
+from mediaserver.config import Config, Network, Trunk
 
-__all__ = ["Gate"]
+__all__ = ["Gate", "Room"]
 
 # What begins a call; OPTIONS is told what an INVITE would get (RFC 3261 section 11.2).
 BEGINNING = frozenset({"INVITE", "OPTIONS", "REFER"})
@@ -27,21 +29,28 @@ LATEST = 0.1
 class Gate:
     """The admission of calls; `judge` is what the SIP agent asks (`sip.Agent.admit`)."""
 
-    def __init__(self, settings: Sip) -> None:
-        self._networks = settings.networks
-        self._unknown = sip.Admission(status=403 if settings.unknown == "refuse" else None)
-        self._room = _Room(max_calls=settings.max_calls, calls_per_s=settings.calls_per_s)
+    def __init__(self, settings: Config, trunk_of: Callable[[str], Trunk | None]) -> None:
+        self._networks = settings.sip.networks
+        self._unknown = sip.Admission(status=403 if settings.sip.unknown == "refuse" else None)
+        self._room = Room(max_calls=settings.sip.max_calls, calls_per_s=settings.sip.calls_per_s)
+        self._trunk_of = trunk_of
+        self._trunks = {
+            trunk.name: Room(max_calls=trunk.max_calls or math.inf, calls_per_s=trunk.calls_per_s)
+            for trunk in settings.trunk
+        }
         self._closed_for_s: int | None = None
 
     def judge(self, request: sip.Request, source: sip.Flow, now: float) -> sip.Admission:
         """What a request outside of a call gets; it takes no room by being asked."""
-        if not _among(self._networks, source.remote[0]):
+        host = source.remote[0]
+        trunk = self._trunk_of(host)
+        if trunk is None and not _among(self._networks, host):
             return self._unknown
         if request.method not in BEGINNING or request.to.tag:
             return sip.Admission()
         if self._closed_for_s is not None:
             return sip.Admission(status=503, retry_after_s=self._closed_for_s)
-        wait_s = self._room.wait_s(now)
+        wait_s = max(room.wait_s(now) for room in self._rooms(trunk))
         if wait_s:
             return sip.Admission(status=503, retry_after_s=min(math.ceil(wait_s), LONGEST_RETRY_AFTER_S))
         return sip.Admission()
@@ -51,35 +60,52 @@ class Gate:
         """Whether there is room for a call, as far as calls at a time go."""
         return self._closed_for_s is None and not self._room.full
 
-    def begin(self, now: float) -> None:
-        """A call has begun."""
-        self._room.begin(now)
+    def begin(self, host: str, now: float) -> tuple[Room, ...]:
+        """A call with `host` has begun; gives the room that it takes, for `end`."""
+        rooms = self._rooms(self._trunk_of(host))
+        for room in rooms:
+            room.begin(now)
+        return rooms
 
-    def end(self, now: float) -> None:
-        """A call that had begun has ended."""
-        self._room.end(now)
+    def end(self, rooms: tuple[Room, ...], now: float) -> None:
+        """A call that took `rooms` has ended."""
+        for room in rooms:
+            room.end(now)
+
+    def families(self) -> list[Metric]:
+        """How many calls each trunk has, as a metric family."""
+        calls = GaugeMetricFamily("sip_trunk_calls", "Calls with the trunk", labels=["trunk"])
+        for name, room in self._trunks.items():
+            calls.add_metric([name], room.calls)
+        return [calls]
+
+    def _rooms(self, trunk: Trunk | None) -> tuple[Room, ...]:
+        return (self._room,) if trunk is None else (self._room, self._trunks[trunk.name])
 
     def close(self, retry_after_s: int) -> None:
         """Let nobody in any more; who asks is told to come back after so long."""
         self._closed_for_s = retry_after_s
 
 
-class _Room:
-    """How many calls there may be, and how fast they may come: a token bucket that holds a second's worth."""
+class Room:
+    """How many calls there may be, and how fast they may come: a token bucket that holds a second's worth.
 
-    def __init__(self, *, max_calls: int, calls_per_s: float) -> None:
+    calls  that there are
+    """
+
+    def __init__(self, *, max_calls: float, calls_per_s: float) -> None:
+        self.calls = 0
         self._max_calls = max_calls
         self._rate = calls_per_s  # 0: as fast as they come
         self._depth = max(calls_per_s, 1.0)
         self._tokens = self._depth
         self._filled_at = 0.0
-        self._calls = 0
         self._ended_at: float | None = None
         self._between_ends_s = float(RETRY_AFTER_S)
 
     @property
     def full(self) -> bool:
-        return self._calls >= self._max_calls
+        return self.calls >= self._max_calls
 
     def wait_s(self, now: float) -> float:
         """How long until there is room for one more, as far as can be told; 0 when there is."""
@@ -89,12 +115,12 @@ class _Room:
         return max(waits, default=0.0)
 
     def begin(self, now: float) -> None:
-        self._calls += 1
+        self.calls += 1
         if self._rate:
             self._tokens, self._filled_at = self._level(now) - 1, now
 
     def end(self, now: float) -> None:
-        self._calls -= 1
+        self.calls -= 1
         if self._ended_at is not None:
             self._between_ends_s += LATEST * (now - self._ended_at - self._between_ends_s)
         self._ended_at = now

@@ -9,7 +9,7 @@ from types import TracebackType
 import structlog
 
 import sip
-from mediaserver.admission import Gate
+from mediaserver.admission import Gate, Room
 from mediaserver.call import Call, Drain, Means, Shutdown
 
 __all__ = ["Switchboard"]
@@ -27,8 +27,9 @@ class Switchboard:
         self._means = means
         self._calls: dict[str, Call] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._gate = Gate(means.config.sip)
+        self._gate = Gate(means.config, means.trunk_of)
         means.signalling.agent.admit = self._gate.judge
+        means.metrics.watch(self._gate.families)
 
     async def __aenter__(self) -> Switchboard:
         return self
@@ -78,12 +79,12 @@ class Switchboard:
     def _admit(self, offered: sip.Offered) -> None:
         call = Call(offered, self._means)
         self._calls[call.id] = call
-        self._gate.begin(self._means.signalling.now())
-        task = asyncio.create_task(self._run(call), name=f"call {call.id}")
+        rooms = self._gate.begin(offered.flow.remote[0], self._means.signalling.now())
+        task = asyncio.create_task(self._run(call, rooms), name=f"call {call.id}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _run(self, call: Call) -> None:
+    async def _run(self, call: Call, rooms: tuple[Room, ...]) -> None:
         try:
             await call.run()
         except Exception:
@@ -91,4 +92,4 @@ class Switchboard:
             call.abandon()
         finally:
             del self._calls[call.id]
-            self._gate.end(self._means.signalling.now())
+            self._gate.end(rooms, self._means.signalling.now())

@@ -11,10 +11,15 @@ from sip.parser import parse_datagram
 
 AT_HOME = "10.0.0.1"
 ELSEWHERE = "203.0.113.5"
+TRUNK = "198.51.100.1"
 
 
-def gate(**settings: object) -> Gate:
-    return Gate(Config.model_validate({"sip": settings}).sip)
+def gate(trunk: dict[str, object] | None = None, /, **settings: object) -> Gate:
+    """A gate by the settings of [sip], and one trunk at TRUNK."""
+    config = Config.model_validate(
+        {"sip": settings, "trunk": [{"name": "carrier", "targets": [TRUNK]} | (trunk or {})]}
+    )
+    return Gate(config, lambda host: config.trunk[0] if host == TRUNK else None)
 
 
 def asked(
@@ -54,20 +59,21 @@ def test_other_sources_are_refused_or_ignored_whatever_they_ask(host: str, metho
 
 def test_beyond_the_maximum_nobody_is_let_in_until_a_call_ends() -> None:
     door = gate(max_calls=2)
+    calls = []
     for _ in range(2):
         assert asked(door) == WELCOME
-        door.begin(0)
+        calls.append(door.begin(AT_HOME, 0))
     assert not door.open
     for method in ("INVITE", "OPTIONS", "REFER"):
         assert asked(door, method=method) == busy(5)
-    door.end(1)
+    door.end(calls.pop(), 1)
     assert door.open
     assert asked(door, 1) == WELCOME
 
 
 def test_what_begins_no_call_needs_no_room() -> None:
     door = gate(max_calls=1)
-    door.begin(0)
+    door.begin(AT_HOME, 0)
     for method in ("BYE", "MESSAGE", "CANCEL", "NOTIFY"):
         assert asked(door, method=method) == WELCOME
     assert asked(door, to_tag=";tag=2") == WELCOME  # a re-INVITE in a dialog that there is not gets its 481
@@ -77,14 +83,14 @@ def test_retry_after_follows_how_often_calls_end() -> None:
     door = gate(max_calls=1)
     now = 0.0
     for _ in range(100):
-        door.begin(now)
+        call = door.begin(AT_HOME, now)
         now += 20
-        door.end(now)
-    door.begin(now)
+        door.end(call, now)
+    call = door.begin(AT_HOME, now)
     assert asked(door, now) == busy(20)
     for _ in range(100):
-        door.end(now)
-        door.begin(now)
+        door.end(call, now)
+        call = door.begin(AT_HOME, now)
         now += 1000
     assert asked(door, now) == busy(60)
 
@@ -95,17 +101,41 @@ def test_calls_per_second_are_a_bucket_of_a_seconds_worth() -> None:
     for tick in range(1000):
         now = tick / 100
         if asked(door, now) == WELCOME:
-            door.begin(now)
+            door.begin(AT_HOME, now)
             admitted += 1
     assert admitted == 3 + 29
 
 
 def test_a_rate_below_one_admits_one_and_says_when_the_next_may_come() -> None:
     door = gate(calls_per_s=0.1)
-    door.begin(0)
+    door.begin(AT_HOME, 0)
     assert asked(door, 0) == busy(10)
     assert asked(door, 7.5) == busy(3)
     assert asked(door, 10) == WELCOME
+
+
+def test_a_trunk_may_call_from_wherever_it_is() -> None:
+    door = gate(unknown="ignore")
+    assert asked(door, host=TRUNK) == WELCOME
+    assert asked(door, host=ELSEWHERE).status is None
+
+
+def test_limits_of_a_trunk_are_its_own() -> None:
+    door = gate({"max_calls": 1, "calls_per_s": 0.5}, max_calls=10)
+    call = door.begin(TRUNK, 0)
+    assert asked(door, host=TRUNK) == busy(5)
+    assert asked(door) == WELCOME
+    (family,) = door.families()
+    assert [(sample.labels, sample.value) for sample in family.samples] == [({"trunk": "carrier"}, 1)]
+    door.end(call, 1)
+    assert asked(door, 1, host=TRUNK) == busy(1)
+    assert asked(door, 2, host=TRUNK) == WELCOME
+
+
+def test_a_full_server_is_full_for_a_trunk_too() -> None:
+    door = gate(max_calls=1)
+    door.begin(AT_HOME, 0)
+    assert asked(door, host=TRUNK) == busy(5)
 
 
 def test_being_asked_takes_no_room() -> None:
