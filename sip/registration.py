@@ -189,6 +189,8 @@ _BASE_S = 30.0
 _MOST_S = 1800.0
 # RFC 5626 section 4.4.2, for UDP. Along a connection it is the transport that pings, while we keep its flow.
 _KEEP_ALIVE_S = (24.0, 29.0)
+# Nobody's restart should cost us more than a day.
+_LONGEST_GRANT_S = 86_400
 _RETRY_AFTER = re.compile(r"\s*(\d{1,9})")
 
 
@@ -262,7 +264,8 @@ class Registration:
         if happening is RegistrationInput.GRANTED and not farewell:
             # If the binding leads elsewhere than to where we are seen, it is replaced at once, but not again and again.
             self._moved = not self._moved and self._own_contact() != self._contact
-            self._span_s = 0.0 if self._moved else self._random.uniform(0.5, 0.85) * granted_s
+            share = self._random.uniform(0.5, 0.85)
+            self._span_s = 0.0 if self._moved else share * min(granted_s, _LONGEST_GRANT_S)
         self._step(happening, now, status=status, reason=reason, granted_s=granted_s)
         return True
 
@@ -317,6 +320,8 @@ class Registration:
             elif do is RegistrationDo.TELL_FAILED:
                 self._events.append(RegistrationFailed(status=status, reason=reason, retry_in_s=self._span_s))
             else:
+                # A response that still comes is nobody's.
+                self._pending = ""
                 self._keep(None)
                 self._events.append(Unregistered(confirmed=confirmed))
 
@@ -384,8 +389,8 @@ class Registration:
         """The address that the registrar sees us at (RFC 3581), for the Contact."""
         via = response.via
         host = via.received.removeprefix("[").removesuffix("]")
-        port = self.flow.local[1] if self.flow.reliable else via.rport
-        if port and _is_address(host):
+        port = self.flow.local[1] if self.flow.reliable else via.rport or 0
+        if 0 < port < 65536 and _is_reachable(host) and (":" in host) == (":" in self.flow.local[0]):
             self._agent.reached_at(self.flow, (host, port))
 
     def _granted(self, response: Response) -> int:
@@ -426,9 +431,9 @@ def _binding(contact: Uri, expires_s: int) -> str:
     return str(NameAddr(uri=contact, parameters=Parameters({"expires": str(expires_s)})))
 
 
-def _is_address(text: str) -> bool:
+def _is_reachable(text: str) -> bool:
     try:
-        ipaddress.ip_address(text)
+        address = ipaddress.ip_address(text)
     except ValueError:
         return False
-    return True
+    return not (address.is_unspecified or address.is_multicast or "%" in text)

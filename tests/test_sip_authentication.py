@@ -6,6 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from sip import (
     Admission,
@@ -317,6 +319,31 @@ def test_a_challenged_refresh_of_the_session_is_sent_again_with_proof() -> None:
     assert only(side.say(accept(again))).method == "ACK"
     assert side.events() == []
     assert only(side.do(side.agent.bye, keyed_call)).method == "BYE"
+
+
+ASKED = st.text(st.sampled_from('Digestralmnoc="\\, =-_ä1'), max_size=40) | st.sampled_from(
+    [FIRST, STALE, OTHER, 'Digest realm="", nonce=""', 'Digest realm="\\"", nonce="\\\\", opaque="\\"", qop="auth-int"']
+)
+
+
+@settings(deadline=None, max_examples=200)
+@given(texts=st.lists(st.tuples(st.sampled_from([401, 407]), st.lists(ASKED, max_size=3)), min_size=10, max_size=10))
+def test_whatever_is_asked_for_a_call_ends_after_a_few_tries(texts: list[tuple[int, list[str]]]) -> None:
+    side = Side()
+    call, sent = keyed(side)
+    tries = 1
+    for status, asked in texts:
+        _, *again = side.say(challenge(sent, status, *asked))
+        if not again:
+            break
+        assert isinstance(again[0], Request)
+        sent = again[0]
+        tries += 1
+    # RFC 3261 section 22.2: two answers at most for each of four protection spaces.
+    assert tries <= 9
+    ended = side.event()
+    assert isinstance(ended, Ended)
+    assert (ended.call, ended.cause) == (call, Cause.REMOTE_REJECT)
 
 
 # --- Whom we challenge

@@ -6,6 +6,8 @@ from random import Random
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from sip import (
     Account,
@@ -222,6 +224,13 @@ def test_a_binding_is_renewed_at_50_to_85_percent_of_its_time() -> None:
     assert 0.84 < max(shares) <= 0.85
 
 
+def test_a_binding_of_a_century_is_renewed_every_day() -> None:
+    phone = Phone(STREAM)
+    phone.respond(200, ("Expires", "4294967295"))
+    assert phone.event().expires_s == 4294967295
+    assert phone.sends_next(90_000.0) <= 0.85 * 86_400
+
+
 def test_a_binding_of_no_time_is_none() -> None:
     phone = Phone()
     phone.respond(200, ("Contact", "<sip:alice@192.0.2.1:5060>;expires=0"))
@@ -410,7 +419,21 @@ def test_a_configured_address_is_not_replaced() -> None:
     assert phone.sends_next() >= 300
 
 
-@pytest.mark.parametrize("seen_at", [("gateway", "5060"), ("192.0.2.1", "5060"), ("192.0.2.1", "0"), ("", "5060")])
+@pytest.mark.parametrize(
+    "seen_at",
+    [
+        ("gateway", "5060"),
+        ("192.0.2.1", "5060"),
+        ("192.0.2.1", "0"),
+        ("198.51.100.9", "65536"),
+        ("198.51.100.9", "99999"),
+        ("0.0.0.0", "5060"),
+        ("239.1.2.3", "5060"),
+        ("2001:db8::1", "5060"),
+        ("fe80::1%eth0", "5060"),
+        ("", "5060"),
+    ],
+)
 def test_what_says_nothing_new_changes_nothing(seen_at: Field) -> None:
     phone = Phone()
     phone.respond(200, ("Expires", "600"), seen_at=seen_at)
@@ -566,6 +589,17 @@ def test_a_registrar_that_is_silent_at_the_end_is_left_after_4_seconds() -> None
     assert phone.event() == Unregistered(confirmed=False)
 
 
+def test_a_response_that_comes_after_the_end_is_nobodys() -> None:
+    phone = Phone()
+    phone.registered()
+    phone.registration.unregister(phone.now)
+    last = phone.register()
+    phone.pass_time(4.0)
+    assert phone.event() == Unregistered(confirmed=False)
+    phone.respond(200, to=last)
+    assert phone.told == []
+
+
 def test_a_register_that_is_out_is_waited_for_before_the_last_one() -> None:
     phone = Phone()
     phone.registration.unregister(phone.now)
@@ -600,3 +634,45 @@ def test_a_binding_that_outlives_a_failed_refresh_is_removed() -> None:
     phone.fails()
     phone.registration.unregister(phone.now)
     assert phone.register().expires == 0
+
+
+# --- Whatever the registrar says
+
+
+NONSENSE = st.text(st.sampled_from('0123456789 ;,="<>*@[]:%sip.expiresDigestrealmnonce\\-ä'), max_size=60)
+SENSE = {
+    "Contact": st.sampled_from(["<sip:alice@192.0.2.1:5060>;expires=90", "*", "<tel:+1>;expires=0", "<mailto:a@b>"]),
+    "Expires": st.sampled_from(["0", "60", "4294967296"]),
+    "Min-Expires": st.sampled_from(["1", "7200", "4294967296"]),
+    "Retry-After": st.sampled_from(["0", "30", "999999999999"]),
+    "WWW-Authenticate": st.sampled_from([CHALLENGE[1], 'Digest realm="", nonce=""', 'Digest realm="ä", nonce="\\""']),
+    "Proxy-Authenticate": st.sampled_from(['Digest realm="p", nonce="1", stale=true', "Basic"]),
+}
+SAYING = st.dictionaries(st.sampled_from(sorted(SENSE)), st.none() | NONSENSE, max_size=4)
+
+
+@settings(deadline=None, max_examples=150)
+@given(data=st.data(), statuses=st.lists(st.sampled_from([200, 200, 401, 407, 423, 503, 500, 302]), max_size=5))
+def test_nothing_that_a_registrar_says_raises_or_stops_it(data: st.DataObject, statuses: list[int]) -> None:
+    # Without keep-alives days pass faster.
+    phone = Phone(STREAM)
+    for status in statuses:
+        said = data.draw(SAYING)
+        fields = [(name, data.draw(SENSE[name]) if text is None else text) for name, text in said.items()]
+        seen_at = (data.draw(NONSENSE | st.just("198.51.100.9")), data.draw(st.sampled_from(["1", "99999", "x"])))
+        response = phone.last.response(status, to_tag="r", headers=fields)
+        via = f"SIP/2.0/UDP 192.0.2.1;branch={phone.last.via.branch};received={seen_at[0]};rport={seen_at[1]}"
+        text = Response(status=status, reason="", headers=response.headers.with_("Via", via)).serialise()
+        phone.agent.receive(text, FLOW, phone.now)
+        phone.pump()
+        heard = phone.hear()
+        if heard:
+            assert isinstance(heard[-1], Request)
+            phone.last = heard[-1]
+        else:
+            phone.sends_next(100_000.0)
+    phone.registration.unregister(phone.now)
+    phone.pass_time(40.0)
+    assert phone.registration.state is RegistrationState.UNREGISTERED
+    phone.hear()
+    phone.assert_clean()
