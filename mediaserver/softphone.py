@@ -216,7 +216,9 @@ class _Line:
                 case sip.Answered(response=response):
                     self.answered_at = time.monotonic()
                     self.state = "answered"
-                    if self.leave_by is not None or not self._take_up(response):
+                    # RFC 3262 section 5: the answer may have come before, in a provisional response.
+                    early = self.media.audio is not None and not response.body
+                    if self.leave_by is not None or not (early or self._take_up(response)):
                         self._hang_up(key)
                     else:
                         enough = asyncio.get_running_loop().call_later(self.order.seconds, self._hang_up, key)

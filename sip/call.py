@@ -122,6 +122,8 @@ class Progressed:
 class Answered:
     """A 2xx to our INVITE, `reoffer` or `update` came, which the method in the CSeq of the response tells.
 
+    Its body is the answer, unless that came before, in a reliable provisional response (RFC 3262 section 5).
+
     offer  whether its body is an offer, because our INVITE had none: `acknowledge` it with the answer within 32*T1
     """
 

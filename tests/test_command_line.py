@@ -304,6 +304,22 @@ async def test_a_softphone_is_busy_to_others() -> None:
         assert (await calling).status == 487
 
 
+async def test_a_softphone_needs_the_answer_once() -> None:
+    """It may come in a provisional response that is acknowledged, and the 200 has none then: RFC 3262 section 5."""
+    async with phone() as (transport, events):
+        order = softphone.Order(uri=f"127.0.0.1:{transport.addresses[0][1]}")
+        calling = asyncio.create_task(softphone.call(order))
+        offered = await asyncio.wait_for(events.get(), 10)
+        assert isinstance(offered, sip.Offered)
+        transport.ring(offered.call, status=183, body=offered.request.body, reliable=True)
+        transport.answer(offered.call, body=offered.request.body)
+        assert isinstance(await asyncio.wait_for(events.get(), 10), sip.Acknowledged)
+        assert isinstance(await asyncio.wait_for(events.get(), 10), sip.Confirmed)
+        transport.bye(offered.call)
+        outcome = await asyncio.wait_for(calling, 10)
+        assert (outcome.answered, outcome.ended_by) == (True, "the peer hung up")
+
+
 async def test_a_call_hung_up_before_it_is_placed_sends_nothing() -> None:
     with silent_peer() as peer:
         hang_up: asyncio.Future[None] = asyncio.get_running_loop().create_future()
