@@ -1,16 +1,17 @@
 """An independent telephone: PJSIP places one call, records what it hears, and prints one line of JSON.
 
-    python -m tests.pjsua2_phone URI RECORD.wav SECONDS [HEADER=VALUE ...]
+    python -m tests.pjsua2_phone URI RECORD.wav SECONDS
+        [--header NAME=VALUE] [--ca FILE] [--do "SECONDS ACTION [ARGUMENT]"]
 
-The transport is that of the URI; with TLS the server has to have a certificate of the CA in $PJSIP_CA.
-
+Actions, so many seconds after the answer: hold, resume, dtmf DIGITS, info DIGITS, transfer URI, hangup.
+The transport is that of the URI; with TLS the server has to have a certificate of the CA in FILE.
 Runs in a process of its own, because PJSIP has global state and threads.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
-import os
 import sys
 import time
 
@@ -24,12 +25,14 @@ class Phone(pj.Call):
         super().__init__(account)
         self.recorder = recorder
         self.over = False
-        self.facts: dict[str, object] = {"answered": False}
+        self.answered_at: float | None = None
+        self.facts: dict[str, object] = {"answered": False, "transfer": []}
 
     def onCallState(self, prm: pj.OnCallStateParam) -> None:
         info = self.getInfo()
         if info.state == pj.PJSIP_INV_STATE_CONFIRMED:
             self.facts["answered"] = True
+            self.answered_at = time.monotonic()
         if info.state == pj.PJSIP_INV_STATE_DISCONNECTED:
             self.facts |= {"status": info.lastStatusCode, "seconds": info.connectDuration.sec}
             self.over = True
@@ -40,12 +43,39 @@ class Phone(pj.Call):
             if media.type == pj.PJMEDIA_TYPE_AUDIO and media.status == pj.PJSUA_CALL_MEDIA_ACTIVE:
                 self.getAudioMedia(index).startTransmit(self.recorder)
 
+    def onCallTransferStatus(self, prm: pj.OnCallTransferStatusParam) -> None:
+        progress = self.facts["transfer"]
+        assert isinstance(progress, list)
+        progress.append(prm.statusCode)
+
+    def act(self, action: str, argument: str) -> None:
+        """Do one of the actions."""
+        order = pj.CallOpParam(True)
+        if action == "hold":
+            self.setHold(order)
+        elif action == "resume":
+            order.opt.flag = pj.PJSUA_CALL_UNHOLD
+            self.reinvite(order)
+        elif action == "dtmf":
+            self.dialDtmf(argument)
+        elif action == "info":
+            digits = pj.CallSendDtmfParam()
+            digits.digits = argument
+            digits.method = pj.PJSUA_DTMF_METHOD_SIP_INFO
+            self.sendDtmf(digits)
+        elif action == "transfer":
+            self.xfer(argument, order)
+        elif action == "hangup":
+            self.hangup(order)
+        else:
+            raise ValueError(f"no such action: {action}")
+
     def onStreamDestroyed(self, prm: pj.OnStreamDestroyedParam) -> None:
         rx = self.getStreamStat(prm.streamIdx).rtcp.rxStat
         self.facts |= {"packets": rx.pkt, "lost": rx.loss, "reordered": rx.reorder, "duplicates": rx.dup}
 
 
-def main(uri: str, record: str, seconds: float, headers: list[str]) -> int:
+def main(arguments: argparse.Namespace) -> int:
     config = pj.EpConfig()
     config.logConfig.level = 0
     config.logConfig.consoleLevel = 0
@@ -59,11 +89,11 @@ def main(uri: str, record: str, seconds: float, headers: list[str]) -> int:
     transport = pj.TransportConfig()
     transport.boundAddress = transport.publicAddress = "127.0.0.1"
     kind = pj.PJSIP_TRANSPORT_UDP
-    if ";transport=tcp" in uri:
+    if ";transport=tcp" in arguments.uri:
         kind = pj.PJSIP_TRANSPORT_TCP
-    elif ";transport=tls" in uri:
+    elif ";transport=tls" in arguments.uri:
         kind = pj.PJSIP_TRANSPORT_TLS
-        transport.tlsConfig.CaListFile = os.environ["PJSIP_CA"]
+        transport.tlsConfig.CaListFile = arguments.ca
         transport.tlsConfig.verifyServer = True
     endpoint.transportCreate(kind, transport)
     endpoint.libStart()
@@ -74,17 +104,21 @@ def main(uri: str, record: str, seconds: float, headers: list[str]) -> int:
     account = pj.Account()
     account.create(settings)
     recorder = pj.AudioMediaRecorder()
-    recorder.createRecorder(record)
+    recorder.createRecorder(arguments.record)
     phone = Phone(account, recorder)
     order = pj.CallOpParam(True)
-    for header in headers:
+    for header in arguments.header:
         line = pj.SipHeader()
         line.hName, line.hValue = header.split("=", 1)
         order.txOption.headers.append(line)
-    phone.makeCall(uri, order)
-    end = time.monotonic() + seconds
+    todo = [(float(words[0]), words[1], "".join(words[2:])) for words in (text.split(" ", 2) for text in arguments.do)]
+    phone.makeCall(arguments.uri, order)
+    end = time.monotonic() + arguments.seconds
     while not phone.over and time.monotonic() < end:
         endpoint.libHandleEvents(20)
+        while todo and phone.answered_at and time.monotonic() - phone.answered_at >= todo[0][0] and not phone.over:
+            _, action, argument = todo.pop(0)
+            phone.act(action, argument)
     if not phone.over:
         phone.hangup(pj.CallOpParam())
         while not phone.over and time.monotonic() < end + 5:
@@ -101,4 +135,11 @@ def main(uri: str, record: str, seconds: float, headers: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], sys.argv[2], float(sys.argv[3]), sys.argv[4:]))
+    parser = argparse.ArgumentParser()
+    parser.add_argument("uri")
+    parser.add_argument("record")
+    parser.add_argument("seconds", type=float)
+    parser.add_argument("--header", action="append", default=[])
+    parser.add_argument("--ca", default="")
+    parser.add_argument("--do", action="append", default=[])
+    sys.exit(main(parser.parse_args()))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
 import signal
 import sys
 from pathlib import Path
@@ -91,9 +90,8 @@ async def test_pjsip_calls_over_a_connection(transport: str, authority: Authorit
         port = running.sip_address.port if transport == "tcp" else running.sips_address.port
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "tests.pjsua2_phone", f"sip:pjsip@127.0.0.1:{port};transport={transport}"),
-            *(str(recording), "20", f"X-Speak={TEXT}"),
+            *(str(recording), "20", "--header", f"X-Speak={TEXT}", "--ca", str(authority.file)),
             stdout=asyncio.subprocess.PIPE,
-            env=os.environ | {"PJSIP_CA": str(authority.file)},
         )
         output, _ = await process.communicate()
         assert process.returncode == 0, output

@@ -46,7 +46,7 @@ async def test_pjsip_hears_what_the_engine_said(tmp_path: Path) -> None:
         speech = await spoken(running.engine, TEXT)
         status, output = await output_of(
             *(sys.executable, "-m", "tests.pjsua2_phone", f"sip:pjsip@{running.sip_address}"),
-            *(str(recording), "20", f"X-Speak={TEXT}"),
+            *(str(recording), "20", "--header", f"X-Speak={TEXT}"),
         )
         assert status == 0, output
         facts = json.loads(output.splitlines()[-1])
