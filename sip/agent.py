@@ -1464,17 +1464,17 @@ class Agent:
             return
         if call.allows(CallInput.PEER_CHALLENGES) and (again := self._prove(transaction, response, now)) is not None:
             call.invite = again
-            if not transaction.request.to.tag:
+            if transaction.dialog is None:
                 call.dialog, call.early = None, {}
                 call.source, call.contact = again.flow, self._contact_of(again)
             self._step(call, CallInput.PEER_CHALLENGES, now)
             return
         call.invite = None
-        if transaction.request.to.tag and call.dialog is not None:
+        if transaction.dialog is not None and call.dialog is not None:
             call.dialog.take(ExchangeInput.DROP)
         refreshing = call.state is CallState.REFRESHING
         # RFC 3261 section 12.2.1.2.
-        lost = bool(transaction.request.to.tag) and response.status in (408, 481)
+        lost = transaction.dialog is not None and response.status in (408, 481)
         happening = CallInput.PEER_FORGOT if lost else CallInput.PEER_REFUSES
         if call.allows(happening):
             todo = self._step(call, happening, now, status=response.status, reason=response.reason)
@@ -1492,17 +1492,17 @@ class Agent:
         if tag and response.status > 100:
             dialog = call.dialog_of(tag)
             if dialog is None:
-                if transaction.request.to.tag or len(call.early) >= _EARLY_LIMIT:
+                if transaction.dialog is not None or len(call.early) >= _EARLY_LIMIT:
                     return
                 dialog = Dialog.placed(transaction.request, response, source, transaction.keyring)
-            elif not transaction.request.to.tag:
+            elif transaction.dialog is None:
                 dialog.refresh(response, source)
             rseq = response.headers.get("RSeq") or ""
             if "100rel" in response.require and rseq.isascii() and rseq.isdigit() and len(rseq) <= 10:
                 if not dialog.in_sequence(int(rseq)):
                     return
                 offer = self._acknowledge_progress(call, transaction, dialog, response, now)
-            if not transaction.request.to.tag:
+            if transaction.dialog is None:
                 call.dialog = call.early[tag] = dialog
             if _allows_update(response):
                 call.updatable = True
@@ -1528,7 +1528,7 @@ class Agent:
     def _accepted(self, transaction: ClientTransaction, response: Response, source: Flow, now: float) -> None:
         """A 2xx to an INVITE of ours: acknowledge it, whatever has become of the call (section 13.2.2.4)."""
         tag = response.to.tag
-        again = bool(transaction.request.to.tag)
+        again = transaction.dialog is not None
         ack = transaction.acks.get(tag)
         call = self._calls.get(transaction.user)
         if ack is not None:
@@ -1754,7 +1754,7 @@ class Agent:
         again = self._once_more(transaction, headers, now)
         if invite:
             call.invite = again
-            if not request.to.tag:
+            if transaction.dialog is None:
                 # What the first one began is over with it.
                 call.dialog, call.early = None, {}
             self._step(call, CallInput.PEER_CHALLENGES, now)
@@ -2013,7 +2013,7 @@ class Agent:
         )
         if call is not None:
             call.invite, call.source, call.contact = again, flow, self._contact_of(again)
-            if not request.to.tag:
+            if transaction.dialog is None:
                 call.dialog, call.early = None, {}
             self._step(call, CallInput.FAIL_OVER, now)
         self._follow(transaction, again)
@@ -2129,7 +2129,11 @@ _NO_CONTENT = Content(headers=(), body=b"", content_type="")
 
 
 def _allows_update(message: Request | Response) -> bool:
-    return "UPDATE" in message.allow
+    try:
+        return "UPDATE" in message.headers.get_all("Allow")
+    except RemoteProtocolError:
+        # Nobody can tell what it allows.
+        return False
 
 
 def _credentials(request: Request) -> tuple[tuple[str, str], ...]:

@@ -172,7 +172,6 @@ MAX_FORWARDS = Field("max-forwards", _max_forwards)
 EXPIRES = Field("expires", _expires)
 REQUIRE = Field("require", _tokens("Require"))
 SUPPORTED = Field("supported", _tokens("Supported"))
-ALLOW = Field("allow", lambda headers: headers.get_all("Allow"))
 CONTENT_TYPE = Field("content-type", _parameterised("Content-Type"))
 CONTENT_DISPOSITION = Field("content-disposition", _parameterised("Content-Disposition"))
 
@@ -251,11 +250,6 @@ class Message:
     def supported(self) -> tuple[str, ...]:
         """Option tags in lower case."""
         return self.headers.read(SUPPORTED)
-
-    @property
-    def allow(self) -> tuple[str, ...]:
-        """Methods."""
-        return self.headers.read(ALLOW)
 
     @property
     def media_type(self) -> Parameterised | None:

@@ -14,7 +14,6 @@ from typing import Any, TypeVar
 from .errors import RemoteProtocolError
 from .headers import Field, Headers, is_token
 from .message import (
-    ALLOW,
     CALL_ID,
     CONTACT,
     CONTENT_DISPOSITION,
@@ -44,7 +43,6 @@ _MANDATORY: tuple[Field[Any], ...] = (VIA, FROM, TO, CALL_ID, CSEQ)
 _OPTIONAL: dict[str, Field[Any]] = {
     field.name: field
     for field in (
-        ALLOW,
         CONTACT,
         CONTENT_DISPOSITION,
         CONTENT_TYPE,

@@ -228,7 +228,12 @@ class Siege:
         if status in (401, 407):
             name = "WWW-Authenticate" if status == 401 else "Proxy-Authenticate"
             headers.append((name, f'Digest realm="r", nonce="{script.number()}", qop="auth", stale=true'))
-        headers += [script.one_of(("X", "y"), ("Require", "100rel"), ("Record-Route", "<sip:p;lr>"))]
+        headers += [
+            script.one_of(
+                *(("X", "y"), ("Require", "100rel"), ("Record-Route", "<sip:p;lr>"), ("Allow", "UPDATE")),
+                *(("Session-Expires", "90;refresher=uac"), ("Session-Expires", "90;refresher=uas")),
+            )
+        ]
         headers += [("RSeq", str(script.one_of(1, 2, 1, 0)))]
         response = asked.response(status, to_tag=script.one_of("b", "c", None), headers=headers, body=b"v=0")
         self.send(response.serialise(), self.flow)

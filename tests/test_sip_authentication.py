@@ -211,6 +211,20 @@ def test_a_challenged_reoffer_that_cannot_be_proven_leaves_the_call_as_it_was() 
     side.do(side.agent.bye, call)
 
 
+@pytest.mark.conformance("RFC 3261", "12.1.2", "a callee that sends no To tag is called")
+def test_a_challenged_reoffer_stays_within_a_dialog_whose_peer_has_no_tag() -> None:
+    side = Side()
+    call, invite = keyed(side)
+    fields = [("Contact", "<sip:bob@192.0.2.2>")]
+    side.say(invite.response(200, headers=fields, body=b"v=0 answer", content_type="application/sdp").serialise())
+    again = only(side.do(side.agent.reoffer, call, body=OFFER))
+    assert again.to.tag == ""
+    ack, proven = side.say(again.response(407, headers=[("Proxy-Authenticate", FIRST)]).serialise())
+    assert (ack.method, proven.method) == ("ACK", "INVITE")  # type: ignore[union-attr]
+    bye = only(side.do(side.agent.bye, call))
+    assert (bye.method, bye.to.tag, bye.call_id) == ("BYE", "", invite.call_id)
+
+
 def test_giving_up_before_the_challenge_sends_no_second_invite() -> None:
     side = Side()
     call, invite = keyed(side)
