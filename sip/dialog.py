@@ -22,6 +22,7 @@ __all__ = ["MAX_FORWARDS", "Dialog", "Retained", "hop_address"]
 MAX_FORWARDS = 70
 _DEFAULT_PORT = 5060
 _DEFAULT_TLS_PORT = 5061
+_CONNECTED = ("TCP", "TLS")
 
 
 class Dialog:
@@ -239,9 +240,16 @@ def _request_uri(uri: Uri) -> Uri:
 def hop_flow(hop: Uri, source: Flow, via: Via | None) -> Flow:
     """The flow of requests to `hop`, which the peer named in a message that came along `source`.
 
+    Where it goes to the stated address, it goes by the stated transport (RFC 3261 section 12.2.1.1, RFC 3263 section
+    4.1); a peer that has made a connection to us is reached along that.
+
     via  the topmost Via of that message if it was a request
     """
-    return source._replace(remote=hop_address(hop, source, via))
+    remote = hop_address(hop, source, via)
+    stated = "TLS" if hop.scheme == "sips" else hop.transport.upper()
+    if source.reliable or stated not in _CONNECTED or not (_same_host(hop.host, remote[0]) and _port(hop) == remote[1]):
+        return source._replace(remote=remote)
+    return source._replace(transport=stated, remote=remote)
 
 
 def hop_address(hop: Uri, source: Flow, via: Via | None) -> tuple[str, int]:
@@ -257,13 +265,16 @@ def hop_address(hop: Uri, source: Flow, via: Via | None) -> tuple[str, int]:
         address = ipaddress.ip_address(hop.host)
     except ValueError:
         return source.remote
-    port = hop.port or (_DEFAULT_TLS_PORT if hop.scheme == "sips" else _DEFAULT_PORT)
     same_host = _same_host(hop.host, source.remote[0])
     if not same_host and not address.is_global:
         return source.remote
     if via is not None and _translated(via, source):
         return source.remote
-    return (source.remote[0] if same_host else hop.host, port)
+    return (source.remote[0] if same_host else hop.host, _port(hop))
+
+
+def _port(hop: Uri) -> int:
+    return hop.port or (_DEFAULT_TLS_PORT if hop.scheme == "sips" or hop.transport == "tls" else _DEFAULT_PORT)
 
 
 def _translated(via: Via, source: Flow) -> bool:

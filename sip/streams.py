@@ -266,7 +266,7 @@ class Streams:
         if stream is not None:
             stream.flows.add(flow)
             stream.send(data)
-        else:
+        elif data.strip():
             message = parse_datagram(data)
             if isinstance(message, Request):
                 self._start(self._send_on(data, message, flow))
@@ -303,7 +303,10 @@ class Streams:
         context: ssl.SSLContext | None = None
         if flow.transport == "TLS":
             contexts = self._tls()
-            assert contexts is not None, "no flow of TLS without TLS"
+            if contexts is None:
+                # It was the peer's wish.
+                self.forget(stream, Closing.UNREACHABLE)
+                return
             context = contexts.client
         try:
             async with asyncio.timeout(self.limits.connect_s):

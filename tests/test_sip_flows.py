@@ -307,3 +307,37 @@ def test_credentials_may_make_a_request_large() -> None:
         (proof,) = again.headers.get_all("Authorization")
         assert proof not in before.headers.get_all("Authorization")
     assert side.sent[-1][2].remote == SECOND.remote
+
+
+# --- The transport that a peer states for requests within the dialog
+
+
+@pytest.mark.conformance("RFC 3261", "12.2.1.1", "a request within a dialog goes by the transport of its next hop")
+@pytest.mark.parametrize(
+    ("contact", "source", "flow"),
+    [
+        ("<sip:a@192.0.2.2;transport=tcp>", UDP, TCP),
+        ("<sip:a@192.0.2.2:5070;transport=TCP>", UDP, TCP._replace(remote=("192.0.2.2", 5070))),
+        ("<sip:a@192.0.2.2;transport=tls>", UDP, Flow("TLS", US, ("192.0.2.2", 5061))),
+        ("<sips:a@8.8.4.4>", UDP, Flow("TLS", US, ("8.8.4.4", 5061))),
+        ("<sip:a@192.0.2.2;transport=udp>", UDP, UDP),
+        # Behind a NAT only the source is there to be reached, as it was.
+        ("<sip:a@10.0.0.1;transport=tcp>", UDP, UDP),
+        ("<sip:a@pbx.example;transport=tcp>", UDP, UDP),
+        # A connection is there already.
+        ("<sip:a@192.0.2.2;transport=udp>", TCP._replace(connection=3), TCP._replace(connection=3)),
+        ("<sip:a@10.0.0.1;transport=tls>", TCP._replace(connection=3), TCP._replace(connection=3)),
+    ],
+)
+def test_a_request_within_a_call_goes_by_the_transport_that_the_peer_states(
+    contact: str, source: Flow, flow: Flow
+) -> None:
+    side = Side()
+    side.say(request("INVITE", contact=contact), source)
+    call = side.event().call
+    side.do(side.agent.answer, call, body=ANSWER)
+    side.say(request("ACK", branch="z9hG4bK-ack", to_tag=call), source)
+    side.events()
+    bye = only(side.do(side.agent.bye, call))
+    assert side.sent[-1][2] == flow
+    assert bye.via.transport == flow.transport

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import random
+import resource
 import socket
 from collections.abc import AsyncIterator
 from typing import Any
@@ -416,3 +418,63 @@ async def test_datagrams_and_connections_do_not_mix() -> None:
         with plain_socket() as sock:
             sock.sendto(message().replace(b"TCP", b"UDP").replace(b";branch", b";rport;branch"), transport.addresses[0])
             assert b"SIP/2.0 200" in await asyncio.wait_for(asyncio.get_running_loop().sock_recv(sock, 65535), 5)
+
+
+# --- Hardship
+
+
+async def test_a_lack_of_descriptors_makes_peers_wait_and_harms_nobody() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    async with listening() as (transport, _), connected(transport.addresses[0]) as first:
+        first.say(message())
+        assert await first.status() == 200
+        with socket.socket() as waiting:
+            waiting.setblocking(False)
+            taken: list[int] = []
+            resource.setrlimit(resource.RLIMIT_NOFILE, (waiting.fileno() + 64, hard))
+            try:
+                with contextlib.suppress(OSError):
+                    while True:
+                        taken.append(os.dup(waiting.fileno()))
+                await asyncio.get_running_loop().sock_connect(waiting, transport.addresses[0])
+                waiting.send(message("OPTIONS", "c2"))
+                first.say(message("OPTIONS", "c3"))
+                assert await first.status() == 200
+                assert transport.connections().accepted == 1
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+                for descriptor in taken:
+                    os.close(descriptor)
+            answer = await asyncio.wait_for(asyncio.get_running_loop().sock_recv(waiting, 65536), 5)
+            assert answer.startswith(b"SIP/2.0 200")
+
+
+async def test_a_peer_that_wants_tls_where_there_is_none_is_unreachable() -> None:
+    async with listening() as (transport, ear):
+        flow = Flow("TLS", transport.addresses[0], ("127.0.0.1", 9))
+        place(transport, flow)
+        ended = await ear.wait_for(Ended)
+        assert (ended.cause, ended.status) == (Cause.LOST, 503)
+
+
+async def test_random_streams_harm_nobody() -> None:
+    """Mutilated messages in pieces of any size: each connection ends or goes on, and the next one is served."""
+    dice = random.Random(5)
+    seeds = [message(), message("INVITE"), message("BYE"), b"\r\n\r\n", b"SIP/2.0 200 OK\r\n" + message()[30:]]
+    async with listening() as (transport, _):
+        for _ in range(40):
+            stream = bytearray(b"".join(dice.choices(seeds, k=5)))
+            for _ in range(dice.randrange(1, 12)):
+                stream[dice.randrange(len(stream))] = dice.randrange(256)
+            async with connected(transport.addresses[0]) as peer:
+                with contextlib.suppress(ConnectionError):
+                    for at in range(0, len(stream), 97):
+                        peer.say(bytes(stream[at : at + 97]))
+                        await peer.writer.drain()
+                peer.writer.write_eof()
+                with contextlib.suppress(ConnectionError):
+                    await asyncio.wait_for(peer.reader.read(), 5)
+        async with connected(transport.addresses[0]) as peer:
+            peer.say(message("OPTIONS", "last"))
+            assert await peer.status() == 200
+        assert transport.connections().accepted == 41

@@ -9,9 +9,11 @@ from __future__ import annotations
 import pytest
 
 from sip.body import parts_of
+from sip.connection import Connection, Received, StreamLimits
 from sip.errors import RemoteProtocolError
 from sip.message import Request, Response
 from sip.parser import MalformedMessage, StreamParser, parse_datagram
+from sip.transaction import Schedule
 
 FIELDS = {
     "Via": "SIP/2.0/UDP client.example.org:5060;branch=z9hG4bKtorture1",
@@ -39,10 +41,22 @@ def request_text(
     return text_of(start, {NAMES.get(name, name.capitalize()): value for name, value in changes.items()}, more, body)
 
 
+def streamed(data: bytes) -> list[Received]:
+    """What comes out of a connection along which `data` comes byte by byte, with the Content-Length that it needs."""
+    head, _, body = data.partition(b"\r\n\r\n")
+    if b"Content-Length" not in head and b"\r\nL:" not in head.replace(b"l:", b"L:"):
+        data = head + f"\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+    connection = Connection(ours=False, schedule=Schedule(), now=0.0, limits=StreamLimits())
+    for at in range(len(data)):
+        connection.receive(data[at : at + 1], 0.0)
+    return list(iter(connection.next_message, None))
+
+
 def taken(data: bytes) -> Request:
     request = parse_datagram(data)
     assert isinstance(request, Request)
     assert parse_datagram(request.serialise()) == request
+    assert streamed(data)[0] == request
     return request
 
 
@@ -53,6 +67,10 @@ def refused(data: bytes, *, status: int = 400, answerable: bool = True) -> Malfo
     assert (error.status, error.request is not None) == (status, answerable)
     if error.request is not None:
         assert error.request.response(error.status, error.reason, to_tag="t").serialise().startswith(b"SIP/2.0 ")
+    # Of a body that is too short a connection still waits for the rest.
+    for same in streamed(data)[:1]:
+        assert isinstance(same, MalformedMessage)
+        assert (same.status, same.request is not None) == (status, answerable)
     return error
 
 
