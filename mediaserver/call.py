@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import enum
+import secrets
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -22,15 +23,15 @@ from mediaserver.fetch import Fetcher, FetchError, Forbidden
 from mediaserver.media import DEFAULT_CODECS, Media
 from mediaserver.metrics import Metrics
 from mediaserver.programme import Item, Programme, ProgrammeFull
-from mediaserver.script import TEXT_TYPES, AudioFile, Remote, Text, more, offer_in, text_of
+from mediaserver.script import TEXT_TYPES, AudioFile, Remote, Script, Text, more, offer_in, text_of
 from mediaserver.script import read as read_script
 from mediaserver.speech import Speech
 from sip.info import DTMF_TYPES, read_tone
 
-__all__ = ["SERVED", "Call", "CallState", "Drain", "Means", "Shutdown"]
+__all__ = ["SERVED", "Call", "CallState", "Departed", "Drain", "Means", "Order", "Referred", "Shutdown", "Stranded"]
 
 # What is served within a call, and the bodies that it may have.
-SERVED: Mapping[str, tuple[str, ...]] = {"MESSAGE": tuple(TEXT_TYPES), "INFO": (*TEXT_TYPES, *DTMF_TYPES)}
+SERVED: dict[str, tuple[str, ...]] = {"MESSAGE": tuple(TEXT_TYPES), "INFO": (*TEXT_TYPES, *DTMF_TYPES)}
 
 # A telephone drops what its jitter buffer still holds when a BYE arrives, so the last word gets time to be heard.
 TAIL_S = 0.3
@@ -55,20 +56,43 @@ class Means:
     trunk_of: Callable[[str], Trunk | None]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """A call to be placed.
+
+    target   whom to call, along the first of `flows` that works
+    from_    who calls
+    script   what to say to whom answers
+    headers  further header fields of the INVITE
+    tell     gets each status of the INVITE's and its reason, up to the final one, which is ours if none came; then what
+             comes is to be ignored
+    """
+
+    target: sip.Uri
+    flows: tuple[sip.Flow, ...]
+    from_: sip.NameAddr
+    script: Script
+    headers: tuple[tuple[str, str], ...]
+    tell: Callable[[int, str], None]
+
+
 class CallState(enum.Enum):
     OFFERED = "offered"
+    ORDERED = "ordered"
+    CALLING = "calling"
     ANSWERED = "answered"
     TALKING = "talking"
     STAYING = "staying"
+    TRANSFERRING = "transferring"
     ENDING = "ending"
     ENDED = "ended"
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """The script is known, its synthesis has begun, and the media are there."""
+    """The script is known, its synthesis has begun, and the media are there: so our offer, or our answer."""
 
-    answer: bytes
+    description: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +124,21 @@ class Resumed:
 
 
 @dataclass(frozen=True, slots=True)
+class Referred:
+    """The peer has had us call somebody else, and will hear what comes of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Departed:
+    """Somebody else has taken our call, and the peer knows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stranded:
+    """Nobody else has taken our call, and the peer knows."""
+
+
+@dataclass(frozen=True, slots=True)
 class Expired:
     """The call has lasted as long as any call may."""
 
@@ -114,23 +153,49 @@ class Shutdown:
     """The server stops."""
 
 
-Input = sip.Event | rtp.MediaTimeout | Prepared | Declined | Spoken | Stayed | Resumed | Expired | Drain | Shutdown
+Input = (
+    sip.Event
+    | rtp.MediaTimeout
+    | Prepared
+    | Declined
+    | Spoken
+    | Stayed
+    | Resumed
+    | Referred
+    | Departed
+    | Stranded
+    | Expired
+    | Drain
+    | Shutdown
+)
 
 
 class Call:
-    """A call that came in, from its INVITE to its end.
+    """A call of either direction, from its INVITE, or the order to send one, to its end.
 
-    id  its key with the agent; it changes when another call takes its place (RFC 3891)
+    id      its key with the agent, once there is one; it changes when another call takes its place (RFC 3891)
+    script  what it says
+
+    Arguments:
+
+    begun  the peer's INVITE, or the order
+    moved  gets the former id and the call when the id changes
     """
 
-    def __init__(self, offered: sip.Offered, means: Means) -> None:
-        self.id = offered.call
-        self.state = CallState.OFFERED
-        self._request = offered.request
-        self._source = offered.flow.remote[0]
+    def __init__(self, begun: sip.Offered | Order, means: Means, *, moved: Callable[[str, Call], None]) -> None:
+        self.script: Script | None = None
+        self._begun = begun
+        if isinstance(begun, Order):
+            self.id, self.state, flow = secrets.token_hex(8), CallState.ORDERED, begun.flows[0]
+            facts = {"order": self.id}
+        else:
+            self.id, self.state, flow = begun.call, CallState.OFFERED, begun.flow
+            facts = {"call_id": begun.request.call_id}
+        self._source = flow.remote[0]
         self._means = means
+        self._moved = moved
         settings = means.config
-        self._host = settings.rtp.advertise or settings.sip.advertise or offered.flow.local[0]
+        self._host = settings.rtp.advertise or settings.sip.advertise or flow.local[0]
         self._inbox: asyncio.Queue[Input] = asyncio.Queue()
         self._media: Media | None = None
         self._offered_at = time.monotonic()
@@ -139,7 +204,7 @@ class Call:
         self._end: sip.Ended | None = None
         self._timers: list[asyncio.TimerHandle] = []
         self._digits = 0
-        self._log = structlog.get_logger("call").bind(call_id=self._request.call_id)
+        self._log = structlog.get_logger("call").bind(**facts)
         self._programme = Programme(means.speech, finished=lambda turn: self.deliver(Spoken(turn)), log=self._log)
 
     def deliver(self, event: Input) -> None:
@@ -149,12 +214,11 @@ class Call:
     async def run(self) -> None:
         """Live until the call has ended. Only cancellation leaves it as an exception."""
         self._means.metrics.calls_active.inc()
-        self._log.info(
-            "call offered",
-            caller=self._request.from_.uri.user,
-            callee=self._request.uri.user,
-            source=self._source,
-        )
+        if isinstance(self._begun, Order):
+            caller, callee = self._begun.from_, self._begun.target
+        else:
+            caller, callee = self._begun.request.from_, self._begun.request.uri
+        self._log.info(f"call {self.state.value}", caller=caller.uri.user, callee=callee.user, source=self._source)
         try:
             async with asyncio.TaskGroup() as tasks:
                 performing = tasks.create_task(self._perform())
@@ -162,6 +226,8 @@ class Call:
                     self._step(await self._inbox.get())
                 performing.cancel()
         finally:
+            if isinstance(self._begun, Order) and self.state is not CallState.ENDED:
+                self._begun.tell(500, "Server Internal Error")
             for timer in self._timers:
                 timer.cancel()
             if self._media is not None:
@@ -172,9 +238,8 @@ class Call:
 
     def _step(self, event: Input) -> None:
         row = TABLE.get((self.state, type(event)))
-        if row is None or self._is_stale(
-            event
-        ):  # it came too late to matter, such as the end of a timer while the call is ending
+        # It came too late to matter, such as the end of a timer while the call is ending.
+        if row is None or self._is_stale(event):
             return
         before, (self.state, act) = self.state, row
         if self.state is not before and self.state is not CallState.ENDED:
@@ -192,44 +257,54 @@ class Call:
             return event.turn != self._programme.turn
         return isinstance(event, sip.Confirmed | sip.Reoffered | sip.Requested | sip.Ended) and event.call != self.id
 
-    def take_over(self, offered: sip.Offered) -> bool:
-        """Let another call take the place of this one (RFC 3891), and go on speaking there; False if it is refused."""
-        if (self.state, sip.Offered) not in TABLE:
+    def take_over(self, offered: sip.Offered) -> None:
+        """Let another call take the place of this one (RFC 3891), and go on speaking there."""
+        if (self.state, sip.Offered) in TABLE:
+            self._step(offered)
+        else:
             self._means.signalling.reject(offered.call, status=481)
-            return False
-        self._step(offered)
-        return self.id == offered.call
+
+    @property
+    def transferable(self) -> bool:
+        """Whether the peer may refer us elsewhere now."""
+        return (self.state, Referred) in TABLE
 
     def abandon(self) -> None:
         """End the call towards the peer, whatever state it is in; nothing if it has ended."""
         with contextlib.suppress(sip.LocalProtocolError):
             self._means.signalling.reject(self.id, status=500)
         with contextlib.suppress(sip.LocalProtocolError):
+            self._means.signalling.cancel(self.id)
+        with contextlib.suppress(sip.LocalProtocolError):
             self._means.signalling.bye(self.id)
 
     # What the call says: one task from the INVITE until the last word is sent.
 
     async def _perform(self) -> None:
+        begun = self._begun
         try:
-            script = read_script(self._request, self._source, self._means.config)
+            if isinstance(begun, Order):
+                script = begun.script
+            else:
+                script = read_script(begun.request, self._source, self._means.config)
             content = await self._resolve(script.content)
             trunk = self._means.trunk_of(self._source)
             codecs = DEFAULT_CODECS if trunk is None else trunk.codecs
             self._media = Media(self._means.endpoint, host=self._host, deliver=self._hear, codecs=codecs)
             # A delayed offer (RFC 3264 section 4): an INVITE without SDP gets ours in the 200.
-            offer = offer_in(self._request)
-            answer = self._media.offer() if offer is None else self._media.answer(offer)
+            offer = None if isinstance(begun, Order) else offer_in(begun.request)
+            description = self._media.offer() if offer is None else self._media.answer(offer)
         except UNSERVABLE as error:
             self.deliver(_declined(error))
         except Exception:
             self._log.exception("call could not be prepared")
             self.deliver(Declined(500, "Server Internal Error"))
         else:
-            self._script = script
+            self.script = script
             self._programme.add(
                 Item(content=content, repeat=script.repeat, delay_ms=script.delay_ms, duration_ms=script.duration_ms)
             )
-            self.deliver(Prepared(answer))
+            self.deliver(Prepared(description))
             await self._programme.run(self._media.stream)
 
     async def _resolve(self, content: Text | AudioFile | Remote) -> engines.Utterance | rtp.Clip:
@@ -259,7 +334,7 @@ class Call:
     # What the call does: the actions of the table.
 
     def _answer(self, event: Prepared) -> None:
-        self._means.signalling.answer(self.id, body=event.answer)
+        self._means.signalling.answer(self.id, body=event.description)
         self._answered_at = time.monotonic()
         self._means.metrics.call_setup.observe((self._answered_at - self._offered_at) * 1000)
 
@@ -267,27 +342,86 @@ class Call:
         self._log.info("call refused", status=event.status, reason=event.reason)
         self._means.signalling.reject(self.id, status=event.status, reason=event.reason, headers=event.headers)
 
+    def _place(self, event: Prepared) -> None:
+        order, old = self._order, self.id
+        try:
+            self.id = self._means.signalling.invite(
+                order.target,
+                order.flows[0],
+                others=order.flows[1:],
+                from_=order.from_,
+                body=event.description,
+                headers=order.headers,
+            )
+        except sip.LocalProtocolError as error:
+            self.deliver(Declined(500, str(error)))
+        else:
+            self._moved(old, self)
+
+    def _drop(self, event: Declined) -> None:
+        self._log.info("call not placed", status=event.status, reason=event.reason)
+        self._order.tell(event.status, event.reason)
+
+    def _forgo(self, event: Drain | Shutdown) -> None:
+        self._order.tell(503, "Service Unavailable")
+
+    def _ring(self, event: sip.Progressed) -> None:
+        self._order.tell(event.response.status, event.response.reason)
+
+    def _connect(self, event: sip.Answered) -> None:
+        assert self._media is not None, "a call is placed with its media"
+        self._order.tell(event.response.status, event.response.reason)
+        self._answered_at = time.monotonic()
+        if self._accept(event.response.body):
+            self._begin()
+
+    def _cancel(self, event: Drain | Shutdown) -> None:
+        self._means.signalling.cancel(self.id)
+
+    def _miss(self, event: sip.Ended) -> None:
+        self._order.tell(event.status or 408, event.reason or "Request Timeout")
+        self._finish(event)
+
+    @property
+    def _order(self) -> Order:
+        assert isinstance(self._begun, Order), "the rows of a call that we place"
+        return self._begun
+
     def _turn_away(self, event: Drain | Shutdown) -> None:
         self._means.signalling.reject(self.id, status=503, headers=(("Retry-After", "10"),))
 
     def _talk(self, event: sip.Confirmed) -> None:
         assert self._media is not None, "a call is answered with its media"
-        if self._media.audio is None:
-            try:
-                self._media.accept(event.body)
-            except (sip.RemoteProtocolError, rtp.PortsExhausted) as error:
-                self._log.info("the ACK brings no answer that can be taken up", reason=str(error))
-                self.deliver(Shutdown())
-                return
+        if self._media.audio is not None or self._accept(event.body):
+            self._begin()
+
+    def _begin(self) -> None:
+        assert self._media is not None, "a call is answered with its media"
         self._media.start()
         self._confirmed_at = time.monotonic()
         self._expect(self._means.config.sip.max_call_s, Expired())
         self._programme.confirm()
 
+    def _accept(self, answer: bytes) -> bool:
+        """Take up the peer's answer; hang up, and give False, if that cannot be."""
+        assert self._media is not None, "a call is answered with its media"
+        try:
+            self._media.accept(answer)
+        except (sip.RemoteProtocolError, rtp.PortsExhausted) as error:
+            self._log.info("there is no answer that can be taken up", reason=str(error))
+            self.deliver(Shutdown())
+            return False
+        return True
+
     def _stay(self, event: Spoken) -> None:
-        stays = self._script.then is Then.STAY and not self._programme.draining
-        stay_s = self._script.stay_s if stays else TAIL_S
+        script = self._said()
+        stays = script.then is Then.STAY and not self._programme.draining
+        stay_s = script.stay_s if stays else TAIL_S
         self._expect(stay_s, Stayed(event.turn))
+
+    def _said(self) -> Script:
+        assert self.script is not None, "a call that is up has a script"
+        return self.script
 
     def _serve(self, event: sip.Requested) -> None:
         """A MESSAGE or INFO: more to say, or a digit."""
@@ -307,7 +441,7 @@ class Call:
             read_tone(message.content_type, message.body)
             self._digits += 1  # which ones is the caller's secret: they may be a PIN
         elif message.body or message.content_type or message.method == "MESSAGE":
-            wanted = more(message, self._script)
+            wanted = more(message, self._said())
             item = Item(content=self._utterance(wanted.text))
             if self._programme.draining:
                 raise ProgrammeFull("The server will stop")
@@ -320,8 +454,8 @@ class Call:
     def _postpone(self, event: sip.Requested) -> None:
         self._means.signalling.respond(event.request, 480)
 
-    def _resume(self, event: Resumed) -> None:
-        self._log.debug("more to say")
+    def _note(self, event: Input) -> None:
+        """Nothing but the state changes."""
 
     def _renegotiate(self, event: sip.Reoffered) -> None:
         self._exchange(event.call, event.request)
@@ -329,7 +463,8 @@ class Call:
     def _take_over(self, event: sip.Offered) -> None:
         if self._exchange(event.call, event.request):
             self._log.info("call replaced", by=event.request.call_id)
-            self.id = event.call
+            old, self.id = self.id, event.call
+            self._moved(old, self)
 
     def _exchange(self, call: str, request: sip.Request) -> bool:
         """Answer an INVITE with what it makes of the media; False if it is refused."""
@@ -350,13 +485,12 @@ class Call:
 
     def _settle(self, event: sip.Confirmed) -> None:
         """The ACK to a later INVITE: it brings the answer if that had no offer."""
-        assert self._media is not None, "a call is answered with its media"
         if event.body:
-            try:
-                self._media.accept(event.body)
-            except (sip.RemoteProtocolError, rtp.PortsExhausted) as error:
-                self._log.info("the ACK brings no answer that can be taken up", reason=str(error))
-                self.deliver(Shutdown())
+            self._accept(event.body)
+
+    def _go_on(self, event: Stranded) -> None:
+        if self._programme.idle:
+            self.deliver(Spoken(self._programme.turn))
 
     def _hang_up(self, event: Input) -> None:
         match event:
@@ -386,7 +520,8 @@ class Call:
 
     def _record(self) -> None:
         """One line that sums the call up."""
-        cause = self._end.cause.name.lower() if self._end else "abandoned"
+        never = "not_placed" if self.state is CallState.ENDED else "abandoned"
+        cause = self._end.cause.name.lower() if self._end else never
         status = self._end.status if self._end else None
         self._means.metrics.calls.labels(cause, str(status or "")).inc()
         facts: dict[str, object] = {"cause": cause, "status": status, "digits": self._digits}
@@ -438,7 +573,7 @@ def _declined(error: Exception) -> Declined:
 
 
 Action = Callable[[Call, Any], None]
-UP = (CallState.ANSWERED, CallState.TALKING, CallState.STAYING)
+UP = (CallState.ANSWERED, CallState.TALKING, CallState.STAYING, CallState.TRANSFERRING)
 
 TABLE: Mapping[tuple[CallState, type[Input]], tuple[CallState, Action]] = {
     (CallState.OFFERED, Prepared): (CallState.ANSWERED, Call._answer),
@@ -446,6 +581,16 @@ TABLE: Mapping[tuple[CallState, type[Input]], tuple[CallState, Action]] = {
     (CallState.OFFERED, Drain): (CallState.ENDING, Call._turn_away),
     (CallState.OFFERED, Shutdown): (CallState.ENDING, Call._turn_away),
     (CallState.OFFERED, sip.Ended): (CallState.ENDED, Call._finish),
+    (CallState.ORDERED, Prepared): (CallState.CALLING, Call._place),
+    (CallState.ORDERED, Declined): (CallState.ENDED, Call._drop),
+    (CallState.ORDERED, Drain): (CallState.ENDED, Call._forgo),
+    (CallState.ORDERED, Shutdown): (CallState.ENDED, Call._forgo),
+    (CallState.CALLING, Declined): (CallState.ENDED, Call._drop),
+    (CallState.CALLING, sip.Progressed): (CallState.CALLING, Call._ring),
+    (CallState.CALLING, sip.Answered): (CallState.TALKING, Call._connect),
+    (CallState.CALLING, Drain): (CallState.CALLING, Call._cancel),
+    (CallState.CALLING, Shutdown): (CallState.CALLING, Call._cancel),
+    (CallState.CALLING, sip.Ended): (CallState.ENDED, Call._miss),
     (CallState.ANSWERED, sip.Confirmed): (CallState.TALKING, Call._talk),
     (CallState.ANSWERED, sip.Reoffered): (CallState.ANSWERED, Call._renegotiate),
     (CallState.ANSWERED, Drain): (CallState.ANSWERED, Call._drain),
@@ -454,9 +599,9 @@ TABLE: Mapping[tuple[CallState, type[Input]], tuple[CallState, Action]] = {
     **{(state, sip.Requested): (state, Call._serve) for state in UP},
     **{(state, sip.Offered): (state, Call._take_over) for state in UP},
     **{(state, sip.Requested): (state, Call._postpone) for state in (CallState.OFFERED, CallState.ENDING)},
-    (CallState.ANSWERED, Resumed): (CallState.ANSWERED, Call._resume),
-    (CallState.TALKING, Resumed): (CallState.TALKING, Call._resume),
-    (CallState.STAYING, Resumed): (CallState.TALKING, Call._resume),
+    (CallState.ANSWERED, Resumed): (CallState.ANSWERED, Call._note),
+    (CallState.TALKING, Resumed): (CallState.TALKING, Call._note),
+    (CallState.STAYING, Resumed): (CallState.TALKING, Call._note),
     (CallState.TALKING, sip.Confirmed): (CallState.TALKING, Call._settle),
     (CallState.STAYING, sip.Confirmed): (CallState.STAYING, Call._settle),
     (CallState.TALKING, Spoken): (CallState.STAYING, Call._stay),
@@ -473,5 +618,16 @@ TABLE: Mapping[tuple[CallState, type[Input]], tuple[CallState, Action]] = {
     (CallState.STAYING, Drain): (CallState.ENDING, Call._hang_up),
     (CallState.STAYING, Shutdown): (CallState.ENDING, Call._hang_up),
     (CallState.STAYING, sip.Ended): (CallState.ENDED, Call._finish),
+    # Our BYE comes after the last NOTIFY (RFC 3515) has been answered: some phones hang for minutes otherwise.
+    (CallState.TALKING, Referred): (CallState.TRANSFERRING, Call._note),
+    (CallState.STAYING, Referred): (CallState.TRANSFERRING, Call._note),
+    (CallState.TRANSFERRING, Stranded): (CallState.TALKING, Call._go_on),
+    (CallState.TRANSFERRING, Departed): (CallState.ENDING, Call._hang_up),
+    (CallState.TRANSFERRING, sip.Confirmed): (CallState.TRANSFERRING, Call._settle),
+    (CallState.TRANSFERRING, sip.Reoffered): (CallState.TRANSFERRING, Call._renegotiate),
+    (CallState.TRANSFERRING, Expired): (CallState.ENDING, Call._hang_up),
+    (CallState.TRANSFERRING, Drain): (CallState.TRANSFERRING, Call._drain),
+    (CallState.TRANSFERRING, Shutdown): (CallState.ENDING, Call._hang_up),
+    (CallState.TRANSFERRING, sip.Ended): (CallState.ENDED, Call._finish),
     (CallState.ENDING, sip.Ended): (CallState.ENDED, Call._finish),
 }

@@ -140,6 +140,7 @@ class Sip(Section):
 
     networks     who may call; from elsewhere a request is refused (403) or, which hides the server, ignored: `unknown`
     calls_per_s  new calls in a second, and as many at once; 0 for no limit
+    refer        whether peers may have us place calls by REFER: "off", or "trusted": those in refer_networks
     drain_s      how long calls may go on to speak once the server is to stop
     realm        what callers are told that their password is for, where one is asked for: see Trunk and User
 
@@ -154,6 +155,8 @@ class Sip(Section):
     unknown: Literal["refuse", "ignore"] = "refuse"
     max_calls: int = Field(default=1000, ge=1)
     calls_per_s: float = Field(default=0, ge=0)
+    refer: Literal["off", "trusted"] = "off"
+    refer_networks: tuple[Network, ...] = ()
     drain_s: float = Field(default=25, ge=0, le=86_400)
     realm: str = Field(default="mediaserver", min_length=1)
     max_call_s: float = Field(default=7200, gt=0, le=7 * 86_400)
@@ -173,6 +176,12 @@ class Sip(Section):
             raise ValueError("tls_listen takes tls_certificate, and tls_key unless that file has the key too")
         if self.tls_key is not None and self.tls_certificate is None:
             raise ValueError("tls_key takes tls_certificate")
+        return self
+
+    @model_validator(mode="after")
+    def _trusts_somebody(self) -> Sip:
+        if self.refer == "trusted" and not self.refer_networks:
+            raise ValueError('refer = "trusted" needs refer_networks')
         return self
 
 

@@ -66,6 +66,12 @@ class Metrics:
         self.calls = Counter(
             "sip_calls_ended", "Calls ended, by why and final status", ["cause", "status"], registry=self.registry
         )
+        self.transfers = Counter(
+            "sip_transfers",
+            "Calls placed on a REFER, by final status",
+            ["status"],
+            registry=self.registry,
+        )
         self.calls_active = Gauge("sip_calls_active", "Calls between INVITE and end", registry=self.registry)
         self.call_setup = Histogram(
             "sip_call_setup_ms", "From INVITE to our 200, ms", buckets=LATENCY_BUCKETS_MS, registry=self.registry

@@ -10,7 +10,9 @@ In this order:
 What 2 and 3 bring replaces the words of the matching route; what happens afterwards stays the route's to say. The
 headers X-Speaker and X-Language choose the voice for all four.
 
-A MESSAGE or INFO within the call brings more to say (`more`), in the voice of the call unless it says otherwise.
+A REFER brings its words in the Refer-To (`referred`); without any, the new call says what the transferred one said, or
+what the routes have for whom it calls. A MESSAGE or INFO within the call brings more to say (`more`), in the voice of
+the call unless it says otherwise.
 """
 
 from __future__ import annotations
@@ -27,7 +29,19 @@ import sip
 from mediaserver.config import DEFAULT_ROUTE, Config, Route, Then
 from sip.body import parts_of
 
-__all__ = ["BODY_TYPES", "AudioFile", "More", "Remote", "Script", "Text", "more", "offer_in", "read", "text_of"]
+__all__ = [
+    "BODY_TYPES",
+    "AudioFile",
+    "More",
+    "Remote",
+    "Script",
+    "Text",
+    "more",
+    "offer_in",
+    "read",
+    "referred",
+    "text_of",
+]
 
 ANNOUNCEMENT_USER = "annc"
 TEXT_TYPES = {"text/plain": False, "application/ssml+xml": True}
@@ -92,19 +106,34 @@ def read(request: sip.Request, source: str, config: Config) -> Script:
     Raises sip.RemoteProtocolError with the status that the INVITE deserves when it asks for something unclear.
     """
     if request.uri.user == ANNOUNCEMENT_USER:
-        return _voiced(_announcement(request.uri.parameters), request)
+        return _voiced(_announcement(request.uri.parameters), request.headers)
     route = config.route_for(
         user=request.uri.user or "", caller=request.from_.uri.user or "", source=source.partition("%")[0]
     )
-    text = _body_text(request) or _header_text(request)
+    text = _body_text(request) or _header_text(request.headers)
     if text is None:
-        script = _routed(route, request)
+        script = _routed(route, caller=request.from_.uri.user, callee=request.uri.user)
     elif route is DEFAULT_ROUTE:
         script = Script(content=text)
     else:
         text = replace(text, voice=route.voice, language=text.language or route.language)
         script = Script(content=text, then=route.then, stay_s=route.stay_s)
-    return _voiced(script, request)
+    return _voiced(script, request.headers)
+
+
+def referred(order: sip.ReferOrder, *, caller: str, source: str, config: Config, transferred: Script | None) -> Script:
+    """The script of a call that a REFER from the address `source` asks for.
+
+    caller       user part of who will call
+    transferred  the script of the call that the REFER came in, None if it is outside of any
+    """
+    text = _header_text(order.headers)
+    if text is not None:
+        return _voiced(Script(content=text), order.headers)
+    if transferred is not None:
+        return _voiced(transferred, order.headers)
+    route = config.route_for(user=order.target.user, caller=caller, source=source.partition("%")[0])
+    return _voiced(_routed(route, caller=caller, callee=order.target.user), order.headers)
 
 
 def more(request: sip.Request, script: Script) -> More:
@@ -120,7 +149,7 @@ def more(request: sip.Request, script: Script) -> More:
         raise sip.RemoteProtocolError("X-Speak-Mode is neither queue nor interrupt", status=400)
     if not isinstance(script.content, AudioFile):
         text = replace(text, voice=script.content.voice, language=text.language or script.content.language)
-    voiced = _voiced(Script(content=text), request).content
+    voiced = _voiced(Script(content=text), request.headers).content
     assert isinstance(voiced, Text), "words stay words"
     return More(text=voiced, interrupts=mode == "interrupt")
 
@@ -198,22 +227,22 @@ def _body_text(request: sip.Request) -> Text | None:
     return None
 
 
-def _header_text(request: sip.Request) -> Text | None:
-    text = request.headers.get("X-Speak")
+def _header_text(headers: sip.Headers) -> Text | None:
+    text = headers.get("X-Speak")
     return None if text is None else Text(text=text)
 
 
-def _voiced(script: Script, request: sip.Request) -> Script:
+def _voiced(script: Script, headers: sip.Headers) -> Script:
     """With X-Speaker and X-Language, which hold for whatever is to be synthesised."""
     if isinstance(script.content, AudioFile):
         return script
-    voice = request.headers.get("X-Speaker") or script.content.voice
-    language = request.headers.get("X-Language") or script.content.language
+    voice = headers.get("X-Speaker") or script.content.voice
+    language = headers.get("X-Language") or script.content.language
     return replace(script, content=replace(script.content, voice=voice, language=language))
 
 
-def _routed(route: Route, request: sip.Request) -> Script:
-    names = {"from": request.from_.uri.user or "unknown", "to": request.uri.user or "unknown"}
+def _routed(route: Route, *, caller: str, callee: str) -> Script:
+    names = {"from": caller or "unknown", "to": callee or "unknown"}
     content: Text | AudioFile
     if route.play is not None:
         content = AudioFile(path=route.play)

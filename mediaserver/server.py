@@ -28,6 +28,7 @@ from mediaserver.encoding import FORMATS, FileEncoder
 from mediaserver.fetch import Fetcher
 from mediaserver.metrics import Metrics, connection_families, rtp_families, sip_families
 from mediaserver.push import Pushes
+from mediaserver.referrals import REFERRED_TYPES
 from mediaserver.script import BODY_TYPES
 from mediaserver.speech import Speech
 from mediaserver.switchboard import Switchboard
@@ -237,6 +238,7 @@ async def running(settings: config.Config) -> AsyncIterator[Server]:
                 switchboard.deliver(event)
 
         advertised = settings.sip.advertise
+        referring = {"REFER": REFERRED_TYPES} if settings.sip.refer != "off" else {}
         agent = sip.Agent(
             random=random.SystemRandom(),
             advertise=(advertised, settings.sip.listen.port) if advertised else None,
@@ -244,7 +246,8 @@ async def running(settings: config.Config) -> AsyncIterator[Server]:
             product=f"mediaserver/{version('mediaserver')}",
             login_for=lambda request, flow: trunks.login_for(request, flow),
             guard_of=lambda request, flow: trunks.guard_of(request, flow),
-            serve_within=SERVED,
+            serve_within=SERVED | referring,
+            serve_outside=referring,
         )
         tls_listen = settings.sip.tls_listen
         # The errors name the address; those of TLS, the file.

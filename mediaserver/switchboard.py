@@ -10,7 +10,8 @@ import structlog
 
 import sip
 from mediaserver.admission import Gate, Room
-from mediaserver.call import Call, Drain, Means, Shutdown
+from mediaserver.call import Call, Drain, Means, Order, Shutdown
+from mediaserver.referrals import Referrals
 
 __all__ = ["Switchboard"]
 
@@ -28,6 +29,7 @@ class Switchboard:
         self._calls: dict[str, Call] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._gate = Gate(means.config, means.trunk_of)
+        self._referrals = Referrals(means, place=self._begin, room=lambda: self._gate.open)
         means.signalling.agent.admit = self._gate.judge
         means.metrics.watch(self._gate.families)
 
@@ -40,6 +42,7 @@ class Switchboard:
         self._gate.close(FAREWELL_S)
         for call in self._calls.values():
             call.deliver(Shutdown())
+        self._referrals.close()
         if self._tasks:
             _, late = await asyncio.wait(self._tasks, timeout=FAREWELL_S)
             for task in late:
@@ -70,19 +73,27 @@ class Switchboard:
         if isinstance(event, sip.Offered):
             replaced = self._calls.get(event.replaces or "")
             if replaced is None:
-                self._admit(event)
-            elif replaced.take_over(event):
-                self._calls[event.call] = self._calls.pop(event.replaces or "")
-        elif not isinstance(event, sip.FlowFailed) and event.call and (call := self._calls.get(event.call)):
+                self._begin(event)
+            else:
+                replaced.take_over(event)
+        elif isinstance(event, sip.Requested) and event.message.method == "REFER":
+            self._referrals.take(event, self._calls.get(event.call or ""))
+        elif self._referrals.deliver(event) or isinstance(event, sip.FlowFailed) or event.call is None:
+            pass
+        elif (call := self._calls.get(event.call)) is not None:
             call.deliver(event)
 
-    def _admit(self, offered: sip.Offered) -> None:
-        call = Call(offered, self._means)
+    def _begin(self, begun: sip.Offered | Order) -> None:
+        call = Call(begun, self._means, moved=self._move)
         self._calls[call.id] = call
-        rooms = self._gate.begin(offered.flow.remote[0], self._means.signalling.now())
+        peer = begun.flows[0] if isinstance(begun, Order) else begun.flow
+        rooms = self._gate.begin(peer.remote[0], self._means.signalling.now())
         task = asyncio.create_task(self._run(call, rooms), name=f"call {call.id}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    def _move(self, former: str, call: Call) -> None:
+        self._calls[call.id] = self._calls.pop(former)
 
     async def _run(self, call: Call, rooms: tuple[Room, ...]) -> None:
         try:

@@ -1,0 +1,259 @@
+"""REFER to a real server: "call this number and say this", within a call and outside, heard at the other end."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+import sip
+from mediaserver import server
+from mediaserver.call import TABLE, CallState
+from mediaserver.config import Sip
+from tests.live import OFFER, Ear, invited, likeness, serving, spoken, until_calls
+
+TEXT = "The quick brown fox jumps over the lazy dog."
+WORDS = "Pack my box with five dozen liquor jugs."
+TRUSTED = {"refer": "trusted", "refer_networks": ["127.0.0.0/8"]}
+LONG = [{"say": TEXT, "then": "stay", "stay_s": 60}]
+
+
+class Phone:
+    """A telephone with an ear: it rings, and answers, or refuses with `status`, unless that is 180."""
+
+    def __init__(self, *, status: int = 200) -> None:
+        self.status = status
+        self.ear = Ear()
+        self.transport: sip.Transport
+        self.events: list[sip.Event] = []
+        self.transfer: sip.Transfer | None = None
+        self.outcome: sip.Transferred | None = None
+        self.notified: list[str] = []
+        self._changed = asyncio.Event()
+
+    @property
+    def offer(self) -> bytes:
+        return OFFER.replace(b"4000", str(self.ear.port).encode())
+
+    @property
+    def uri(self) -> str:
+        host, port = self.transport.addresses[0]
+        return f"sip:phone@{host}:{port}"
+
+    def deliver(self, event: sip.Event) -> None:
+        self.events.append(event)
+        if isinstance(event, sip.Requested) and event.message.method == "NOTIFY":
+            self.notified.append(event.message.body.decode().strip())
+        now = self.transport.now()
+        if isinstance(event, sip.Offered):
+            self.transport.ring(event.call)
+            if self.status == 200:
+                self.transport.answer(event.call, body=self.offer)
+            elif self.status > 200:
+                self.transport.reject(event.call, status=self.status)
+        elif self.transfer is not None and self.transfer.receive(event, now):
+            self.outcome = self.transfer.next_event() or self.outcome
+        elif isinstance(event, sip.Requested):
+            self.transport.respond(event.request, 200)
+        self._changed.set()
+
+    async def until(self, kind: type[sip.Event]) -> sip.Event:
+        """The first event of that kind, come already or to come."""
+        async with asyncio.timeout(20):
+            while not (found := [event for event in self.events if isinstance(event, kind)]):
+                self._changed.clear()
+                await self._changed.wait()
+        return found[0]
+
+    async def dial(self, running: server.Server) -> str:
+        queue: asyncio.Queue[sip.Event] = asyncio.Queue()
+        call = invited(running, self.transport, queue, self.offer)
+        await self.until(sip.Answered)
+        await asyncio.sleep(0.1)
+        return call
+
+    def refer(self, call: str, target: str) -> None:
+        self.transfer = sip.Transfer(
+            self.transport.agent, call, sip.NameAddr.parse(f"<{target}>"), now=self.transport.now()
+        )
+        self.transport.flush()
+
+    async def told(self) -> sip.Transferred:
+        async with asyncio.timeout(20):
+            while self.outcome is None:
+                self._changed.clear()
+                await self._changed.wait()
+        return self.outcome
+
+
+@asynccontextmanager
+async def phone(*, status: int = 200) -> AsyncIterator[Phone]:
+    made = Phone(status=status)
+    agent = sip.Agent(
+        random=random.Random(), serve_within={"NOTIFY": ("message/sipfrag",)}, serve_outside={"NOTIFY": ()}
+    )
+    with made.ear:
+        async with sip.Transport.open(agent, [("127.0.0.1", 0)], deliver=made.deliver) as made.transport:
+            yield made
+
+
+async def ordered(running: server.Server, caller: Phone, target: str, *fields: tuple[str, str]) -> sip.Response:
+    """A REFER outside of calls; its response."""
+    caller.transport.request(
+        "REFER",
+        sip.Uri.parse(f"sip:server@{running.sip_address}"),
+        caller.transport.flow_to("127.0.0.1", running.sip_address.port),
+        from_=sip.NameAddr.parse("<sip:boss@127.0.0.1>"),
+        headers=(("Refer-To", f"<{target}>"), ("Contact", f"<{caller.uri}>"), *fields),
+    )
+    responded = await caller.until(sip.Responded)
+    assert isinstance(responded, sip.Responded)
+    assert responded.response is not None
+    return responded.response
+
+
+def said(words: str) -> str:
+    return "X-Speak=" + words.replace(" ", "%20")
+
+
+def test_every_state_of_a_call_reaches_the_end() -> None:
+    for state in CallState:
+        reached = {state}
+        while grown := {to for (at, _), (to, _) in TABLE.items() if at in reached} - reached:
+            reached |= grown
+        assert CallState.ENDED in reached, state
+
+
+def test_whoever_is_to_be_trusted_is_named() -> None:
+    with pytest.raises(ValueError, match="needs refer_networks"):
+        Sip(refer="trusted")
+
+
+async def test_a_transferred_call_is_spoken_to_and_the_old_one_ends_when_that_is_known() -> None:
+    async with serving(route=LONG, sip=TRUSTED) as running, phone() as caller, phone() as callee:
+        call = await caller.dial(running)
+        caller.refer(call, f"{callee.uri}?{said(WORDS)}&X-Speaker=de&X-Id=7&Subject=s")
+        outcome = await caller.told()
+        assert (outcome.outcome, outcome.status) == (sip.Outcome.SUCCEEDED, 200)
+        assert caller.notified[0] == "SIP/2.0 100 Trying"
+        assert caller.notified[-1] == "SIP/2.0 200 OK"
+        offered = await callee.until(sip.Offered)
+        assert isinstance(offered, sip.Offered)
+        fields = offered.request.headers
+        assert fields.get("Referred-By") == "<sip:tester@127.0.0.1>"
+        assert (fields.get("X-Id"), fields.get("Subject"), fields.get("X-Speak")) == ("7", "s", None)
+        assert offered.request.from_.uri.user == "x"
+        ended = await caller.until(sip.Ended)
+        assert isinstance(ended, sip.Ended)
+        assert ended.cause is sip.Cause.REMOTE_BYE
+        assert caller.events.index(ended) > max(
+            index for index, event in enumerate(caller.events) if isinstance(event, sip.Requested)
+        )
+        await callee.until(sip.Ended)
+        speech = await spoken(running.engine, WORDS, voice="de")
+        assert likeness(callee.ear.heard(), speech) > 0.98
+        await until_calls(running, 0)
+        assert running.transport.agent.counters().calls == 0
+
+
+async def test_without_words_the_target_hears_what_the_transferred_call_said() -> None:
+    route = [{"say": TEXT, "voice": "de"}]
+    async with serving(route=route, sip=TRUSTED) as running, phone() as caller, phone() as callee:
+        caller.refer(await caller.dial(running), callee.uri)
+        await callee.until(sip.Ended)
+        assert likeness(callee.ear.heard(), await spoken(running.engine, TEXT, voice="de")) > 0.98
+
+
+async def test_a_target_that_is_busy_leaves_the_call_as_it_was() -> None:
+    async with serving(route=LONG, sip=TRUSTED) as running, phone() as caller, phone(status=486) as callee:
+        call = await caller.dial(running)
+        caller.refer(call, f"{callee.uri}?{said(WORDS)}")
+        outcome = await caller.told()
+        assert (outcome.outcome, outcome.status, outcome.reason) == (sip.Outcome.FAILED, 486, "Busy Here")
+        await asyncio.sleep(0.3)
+        assert not any(isinstance(event, sip.Ended) for event in caller.events)
+        caller.transport.bye(call)
+        await until_calls(running, 0)
+        assert likeness(caller.ear.heard(), (await spoken(running.engine, TEXT))[:3200]) > 0.9
+
+
+async def test_a_call_that_has_said_all_meanwhile_ends_after_the_outcome() -> None:
+    async with serving(route=[{"say": "a"}], sip=TRUSTED) as running, phone() as caller, phone(status=603) as callee:
+        call = await caller.dial(running)
+        caller.refer(call, callee.uri)
+        await caller.told()
+        ended = await caller.until(sip.Ended)
+        assert isinstance(ended, sip.Ended)
+        assert ended.cause is sip.Cause.REMOTE_BYE
+
+
+async def test_a_transferor_that_hangs_up_at_once_leaves_the_other_leg_alive() -> None:
+    async with serving(route=LONG, sip=TRUSTED) as running, phone() as caller, phone() as callee:
+        call = await caller.dial(running)
+        caller.refer(call, f"{callee.uri}?{said(WORDS)}")
+        await caller.until(sip.Requested)
+        caller.transport.bye(call)
+        await callee.until(sip.Ended)
+        assert likeness(callee.ear.heard(), await spoken(running.engine, WORDS)) > 0.98
+        await until_calls(running, 0)
+
+
+async def test_a_target_that_is_nowhere_is_not_found() -> None:
+    async with serving(route=LONG, sip=TRUSTED) as running, phone() as caller:
+        caller.refer(await caller.dial(running), "sip:nobody@nowhere.invalid")
+        outcome = await caller.told()
+        assert (outcome.outcome, outcome.status) == (sip.Outcome.FAILED, 404)
+
+
+async def test_words_that_cannot_be_said_fail_the_transfer_before_anybody_is_called() -> None:
+    async with serving(route=LONG, sip=TRUSTED) as running, phone() as caller, phone() as callee:
+        caller.refer(await caller.dial(running), f"{callee.uri}?{said(WORDS)}&X-Speaker=nobody")
+        outcome = await caller.told()
+        assert (outcome.outcome, outcome.status) == (sip.Outcome.FAILED, 404)
+        assert callee.events == []
+
+
+@pytest.mark.conformance("RFC 3515", "2.4.2", "a REFER that policy refuses gets 603")
+async def test_refer_is_for_those_who_are_trusted() -> None:
+    async with serving(route=LONG) as running, phone() as caller:
+        caller.refer(await caller.dial(running), "sip:a@127.0.0.1")
+        assert (await caller.told()).status == 405
+    others = {"refer": "trusted", "refer_networks": ["192.0.2.0/24"]}
+    async with serving(route=LONG, sip=others) as running, phone() as caller:
+        caller.refer(await caller.dial(running), "sip:a@127.0.0.1")
+        assert (await caller.told()).status == 603
+        assert (await ordered_anew(running, "sip:a@127.0.0.1")).status == 603
+
+
+async def ordered_anew(running: server.Server, target: str) -> sip.Response:
+    async with phone() as other:
+        return await ordered(running, other, target)
+
+
+async def test_outside_of_calls_a_number_is_called_and_told_something() -> None:
+    async with serving(sip=TRUSTED) as running, phone() as boss, phone() as callee:
+        accepted = await ordered(running, boss, f"{callee.uri}?{said(WORDS)}", ("Referred-By", "<sip:boss@127.0.0.1>"))
+        assert accepted.status == 202
+        offered = await callee.until(sip.Offered)
+        assert isinstance(offered, sip.Offered)
+        assert offered.request.headers.get("Referred-By") == "<sip:boss@127.0.0.1>"
+        assert offered.request.from_.uri.user == "server"
+        await callee.until(sip.Ended)
+        assert likeness(callee.ear.heard(), await spoken(running.engine, WORDS)) > 0.98
+        await until_calls(running, 0)
+
+
+async def test_what_is_ordered_when_the_server_stops_is_given_up() -> None:
+    async with phone(status=180) as callee, phone() as caller:
+        async with serving(route=LONG, sip=TRUSTED) as running:
+            caller.refer(await caller.dial(running), f"{callee.uri}?{said(WORDS)}")
+            await callee.until(sip.Offered)
+            stopped = asyncio.get_running_loop().time()
+        assert asyncio.get_running_loop().time() - stopped < 3
+        for side, cause in ((caller, sip.Cause.REMOTE_BYE), (callee, sip.Cause.REMOTE_CANCEL)):
+            ended = await side.until(sip.Ended)
+            assert isinstance(ended, sip.Ended)
+            assert ended.cause is cause
