@@ -12,6 +12,7 @@ from .control import Encoder, Host
 from .exchange import dress, exchange
 from .health import HEALTH, METRICS, READY, Condition
 from .intake import expect
+from .openai import MODEL, MODELS, SPEECH, OpenAi
 from .openapi import OPENAPI, Description, describe
 from .push import LIST, OPEN, SHOW, STOP, Pushes
 from .rendition import audio_formats
@@ -24,11 +25,14 @@ __all__ = ["LIMITS", "make_app"]
 LIMITS: web.AppKey[ApiLimits] = web.AppKey("limits", ApiLimits)
 
 
-def make_table(synthesis: Synthesis, pushes: Pushes, condition: Condition) -> tuple[Route, ...]:
+def make_table(synthesis: Synthesis, openai: OpenAi, pushes: Pushes, condition: Condition) -> tuple[Route, ...]:
     """Every route, but for OPTIONS, which is answered everywhere, and HEAD, which is answered wherever GET is."""
     return (
         Route("synthesize", "POST", "/v1/synthesize", synthesis.synthesize, SYNTHESIZE),
         Route("stream", "POST", "/v1/synthesize/stream", synthesis.stream, STREAM),
+        Route("speech", "POST", "/v1/audio/speech", openai.speech, SPEECH),
+        Route("models", "GET", "/v1/models", openai.models, MODELS),
+        Route("model", "GET", "/v1/models/{model}", openai.model, MODEL),
         Route("pushes", "POST", "/v1/rtp", pushes.open, OPEN),
         Route("pushes", "GET", "/v1/rtp", pushes.list, LIST),
         Route("push", "GET", "/v1/rtp/{id}", pushes.show, SHOW),
@@ -61,8 +65,13 @@ def make_app(
     app = web.Application(middlewares=[exchange(control)], client_max_size=limits.max_body_bytes)
     app[LIMITS] = limits
     app.on_response_prepare.append(dress)
-    synthesis = Synthesis(control, limits=limits, admission=Admission(limits), formats=audio_formats(encode, encoders))
-    table = make_table(synthesis, Pushes(control, limits=limits), Condition(control, version=version))
+    formats, admission = audio_formats(encode, encoders), Admission(limits)
+    table = make_table(
+        Synthesis(control, limits=limits, admission=admission, formats=formats),
+        OpenAi(control, limits=limits, admission=admission, formats=formats),
+        Pushes(control, limits=limits),
+        Condition(control, version=version),
+    )
     description = Description(describe(table, version=version, limits=limits))
     _install(app, (*table, Route("openapi", "GET", "/openapi.json", description.show, OPENAPI)))
     return app

@@ -170,6 +170,10 @@ class SpeechControl(Protocol):
     """The speech side of the server."""
 
     @property
+    def engine(self) -> str:
+        """The engine's short name, such as "espeak"."""
+
+    @property
     def model_version(self) -> str:
         """Engine and version, such as "espeak-ng 1.52.0"; goes into X-Model-Version."""
 

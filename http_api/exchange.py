@@ -12,7 +12,7 @@ from aiohttp import web
 from aiohttp.typedefs import Middleware
 
 from .control import ControlError, SpeechControl
-from .intake import FAILURE, REQUEST_ID, request_id
+from .intake import DIALECT, FAILURE, REQUEST_ID, request_id
 from .problem import Problem, of_control, of_http
 
 __all__ = ["COMMON_HEADERS", "dress", "exchange"]
@@ -28,7 +28,7 @@ CLIENT_CLOSED = 499
 # No version to look up an attack for, and no type to guess.
 COMMON_HEADERS = {"Server": "mediaserver", "X-Content-Type-Options": "nosniff"}
 
-OBSERVED = frozenset({"synthesize", "stream", "pushes"})
+OBSERVED = frozenset({"synthesize", "stream", "speech", "pushes"})
 POLLED = frozenset({"health", "ready", "metrics"})
 
 MAX_PATH_CHARS = 200
@@ -56,7 +56,8 @@ def exchange(control: SpeechControl) -> Middleware:
                 if request.writer.output_size:
                     _cut(request)
                     raise ConnectionAbortedError from error
-                return problem.response(request[REQUEST_ID])
+                respond: Callable[[Problem, str], web.StreamResponse] = request.get(DIALECT, Problem.response)
+                return respond(problem, request[REQUEST_ID])
             else:
                 late = request.get(FAILURE)
                 outcome = response.status if late is None else _translate(late, request).status

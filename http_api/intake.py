@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 from aiohttp import web
@@ -14,11 +14,13 @@ from pydantic import BaseModel, ValidationError
 from .problem import Problem, of_validation
 from .schema import ApiLimits
 
-__all__ = ["FAILURE", "REQUEST_ID", "answer", "expect", "read_model", "request_id"]
+__all__ = ["DIALECT", "FAILURE", "REQUEST_ID", "answer", "expect", "read_model", "request_id"]
 
 REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
 # What went wrong when the status line had left already, and the response was ended in an orderly way all the same.
 FAILURE: web.RequestKey[Exception] = web.RequestKey("failure", Exception)
+# How a problem is written, by its request's id, where it is not written as RFC 9457 has it.
+DIALECT: web.RequestKey[Callable[[Problem, str], web.Response]] = web.RequestKey("dialect")
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:~+/=-]{0,127}")
 

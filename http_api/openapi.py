@@ -26,7 +26,7 @@ Errors are problem details (RFC 9457) that name the field at fault. Every respon
 came with the request, or a new one; the server's log knows the request by it."""
 
 # Fields that a request is held to `ApiLimits.max_text_chars` in, wherever they are.
-WORDS = frozenset({"text", "ssml"})
+WORDS = frozenset({"text", "ssml", "input"})
 
 PROBLEM_HEADERS: dict[int, dict[str, str]] = {
     405: {"Allow": "What the path allows."},
@@ -88,7 +88,7 @@ def _operation(route: Route) -> Json:
         "summary": operation.summary,
         "parameters": [{"$ref": "#/components/parameters/RequestId"}, *_path_parameters(route.path)],
         "responses": {str(answer.status): _answer(answer) for answer in operation.answers}
-        | {str(status): _problem(status) for status in operation.problems},
+        | {str(status): _problem(status, operation.problem) for status in operation.problems},
     }
     if operation.description:
         described["description"] = operation.description
@@ -124,11 +124,12 @@ def _media(body: type[BaseModel] | str | bytes) -> Json:
             return {"schema": _reference(body)}
 
 
-def _problem(status: int) -> Json:
+def _problem(status: int, model: type[BaseModel] | None) -> Json:
+    media_type = CONTENT_TYPE if model is None else "application/json"
     return {
         "description": HTTPStatus(status).phrase,
         "headers": _headers(PROBLEM_HEADERS.get(status, {})),
-        "content": {CONTENT_TYPE: {"schema": _reference(ProblemDetails)}},
+        "content": {media_type: {"schema": _reference(model or ProblemDetails)}},
     }
 
 
@@ -145,6 +146,9 @@ def _schemas(operations: Iterable[Operation], limits: ApiLimits) -> Json:
     for operation in operations:
         if operation.body is not None:
             models[operation.body] = "validation"
+        if operation.problem is not None:
+            models[operation.problem] = "serialization"
+        models |= dict.fromkeys(operation.models, "serialization")
         for answer in operation.answers:
             models |= {body: "serialization" for body in answer.content.values() if isinstance(body, type)}
     _, schemas = models_json_schema(list(models.items()), ref_template="#/components/schemas/{model}")
@@ -152,7 +156,6 @@ def _schemas(operations: Iterable[Operation], limits: ApiLimits) -> Json:
     for definition in definitions.values():
         for name in WORDS & definition.get("properties", {}).keys():
             text = definition["properties"][name]
-            next(way for way in text.get("anyOf", [text]) if way["type"] == "string")["maxLength"] = (
-                limits.max_text_chars
-            )
+            words = next(way for way in text.get("anyOf", [text]) if way["type"] == "string")
+            words["maxLength"] = min(limits.max_text_chars, words.get("maxLength", limits.max_text_chars))
     return definitions

@@ -25,13 +25,15 @@ UNKNOWN_LENGTH = 0xFFFFFFFF
 class AudioFormat:
     """How samples are written.
 
-    encoder  makes the encoder of one file, by its sampling rate
-    costly   it takes so long that the event loop should not wait for it
+    encoder       makes the encoder of one file, by its sampling rate
+    costly        it takes so long that the event loop should not wait for it
+    tells_length  its head tells the length, if that is known when the head leaves
     """
 
     content_type: str
     encoder: Callable[[int], Encoder]
     costly: bool = False
+    tells_length: bool = False
 
 
 def audio_formats(
@@ -47,13 +49,13 @@ def audio_formats(
     RFC 3003.
     """
     return {
-        "wav": AudioFormat(content_type="audio/wav", encoder=_Wav),
+        "wav": AudioFormat(content_type="audio/wav", encoder=_Wav, tells_length=True),
         "pcm": AudioFormat(content_type="audio/x-pcm", encoder=lambda _: _Bare(bytes)),
         "mulaw": AudioFormat(content_type="audio/basic", encoder=lambda _: _Bare(companders["mulaw"])),
         "alaw": AudioFormat(content_type="audio/x-alaw-basic", encoder=lambda _: _Bare(companders["alaw"])),
         "opus": AudioFormat(content_type="audio/ogg", encoder=encoders["opus"], costly=True),
-        "flac": AudioFormat(content_type="audio/flac", encoder=encoders["flac"], costly=True),
-        "mp3": AudioFormat(content_type="audio/mpeg", encoder=encoders["mp3"], costly=True),
+        "flac": AudioFormat(content_type="audio/flac", encoder=encoders["flac"], costly=True, tells_length=True),
+        "mp3": AudioFormat(content_type="audio/mpeg", encoder=encoders["mp3"], costly=True, tells_length=True),
     }
 
 

@@ -32,6 +32,8 @@ class Operation:
     body      what the request carries, as JSON
     answers   every response that is no problem
     problems  every status that a problem may have
+    problem   how a problem is told; None: as the rest of the API tells it
+    models    what is sent and received beside the bodies
     """
 
     summary: str
@@ -39,6 +41,8 @@ class Operation:
     body: type[BaseModel] | None = None
     answers: tuple[Answer, ...]
     problems: tuple[int, ...]
+    problem: type[BaseModel] | None = None
+    models: tuple[type[BaseModel], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,9 +21,8 @@ A client that leaves stops the engine at once; one that stops reading is cut off
 
 from __future__ import annotations
 
-import asyncio
 import base64
-from collections.abc import AsyncGenerator, Awaitable, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from typing import Literal
 
@@ -31,17 +30,14 @@ from aiohttp import web
 
 from .admission import Admission
 from .control import ControlError, Speech, SpeechControl
+from .delivery import collect, deliver, hold, patiently
 from .intake import FAILURE, REQUEST_ID, read_model
-from .problem import Problem, of_control
+from .problem import of_control
 from .rendition import SAMPLE_BYTES, AudioFormat, Encoding, Rendition
 from .route import Answer, Operation
 from .schema import ApiLimits, SpeechFigures, StreamRequest, SynthesizeRequest
 
 __all__ = ["STREAM", "SYNTHESIZE", "Synthesis"]
-
-# Held back at most, so that a fast engine and a long text do not fill the memory within `hold_ms`.
-MAX_HELD_BYTES = 1024 * 1024
-WRITE_BYTES = 64 * 1024
 
 KEEP_ALIVE = b": keep-alive\n\n"
 
@@ -116,26 +112,16 @@ class Synthesis:
             async with self._rendition(order) as rendition:
                 file = Encoding(audio, order.sample_rate)
                 if order.format == "wav":
-                    await self._collect(rendition, file, order.sample_rate)
+                    field = "text" if order.text else "ssml"
+                    await collect(rendition, file, rate_hz=order.sample_rate, limits=self._limits, field=field)
                     complete = True
                 else:
-                    complete = await self._hold(rendition, file)
-                body = file.take()
+                    complete = await hold(rendition, file, hold_ms=self._limits.hold_ms)
                 response = web.StreamResponse(headers={"Content-Type": audio.content_type})
                 response.headers["X-Model-Version"] = self._control.model_version
                 if complete:
                     response.headers.update(_headers(rendition.figures()))
-                    response.content_length = len(body)
-                await response.prepare(request)
-                for start in range(0, len(body), WRITE_BYTES):
-                    await self._patiently(response.write(body[start : start + WRITE_BYTES]))
-                if not complete:
-                    while (chunk := await rendition.next()) is not None:
-                        await file.feed(chunk)
-                        await self._patiently(response.write(file.take()))
-                    await file.finish()
-                    await self._patiently(response.write(file.take()))
-                await self._patiently(response.write_eof())
+                await deliver(request, response, rendition, file, complete=complete, limits=self._limits)
                 return response
 
     async def stream(self, request: web.Request) -> web.StreamResponse:
@@ -156,14 +142,14 @@ class Synthesis:
                         async for event in events:
                             if not response.prepared:
                                 await response.prepare(request)
-                            await self._patiently(response.write(event))
+                            await patiently(response.write(event), self._limits)
                 except ControlError as error:
                     if not response.prepared:
                         raise
                     request[FAILURE] = error
                     details = of_control(error).details(request[REQUEST_ID])
-                    await self._patiently(response.write(_event("error", details.model_dump_json())))
-                await self._patiently(response.write_eof())
+                    await patiently(response.write(_event("error", details.model_dump_json())), self._limits)
+                await patiently(response.write_eof(), self._limits)
                 return response
 
     def _rendition(self, order: SynthesizeRequest) -> Rendition:
@@ -179,39 +165,6 @@ class Synthesis:
         return Rendition(
             self._control.synthesize(speech), rate_hz=order.sample_rate, model_version=self._control.model_version
         )
-
-    async def _collect(self, rendition: Rendition, file: Encoding, rate_hz: int) -> None:
-        """Write all of the speech. Raises Problem 422 when it is longer than memory has room for."""
-        size = 0
-        while (chunk := await rendition.next()) is not None:
-            size += len(chunk)
-            if size > self._limits.max_collected_s * rate_hz * SAMPLE_BYTES:
-                raise Problem.of_field(
-                    422,
-                    "text",
-                    f"Speech in a WAV file may last {self._limits.max_collected_s:g} s: split the text, or ask for pcm",
-                )
-            await file.feed(chunk)
-        await file.finish()
-
-    async def _hold(self, rendition: Rendition, file: Encoding) -> bool:
-        """Write what there is of the speech when the response has to begin; whether it is all."""
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + self._limits.hold_ms / 1000
-        held = 0
-        while held < MAX_HELD_BYTES:
-            # Without a first chunk there is nothing to begin with, and an error can still have its own status.
-            timeout_s = max(0.0, deadline - loop.time()) if held else None
-            try:
-                chunk = await rendition.next(timeout_s)
-            except TimeoutError:
-                return False
-            if chunk is None:
-                await file.finish()
-                return True
-            await file.feed(chunk)
-            held += len(chunk)
-        return False
 
     async def _events(self, rendition: Rendition, order: StreamRequest) -> AsyncGenerator[bytes, None]:
         file = Encoding(self._formats[order.format], order.sample_rate)
@@ -238,14 +191,6 @@ class Synthesis:
         if octets := file.take():
             yield _event("audio", base64.b64encode(octets).decode(), id=sequence)
         yield _event("done", rendition.figures().model_dump_json())
-
-    async def _patiently(self, writing: Awaitable[None]) -> None:
-        """Wait for a write, though not for ever. Raises Problem 408 when the reader makes no room for it."""
-        try:
-            async with asyncio.timeout(self._limits.stall_timeout_s):
-                await writing
-        except TimeoutError:
-            raise Problem(408, "The client stopped reading.") from None
 
 
 def _headers(figures: SpeechFigures) -> dict[str, str]:

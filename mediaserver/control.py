@@ -39,6 +39,10 @@ class Control:
         self._accepting = accepting
 
     @property
+    def engine(self) -> str:
+        return self._speech.engine.name
+
+    @property
     def model_version(self) -> str:
         return f"{self._speech.engine.name} {self._speech.engine.version}"
 

@@ -100,6 +100,10 @@ class FakeControl:
     observed: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
+    def engine(self) -> str:
+        return MODEL.partition(" ")[0]
+
+    @property
     def model_version(self) -> str:
         return MODEL
 
