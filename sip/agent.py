@@ -1499,7 +1499,7 @@ class Agent:
                 dialog.refresh(response, source)
             rseq = response.headers.get("RSeq") or ""
             if "100rel" in response.require and rseq.isascii() and rseq.isdigit() and len(rseq) <= 10:
-                if not dialog.in_sequence(int(rseq)):
+                if not dialog.in_sequence(response.cseq.number, int(rseq)):
                     return
                 offer = self._acknowledge_progress(call, transaction, dialog, response, now)
             if transaction.dialog is None:
@@ -1515,7 +1515,7 @@ class Agent:
         self, call: Call, transaction: ClientTransaction, dialog: Dialog, response: Response, now: float
     ) -> bool:
         """Send PRACK (RFC 3262 section 4). True if it waits for the host, because the response makes an offer."""
-        rack = f"{dialog.rseq} {response.cseq}"
+        rack = f"{int(response.headers.get('RSeq') or 0)} {response.cseq}"
         if response.body and dialog.exchange is Exchange.EMPTY and call.state in (CallState.CALLING, CallState.RINGING):
             dialog.take(ExchangeInput.PEER_OFFER)
             call.owing = Owing(transaction=transaction, dialog=dialog, rack=rack)
@@ -1558,8 +1558,10 @@ class Agent:
             if offers:
                 dialog.take(ExchangeInput.PEER_OFFER)
                 call.owing = Owing(transaction=transaction, dialog=dialog)
-            elif transaction.request.body:
+            elif transaction.request.body and call.updating is None:
+                # While an UPDATE of ours waits, the offer of the INVITE was answered before.
                 dialog.take(ExchangeInput.PEER_ANSWER if response.body else ExchangeInput.DROP)
+            if again and transaction.request.body:
                 call.local = (transaction.request.body, transaction.request.content_type)
             if response.headers.get("Allow") is not None:
                 call.updatable = _allows_update(response)

@@ -37,7 +37,7 @@ class Dialog:
     refers                           how many REFERs of the peer's have been accepted in it
     keyring                          what answers the challenges of its requests, None if nothing does
     exchange                         how far offer and answer have got
-    rseq                             RSeq of the peer's latest reliable provisional response, None before the first
+    rseq                             CSeq number and RSeq of the peer's latest reliable provisional response, if any
     """
 
     __slots__ = (
@@ -83,7 +83,7 @@ class Dialog:
         self.refers = 0
         self.keyring: Keyring | None = None
         self.exchange = exchange
-        self.rseq: int | None = None
+        self.rseq: tuple[int, int] | None = None
 
     @classmethod
     def served(cls, request: Request, local_tag: str, source: Flow) -> Dialog:
@@ -165,14 +165,14 @@ class Dialog:
         if self.exchange.allows(happening):
             self.exchange = self.exchange.after(happening)
 
-    def in_sequence(self, rseq: int) -> bool:
+    def in_sequence(self, seq: int, rseq: int) -> bool:
         """Take a reliable provisional response into account; False if it is a copy or comes too early.
 
-        RFC 3262 section 4: the first one may have any number, the others follow one another.
+        RFC 3262 section 4: the first one to an INVITE, whose number is `seq`, may have any RSeq; the others follow.
         """
-        if self.rseq is not None and rseq != self.rseq + 1:
+        if self.rseq is not None and self.rseq[0] == seq and rseq != self.rseq[1] + 1:
             return False
-        self.rseq = rseq
+        self.rseq = (seq, rseq)
         return True
 
     @property

@@ -289,6 +289,18 @@ def test_reliable_responses_are_taken_in_order_and_once() -> None:
     assert len(side.events()) == 3
 
 
+@pytest.mark.conformance("RFC 3262", "4", "the reliable 1xx to another INVITE of the dialog begin with any RSeq")
+def test_the_numbers_of_a_reinvite_are_its_own() -> None:
+    side = Side()
+    call, invite = side.calling()
+    side.say(reliable(invite, 500))
+    side.say(accept(invite))
+    again = only(side.do(side.agent.reoffer, call, body=NEW))
+    assert only(side.say(reliable(again, 7))).headers.get("RAck") == f"7 {again.cseq.number} INVITE"
+    assert side.say(reliable(again, 7)) == []
+    assert side.say(reliable(again, 9)) == []
+
+
 @pytest.mark.parametrize("rseq", ["", "x", "9" * 30])
 def test_an_rseq_that_is_none_makes_the_response_an_unreliable_one(rseq: str) -> None:
     side = Side()

@@ -348,6 +348,34 @@ def test_a_called_peer_may_update_its_early_dialog() -> None:
     assert only(side.do(side.agent.update, call, body=NEW)).to.tag == "b"
 
 
+def test_an_answer_to_the_invite_does_not_answer_our_update() -> None:
+    """RFC 3261 section 13.2.1: the description in the 2xx is that of the reliable response once more."""
+    side = Side()
+    call, invite = side.calling()
+    reliable = (("Require", "100rel"), ("RSeq", "9"), ("Contact", "<sip:bob@192.0.2.2>"), *ALLOW)
+    side.say(invite.response(183, to_tag="b", headers=reliable, body=ANSWER, content_type=SDP).serialise())
+    ours = only(side.do(side.agent.update, call, body=NEW))
+    side.say(accept(invite))
+    with pytest.raises(LocalProtocolError):
+        side.agent.reoffer(side.now, call, body=NEW)
+    side.say(agree(ours))
+    _, first, second = side.events()
+    assert isinstance(first, Answered)
+    assert isinstance(second, Answered)
+    assert [event.response.cseq.method for event in (first, second)] == ["INVITE", "UPDATE"]
+    side.do(side.agent.reoffer, call, body=OFFER)
+
+
+def test_a_refresh_repeats_what_an_update_has_changed() -> None:
+    side = Side(session_expires_s=600)
+    call = connected(side)
+    side.say(agree(only(side.do(side.agent.update, call, body=NEW))))
+    refused = next(message for message in side.wait(300) if isinstance(message, Request))
+    side.say(respond(refused, 405, tag=None))
+    refresh = next(message for message in side.wait(0.5) if isinstance(message, Request))
+    assert (refresh.method, refresh.body) == ("INVITE", NEW)
+
+
 # --- Changes that cross
 
 
