@@ -144,6 +144,8 @@ class Sip(Section):
     drain_s      how long calls may go on to speak once the server is to stop
     realm        what callers are told that their password is for, where one is asked for: see Trunk and User
 
+    session_expires_s, min_se_s         how long a call lasts unless a request within it shows that both sides are
+                                        there, which is sent at half that time, and the least that peers may ask for
     tls_certificate, tls_key, tls_ca    PEM files; without a CA it is the system's that count
     tls_verify_client                   whoever connects by TLS must have a certificate of the CA
     max_connections, max_connections_per_address    of TCP and TLS, of either direction, at a time
@@ -160,6 +162,8 @@ class Sip(Section):
     drain_s: float = Field(default=25, ge=0, le=86_400)
     realm: str = Field(default="mediaserver", min_length=1)
     max_call_s: float = Field(default=7200, gt=0, le=7 * 86_400)
+    session_expires_s: int = Field(default=1800, ge=0, le=86_400)
+    min_se_s: int = Field(default=sip.LEAST_MIN_SE_S, ge=sip.LEAST_MIN_SE_S, le=86_400)
     max_text_chars: int = Field(default=5000, ge=1, le=100_000)
     tls_listen: ListenAddress | None = None
     tls_certificate: Path | None = None
@@ -176,6 +180,12 @@ class Sip(Section):
             raise ValueError("tls_listen takes tls_certificate, and tls_key unless that file has the key too")
         if self.tls_key is not None and self.tls_certificate is None:
             raise ValueError("tls_key takes tls_certificate")
+        return self
+
+    @model_validator(mode="after")
+    def _sessions_may_last(self) -> Sip:
+        if 0 < self.session_expires_s < self.min_se_s:
+            raise ValueError("session_expires_s is 0 (no timer of our own) or at least min_se_s")
         return self
 
     @model_validator(mode="after")

@@ -244,6 +244,8 @@ async def running(settings: config.Config) -> AsyncIterator[Server]:
             advertise=(advertised, settings.sip.listen.port) if advertised else None,
             accept=(*BODY_TYPES, "multipart/mixed", "multipart/alternative"),
             product=f"mediaserver/{version('mediaserver')}",
+            session_expires_s=settings.sip.session_expires_s,
+            min_se_s=settings.sip.min_se_s,
             login_for=lambda request, flow: trunks.login_for(request, flow),
             guard_of=lambda request, flow: trunks.guard_of(request, flow),
             serve_within=SERVED | referring,

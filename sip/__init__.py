@@ -35,6 +35,7 @@ from .probe import Probe, ProbeState, Reached, Unreached
 from .refer import Outcome, ReferOrder, Referral, ReferralDone, Transfer, Transferred, refer_to_peer_of
 from .registration import Account, Registered, Registration, RegistrationFailed, RegistrationState, Unregistered
 from .resolver import NotLocated, Resolver
+from .session_timer import LEAST_MIN_SE_S
 from .streams import StreamCounters
 from .tls import Tls, TlsError
 from .transaction import Flow, Timers
@@ -42,6 +43,7 @@ from .transport import Transport
 from .uri import Uri
 
 __all__ = [
+    "LEAST_MIN_SE_S",
     "Account",
     "Acknowledged",
     "Admission",

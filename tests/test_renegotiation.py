@@ -158,6 +158,21 @@ async def test_reinvite_or_update_moves_the_stream_and_nothing_else(by: str) -> 
         assert (moved[0].sequence - before.sequence) % 2**16 < 50
 
 
+async def test_sessions_last_as_long_as_the_configuration_says() -> None:
+    events: asyncio.Queue[sip.Event] = asyncio.Queue()
+    agent = sip.Agent(random=random.Random(1), session_expires_s=90)
+    async with (
+        serving(engine={"name": "tone"}, sip={"session_expires_s": 600, "min_se_s": 120}) as running,
+        sip.Transport.open(agent, [("127.0.0.1", 0)], deliver=events.put_nowait) as transport,
+    ):
+        offer = b"v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\nm=audio 40000 RTP/AVP 0\r\n"
+        invited(running, transport, events, offer)
+        answered = await anext_of(events, sip.Answered)
+        # It asked for 90 s, was refused with 422, and asked again.
+        assert answered.response.cseq.number == 2
+        assert answered.response.headers.get("Session-Expires") == "120;refresher=uas"
+
+
 async def test_reinvite_changes_codec_and_ptime() -> None:
     async with talking() as (_, telephone):
         before = (await telephone.heard(0.05))[-1]
