@@ -192,6 +192,7 @@ class Call:
             self.id, self.state, flow = begun.call, CallState.OFFERED, begun.flow
             facts = {"call_id": begun.request.call_id}
         self._source = flow.remote[0]
+        self._trunk = means.trunk_of(self._source)
         self._means = means
         self._moved = moved
         settings = means.config
@@ -215,10 +216,17 @@ class Call:
         """Live until the call has ended. Only cancellation leaves it as an exception."""
         self._means.metrics.calls_active.inc()
         if isinstance(self._begun, Order):
-            caller, callee = self._begun.from_, self._begun.target
+            caller, callee, user = self._begun.from_, self._begun.target, ""
         else:
-            caller, callee = self._begun.request.from_, self._begun.request.uri
-        self._log.info(f"call {self.state.value}", caller=caller.uri.user, callee=callee.user, source=self._source)
+            caller, callee, user = self._begun.request.from_, self._begun.request.uri, self._begun.user
+        self._log.info(
+            f"call {self.state.value}",
+            caller=caller.uri.user,
+            callee=callee.user,
+            source=self._source,
+            trunk="" if self._trunk is None else self._trunk.name,
+            user=user,
+        )
         try:
             async with asyncio.TaskGroup() as tasks:
                 performing = tasks.create_task(self._perform())
@@ -288,8 +296,7 @@ class Call:
             else:
                 script = read_script(begun.request, self._source, self._means.config)
             content = await self._resolve(script.content)
-            trunk = self._means.trunk_of(self._source)
-            codecs = DEFAULT_CODECS if trunk is None else trunk.codecs
+            codecs = DEFAULT_CODECS if self._trunk is None else self._trunk.codecs
             self._media = Media(self._means.endpoint, host=self._host, deliver=self._hear, codecs=codecs)
             # A delayed offer (RFC 3264 section 4): an INVITE without SDP gets ours in the 200.
             offer = None if isinstance(begun, Order) else offer_in(begun.request)

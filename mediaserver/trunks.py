@@ -81,8 +81,9 @@ class Trunks:
 
     def login_for(self, request: sip.Request, flow: sip.Flow) -> sip.Login | None:
         """With what we prove who we are where a request of ours is challenged: for `sip.Agent`."""
-        trunk = self.trunk_of(flow.remote[0])
-        return None if trunk is None else trunk.login
+        host = flow.remote[0]
+        trunk = next((trunk for trunk in self._trunks if trunk.leads_to(host)), None) or self._of(host)
+        return None if trunk is None else trunk.settings.login
 
     def families(self) -> list[Metric]:
         """How the trunks are, as metric families."""
@@ -151,7 +152,11 @@ class _Trunk:
         """Whether what comes from `address` is of this trunk."""
         if self.settings.networks:
             return any(address in network for network in self.settings.networks)
-        return str(address) in self._addresses
+        return self.leads_to(str(address))
+
+    def leads_to(self, host: str) -> bool:
+        """Whether `host` is the address of a target."""
+        return host in self._addresses
 
     def deliver(self, event: sip.Responded | sip.FlowFailed) -> bool:
         now = self._transport.now()

@@ -10,6 +10,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+import structlog
 
 import sip
 from mediaserver import server
@@ -196,6 +197,17 @@ async def test_with_users_a_stranger_is_asked_who_it_is() -> None:
         assert isinstance(answered, sip.Answered)
 
 
+async def test_the_log_names_the_trunk_and_the_user_of_a_call() -> None:
+    near = trunk(targets=["127.0.0.1"], probe_s=0, inbound_username="carrier", inbound_password="lookingglass")
+    with structlog.testing.capture_logs() as lines:
+        async with pbx() as peer, serving(trunk=[near]) as running:
+            await call(running, peer, sip.Login(username="carrier", password="lookingglass"))
+    (offered,) = [line for line in lines if line["event"] == "call offered"]
+    assert (offered["trunk"], offered["user"]) == ("office", "carrier")
+    assert "lookingglass" not in str(lines)
+    assert LOGIN.password not in str(lines)
+
+
 async def test_a_wrong_password_is_refused_after_half_a_second() -> None:
     async with pbx() as peer, serving(user=[ALICE]) as running:
         begin = peer.transport.now()
@@ -222,3 +234,15 @@ async def test_the_calls_of_a_trunk_use_its_codecs() -> None:
         refused = await call(running, peer)
         assert isinstance(refused, sip.Ended)
         assert refused.status == 488
+
+
+async def test_we_prove_who_we_are_to_the_targets_and_to_whoever_calls_from_the_networks() -> None:
+    async with pbx() as peer:
+        office = trunk(targets=["192.0.2.1"], networks=["198.51.100.0/24"], probe_s=0)
+        trunks = Trunks(settings(trunk=[office]), peer.transport, random=random.Random(1))
+        request = sip.Request(method="BYE", uri=sip.Uri(host="a"), headers=sip.Headers())
+        found = {
+            host: trunks.login_for(request, sip.Flow("UDP", ("192.0.2.9", 5060), (host, 5060)))
+            for host in ("192.0.2.1", "198.51.100.7", "203.0.113.1")
+        }
+        assert found == {"192.0.2.1": LOGIN, "198.51.100.7": LOGIN, "203.0.113.1": None}

@@ -584,6 +584,15 @@ def test_an_impossible_realm_is_our_fault() -> None:
         Realm("us", secret=b"short")
 
 
+def test_no_number_of_addresses_has_more_than_a_thousand_requests_held() -> None:
+    offenders = Offenders()
+    hosts = [f"10.0.{number // 256}.{number % 256}" for number in range(1024)]
+    assert all(offenders.admit(host) for host in hosts)
+    assert not offenders.admit("10.9.9.9")
+    offenders.dismiss(hosts[0])
+    assert offenders.admit("10.9.9.9")
+
+
 def test_an_ipv6_network_is_one_address_and_the_oldest_is_forgotten() -> None:
     offenders = Offenders(addresses=2)
     assert offenders.offend("2001:db8::1", 0.0) == 0.5
