@@ -121,10 +121,16 @@ class _Stream(asyncio.Protocol):
         self.closing = why
         if self._transport is None:
             self._streams.forget(self, why)
-        elif why in (Closing.SLOW_READER, Closing.SILENT):
+            return
+        if why in (Closing.SLOW_READER, Closing.SILENT):
             self._transport.abort()
+        elif why is Closing.MALFORMED and self._transport.can_write_eof():
+            # What is unread when a socket closes makes the kernel reset the connection, and the peer lose our answer.
+            self._transport.write_eof()
+            asyncio.get_running_loop().call_later(_FAREWELL_S, self._transport.close)
         else:
             self._transport.close()
+        self._streams.retire(self)
 
     def abort(self) -> None:
         """End it at once."""
@@ -260,6 +266,8 @@ class Streams:
 
     def send(self, data: bytes, flow: Flow) -> None:
         """Send a message along the connection of `flow`, or another one where that is lost (section 18.2.2)."""
+        if self._ended:
+            return
         stream = self._find(flow)
         if stream is None and not flow.connection:
             stream = self._open(flow)
@@ -342,7 +350,7 @@ class Streams:
         """Hand on what the connection of `stream` has."""
         connection = stream.connection
         assert connection is not None
-        while (message := connection.next_message()) is not None:
+        while stream.closing is None and (message := connection.next_message()) is not None:
             self._receive(message, stream.flow)
         stream.keep_alive(connection.data_to_send())
         if connection.closing is not None:
@@ -354,24 +362,29 @@ class Streams:
         if stream not in self._all:
             return
         self._all.remove(stream)
+        host = stream.flow.remote[0]
+        self._per_host[host] -= 1
+        if not self._per_host[host]:
+            del self._per_host[host]
+        stream.closing = stream.closing or why
+        self._closed[stream.closing] += 1
+        self.retire(stream)
+        if self._ended and not self._all:
+            self._empty.set()
+
+    def retire(self, stream: _Stream) -> None:
+        """Nothing goes along `stream` any more: what relied on it has failed, and what comes later has another one."""
         flow = stream.flow
-        self._per_host[flow.remote[0]] -= 1
-        if not self._per_host[flow.remote[0]]:
-            del self._per_host[flow.remote[0]]
         self._by_number.pop(flow.connection, None)
         key = (flow.transport, flow.remote, flow.name)
         if self._by_peer.get(key) is stream:
             del self._by_peer[key]
-        if stream.connection is not None:
+        if stream.connection is not None and self._of_connection.pop(stream.connection, None) is not None:
             stream.connection.deadlines = {}
-            del self._of_connection[stream.connection]
-        stream.closing = stream.closing or why
-        self._closed[stream.closing] += 1
+        relying, stream.flows = stream.flows, set()
         if not self._ended:
-            for failed in stream.flows:
+            for failed in relying:
                 self._failed(failed)
-        elif not self._all:
-            self._empty.set()
 
     def _new(self, flow: Flow) -> _Stream:
         stream = _Stream(self, flow)

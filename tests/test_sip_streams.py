@@ -195,7 +195,33 @@ async def test_a_broken_stream_is_answered_and_closed(data: bytes, status: int) 
         peer.say(data)
         assert await peer.status() == status
         assert await peer.closed()
-        assert transport.connections().closed == {"malformed": 1}
+        peer.writer.close()
+        await closings(transport, "malformed")
+
+
+async def test_the_answer_to_a_broken_stream_is_not_lost_with_what_follows() -> None:
+    """A connection that is closed with bytes unread is reset, and takes what was sent with it."""
+    async with listening() as (transport, _), connected(transport.addresses[0]) as peer:
+        peer.say(message().replace(b"Content-Length: 0\r\n", b"") + b"x" * 500_000)
+        with contextlib.suppress(ConnectionError):
+            await peer.writer.drain()
+        assert await peer.status() == 400
+        assert await peer.closed()
+
+
+async def test_a_connection_that_is_being_closed_is_used_no_more() -> None:
+    async with (
+        listening() as (transport, ear),
+        peer_listening() as (address, peers),
+        connected(transport.addresses[0]) as peer,
+    ):
+        peer.say(message("INVITE", via=f"127.0.0.1:{address[1]}"))
+        assert await peer.status() == 100
+        offered = await ear.wait_for(Offered)
+        peer.say(message(extra="Content-Length: 0\r\n"))
+        assert await peer.status() == 400
+        transport.reject(offered.call, status=486)
+        assert await (await peers.get()).status() == 486
 
 
 async def test_garbage_ends_its_connection_and_no_other() -> None:
