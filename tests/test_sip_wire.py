@@ -28,10 +28,13 @@ from sip import (
     Ended,
     Event,
     Flow,
+    Guard,
     LocalProtocolError,
+    Login,
     NameAddr,
     Offered,
     Progressed,
+    Realm,
     Reoffered,
     Requested,
     Responded,
@@ -41,6 +44,7 @@ from tests.sip_targets import held
 
 ADDRESSES = [("192.0.2.1", 5060), ("192.0.2.2", 5060), ("192.0.2.3", 5060)]
 BODY = b"v=0"
+LOGIN = Login(username="wire", password="lossy")
 # Longer than any call lasts here, with all that its transactions linger.
 DOOMSDAY_S = 1000.0
 # What the other side has done if a call ended here for this cause. BYE is also said by who gave up too late, by who got
@@ -139,9 +143,19 @@ class Sides:
 class Host:
     """The application of one agent. `calls` says which call of the wire a call of the agent is."""
 
-    def __init__(self, wire: Wire, address: tuple[str, int], seed: int, calls: dict[str, Sides]) -> None:
+    def __init__(
+        self, wire: Wire, address: tuple[str, int], seed: int, calls: dict[str, Sides], *, guarded: bool = False
+    ) -> None:
         self.wire, self.address, self.sides = wire, address, calls
-        self.agent = Agent(random=Random(seed), serve_within={"INFO": ()}, serve_outside={"MESSAGE": ()})
+        realm = Realm(address[0], secret=bytes(16))
+        guard = Guard(realm=realm, password_of={LOGIN.username: LOGIN.password}.get) if guarded else None
+        self.agent = Agent(
+            random=Random(seed),
+            serve_within={"INFO": ()},
+            serve_outside={"MESSAGE": ()},
+            guard_of=lambda request, flow: guard,
+            login_for=lambda request, flow: LOGIN,
+        )
         self.calls: dict[str, Sides] = {}
         self.ours: set[str] = set()
         self.up: set[str] = set()
@@ -257,11 +271,11 @@ class Host:
         self.later(60 if random.random() < 0.1 else 20, "bye", call)
 
 
-def simulate(quality: Quality, *, calls: int, seed: int) -> tuple[list[Host], list[Sides]]:
+def simulate(quality: Quality, *, calls: int, seed: int, guarded: bool = False) -> tuple[list[Host], list[Sides]]:
     random = Random(seed)
     wire = Wire(random, quality)
     sides: dict[str, Sides] = {}
-    hosts = [Host(wire, address, seed + number, sides) for number, address in enumerate(ADDRESSES)]
+    hosts = [Host(wire, address, seed + number, sides, guarded=guarded) for number, address in enumerate(ADDRESSES)]
     for number in range(calls):
         here, there = random.sample(hosts, 2)
         what = here.ask if number % 5 == 0 else here.call
@@ -315,6 +329,16 @@ def test_on_a_bad_wire_every_call_ends_once_with_a_cause_that_fits_and_nothing_i
     given_up = [end for call in calls for ends in call.ended.values() for end in ends if end.cause in BY_LOSS]
     assert sum(end.status != 481 for end in given_up) <= (4 if quality.loss > 0.1 else 0)
     assert hosts[0].wire.glares > 10
+
+
+@pytest.mark.parametrize("quality", [QUALITIES[0], QUALITIES[3]], ids=lambda quality: f"{quality.loss:.0%} loss")
+def test_on_a_bad_wire_it_is_the_same_where_everybody_asks_for_proof(quality: Quality) -> None:
+    hosts, calls = simulate(quality, calls=500, seed=1, guarded=True)
+    check(quality, hosts, calls)
+    for host in hosts:
+        counters = host.agent.counters()
+        assert counters.responses_sent["4xx"] >= counters.calls_received
+        assert (counters.wrong_proofs, counters.held) == (0, 0)
 
 
 @pytest.mark.slow
