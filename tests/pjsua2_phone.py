@@ -3,7 +3,8 @@
     python -m tests.pjsua2_phone URI RECORD.wav SECONDS
         [--header NAME=VALUE] [--ca FILE] [--do "SECONDS ACTION [ARGUMENT]"]
 
-Actions, so many seconds after the answer: hold, resume, dtmf DIGITS, info DIGITS, transfer URI, hangup.
+Actions, so many seconds after the answer: hold, resume, dtmf DIGITS, info DIGITS, transfer URI, consult URI (a second
+call), join (transfer the first call to the one of the second), hangup.
 The transport is that of the URI; with TLS the server has to have a certificate of the CA in FILE.
 Runs in a process of its own, because PJSIP has global state and threads.
 """
@@ -23,6 +24,8 @@ class Phone(pj.Call):
 
     def __init__(self, account: pj.Account, recorder: pj.AudioMediaRecorder) -> None:
         super().__init__(account)
+        self.account = account
+        self.consulted: Phone | None = None
         self.recorder = recorder
         self.over = False
         self.answered_at: float | None = None
@@ -65,6 +68,12 @@ class Phone(pj.Call):
             self.sendDtmf(digits)
         elif action == "transfer":
             self.xfer(argument, order)
+        elif action == "consult":
+            self.consulted = Phone(self.account, self.recorder)
+            self.consulted.makeCall(argument, order)
+        elif action == "join":
+            assert self.consulted is not None
+            self.xferReplaces(self.consulted, order)
         elif action == "hangup":
             self.hangup(order)
         else:
@@ -126,6 +135,7 @@ def main(arguments: argparse.Namespace) -> int:
     sys.stdout.write(json.dumps(phone.facts) + "\n")
     # In this order: the recorder completes its file when it goes, and nothing may outlive the library.
     phone.recorder = None
+    phone.consulted = None
     del recorder
     del phone
     account.shutdown()

@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import sip
 from mediaserver import server, softphone
 from tests import baresip_phone
 from tests.baresip_phone import RATE_HZ, TONE_HZ, Baresip, baresip
 from tests.live import likeness, serving, spoken, until_calls
+from tests.test_referrals import TRUSTED, phone
 
 TEXT = "The quick brown fox jumps over the lazy dog."
 STAYING = [{"say": TEXT, "then": "stay", "stay_s": 30}]
@@ -99,3 +101,13 @@ async def test_call_that_baresip_does_not_take_is_given_up(tmp_path: Path) -> No
         outcome = await calling
         await phone.until("CALL_CLOSED")
         assert (outcome.answered, outcome.status) == (False, 487)
+
+
+async def test_baresip_transfers_us_blindly(tmp_path: Path) -> None:
+    async with serving(route=[{"say": TEXT}], sip=TRUSTED) as running, baresip(tmp_path) as caller, phone() as callee:
+        await dialled(caller, running)
+        caller.order("transfer", callee.uri)
+        await callee.until(sip.Ended)
+        assert likeness(callee.ear.heard(), await spoken(running.engine, TEXT)) > 0.95
+        await caller.until("CALL_CLOSED")
+        await until_calls(running, 0)

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+import sip
 from mediaserver import server
 from tests.live import serving, until_calls
+from tests.test_referrals import TRUSTED, phone
 
 STAYING = [{"say": "a", "then": "stay", "stay_s": 30}]
 
@@ -56,3 +58,27 @@ async def test_digits_of_pjsip_are_heard(tmp_path: Path, way: str, capsys: pytes
     async with serving(engine={"name": "tone"}, route=STAYING) as running:
         assert (await phoned(running, tmp_path, f"0.5 {way} 12#", "3 hangup"))["answered"]
     assert " digits=3 " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("status", "told"), [(200, 200), (486, 486)])
+async def test_pjsip_transfers_us_blindly(tmp_path: Path, status: int, told: int) -> None:
+    async with (
+        serving(engine={"name": "tone"}, route=STAYING, sip=TRUSTED) as running,
+        phone(status=status) as callee,
+    ):
+        facts = await phoned(running, tmp_path, f"0.5 transfer {callee.uri}", "4 hangup")
+        progress = facts["transfer"]
+        assert isinstance(progress, list)
+        assert progress[-1] == told
+        await callee.until(sip.Offered)
+
+
+@pytest.mark.conformance("RFC 5589", "7.1", "an attended transfer has the transferee call the target with a Replaces")
+async def test_pjsip_transfers_us_to_one_whom_it_has_asked(tmp_path: Path) -> None:
+    async with serving(engine={"name": "tone"}, route=STAYING, sip=TRUSTED) as running, phone() as callee:
+        calling = asyncio.create_task(phoned(running, tmp_path, f"0.5 consult {callee.uri}", "1.5 join", "4 hangup"))
+        await callee.until(sip.Ended)
+        asked, ours = (event for event in callee.events if isinstance(event, sip.Offered))
+        assert (asked.replaces, ours.replaces) == (None, asked.call)
+        callee.transport.bye(ours.call)
+        assert (await calling)["transfer"][-1:] == [200]  # type: ignore[index]

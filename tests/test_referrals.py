@@ -75,10 +75,9 @@ class Phone:
         await asyncio.sleep(0.1)
         return call
 
-    def refer(self, call: str, target: str) -> None:
-        self.transfer = sip.Transfer(
-            self.transport.agent, call, sip.NameAddr.parse(f"<{target}>"), now=self.transport.now()
-        )
+    def refer(self, call: str, target: str | sip.NameAddr) -> None:
+        to = sip.NameAddr.parse(f"<{target}>") if isinstance(target, str) else target
+        self.transfer = sip.Transfer(self.transport.agent, call, to, now=self.transport.now())
         self.transport.flush()
 
     async def told(self) -> sip.Transferred:
@@ -165,6 +164,29 @@ async def test_without_words_the_target_hears_what_the_transferred_call_said() -
         caller.refer(await caller.dial(running), callee.uri)
         await callee.until(sip.Ended)
         assert likeness(callee.ear.heard(), await spoken(running.engine, TEXT, voice="de")) > 0.98
+
+
+@pytest.mark.conformance("RFC 5589", "7.1", "an attended transfer has the transferee call the target with a Replaces")
+async def test_an_attended_transfer_takes_the_place_of_the_transferors_call() -> None:
+    async with serving(route=LONG, sip=TRUSTED) as running, phone() as caller, phone() as callee:
+        call = await caller.dial(running)
+        asked = caller.transport.invite(
+            sip.Uri.parse(callee.uri),
+            caller.transport.flow_to(*callee.transport.addresses[0]),
+            from_=sip.NameAddr.parse("<sip:caller@127.0.0.1>"),
+            body=caller.offer,
+        )
+        await callee.until(sip.Confirmed)
+        caller.refer(call, sip.refer_to_peer_of(caller.transport.agent, asked))
+        assert (await caller.told()).outcome is sip.Outcome.SUCCEEDED
+        first, second = (event for event in callee.events if isinstance(event, sip.Offered))
+        assert (first.replaces, second.replaces) == (None, first.call)
+        ended = await caller.until(sip.Ended)
+        assert isinstance(ended, sip.Ended)
+        assert (ended.call, ended.cause) == (asked, sip.Cause.REMOTE_BYE)
+        await until_calls(running, 1)
+        callee.transport.bye(second.call)
+        await until_calls(running, 0)
 
 
 async def test_a_target_that_is_busy_leaves_the_call_as_it_was() -> None:

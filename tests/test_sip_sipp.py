@@ -90,8 +90,8 @@ class Desk:
 
 
 @contextlib.asynccontextmanager
-async def desk(timers: Timers | None = None, **arguments: Any) -> AsyncIterator[Desk]:
-    host = Desk()
+async def desk(timers: Timers | None = None, host: Desk | None = None, **arguments: Any) -> AsyncIterator[Desk]:
+    host = host or Desk()
     agent = Agent(random=random.SystemRandom(), timers=timers, **arguments)
     async with Transport.open(agent, [("127.0.0.1", 0)], deliver=host) as host.transport:
         yield host
