@@ -101,8 +101,8 @@ async def desk(timers: Timers | None = None, host: Desk | None = None, **argumen
 class Sipp:
     process: asyncio.subprocess.Process
 
-    async def finished(self) -> None:
-        output, _ = await asyncio.wait_for(self.process.communicate(), 40)
+    async def finished(self, within_s: float = 40) -> None:
+        output, _ = await asyncio.wait_for(self.process.communicate(), within_s)
         assert self.process.returncode == 0, output.decode(errors="replace")[-6000:]
 
 
@@ -117,10 +117,10 @@ async def sipp(scenario: str, *arguments: str, cwd: Path) -> Sipp:
     return Sipp(process)
 
 
-async def call_us(desk: Desk, scenario: str, service: str, cwd: Path, *arguments: str) -> None:
+async def call_us(desk: Desk, scenario: str, service: str, cwd: Path, *arguments: str, within_s: float = 40) -> None:
     host, port = desk.transport.addresses[0]
     run = await sipp(scenario, f"{host}:{port}", "-s", service, "-m", "1", *arguments, cwd=cwd)
-    await run.finished()
+    await run.finished(within_s)
 
 
 def assert_nothing_live(desk: Desk) -> None:

@@ -69,6 +69,16 @@ async def test_sipp_calls_us(scenario: str, tmp_path: Path) -> None:
         assert_nothing_live(host)
 
 
+@pytest.mark.slow
+async def test_sipp_is_sent_a_refresh_at_half_the_interval(tmp_path: Path) -> None:
+    async with desk() as host:
+        await call_us(host, "uac_refreshed", "any", tmp_path, "-timeout", "60s", within_s=60)
+        (over,) = await host.ended(1)
+        assert over.cause is Cause.REMOTE_BYE
+        assert host.transport.agent.counters().requests_sent == {"UPDATE": 1}
+        assert_nothing_live(host)
+
+
 CALLING = {
     "uas_prack": ("", SDP, ["Progressed", "Answered", "Ended"]),
     "uas_update": ("update", SDP, ["Answered", "Answered", "Answered", "Ended"]),
