@@ -11,13 +11,14 @@ from .admission import Admission
 from .control import Encoder, Host
 from .exchange import dress, exchange
 from .health import HEALTH, METRICS, READY, Condition
-from .intake import expect
+from .intake import FORM_BYTES, expecting
 from .openai import MODEL, MODELS, SPEECH, OpenAi
 from .openapi import OPENAPI, Description, describe
 from .push import LIST, OPEN, SHOW, STOP, Pushes
 from .rendition import audio_formats
-from .route import Route
+from .route import FORM, Route
 from .schema import ApiLimits
+from .speakers import CHANGE, ENROL, FORGET, INSPECT, SPEAKERS, Speakers
 from .synthesis import STREAM, SYNTHESIZE, Synthesis
 
 __all__ = ["LIMITS", "make_app"]
@@ -25,7 +26,9 @@ __all__ = ["LIMITS", "make_app"]
 LIMITS: web.AppKey[ApiLimits] = web.AppKey("limits", ApiLimits)
 
 
-def make_table(synthesis: Synthesis, openai: OpenAi, pushes: Pushes, condition: Condition) -> tuple[Route, ...]:
+def make_table(
+    synthesis: Synthesis, openai: OpenAi, pushes: Pushes, speakers: Speakers, condition: Condition
+) -> tuple[Route, ...]:
     """Every route, but for OPTIONS, which is answered everywhere, and HEAD, which is answered wherever GET is."""
     return (
         Route("synthesize", "POST", "/v1/synthesize", synthesis.synthesize, SYNTHESIZE),
@@ -37,6 +40,11 @@ def make_table(synthesis: Synthesis, openai: OpenAi, pushes: Pushes, condition: 
         Route("pushes", "GET", "/v1/rtp", pushes.list, LIST),
         Route("push", "GET", "/v1/rtp/{id}", pushes.show, SHOW),
         Route("push", "DELETE", "/v1/rtp/{id}", pushes.stop, STOP),
+        Route("speakers", "POST", "/v1/speakers", speakers.enrol, ENROL),
+        Route("speakers", "GET", "/v1/speakers", speakers.list, SPEAKERS),
+        Route("speaker", "GET", "/v1/speakers/{id}", speakers.show, INSPECT),
+        Route("speaker", "PATCH", "/v1/speakers/{id}", speakers.change, CHANGE),
+        Route("speaker", "DELETE", "/v1/speakers/{id}", speakers.forget, FORGET),
         Route("health", "GET", "/health", condition.health, HEALTH),
         Route("ready", "GET", "/ready", condition.ready, READY),
         Route("metrics", "GET", "/metrics", condition.metrics, METRICS),
@@ -70,14 +78,15 @@ def make_app(
         Synthesis(control, limits=limits, admission=admission, formats=formats),
         OpenAi(control, limits=limits, admission=admission, formats=formats),
         Pushes(control, limits=limits),
+        Speakers(control, limits=limits),
         Condition(control, version=version),
     )
     description = Description(describe(table, version=version, limits=limits))
-    _install(app, (*table, Route("openapi", "GET", "/openapi.json", description.show, OPENAPI)))
+    _install(app, limits, (*table, Route("openapi", "GET", "/openapi.json", description.show, OPENAPI)))
     return app
 
 
-def _install(app: web.Application, table: tuple[Route, ...]) -> None:
+def _install(app: web.Application, limits: ApiLimits, table: tuple[Route, ...]) -> None:
     by_resource: defaultdict[tuple[str, str], list[Route]] = defaultdict(list)
     for route in table:
         by_resource[route.path, route.name].append(route)
@@ -85,8 +94,9 @@ def _install(app: web.Application, table: tuple[Route, ...]) -> None:
         resource = app.router.add_resource(path, name=name)
         methods = {"OPTIONS"}
         for row in rows:
+            most = limits.max_upload_bytes + FORM_BYTES if row.operation.media_type == FORM else limits.max_body_bytes
             for method in (row.method, "HEAD") if row.method == "GET" else (row.method,):
-                resource.add_route(method, row.act, expect_handler=expect)
+                resource.add_route(method, row.act, expect_handler=expecting(most))
                 methods.add(method)
         resource.add_route("OPTIONS", _options(", ".join(sorted(methods))))
 

@@ -11,6 +11,7 @@ __all__ = [
     "Busy",
     "Conflict",
     "ControlError",
+    "Embedding",
     "Encoder",
     "Failed",
     "FieldFault",
@@ -22,6 +23,9 @@ __all__ = [
     "PushFacts",
     "PushOrder",
     "Refused",
+    "SpeakerControl",
+    "SpeakerFacts",
+    "SpeakerOrder",
     "Speech",
     "SpeechControl",
     "Unsupported",
@@ -99,6 +103,39 @@ class PushFacts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SpeakerOrder:
+    """A speaker to be enrolled: `file` is an audio file in any container, `consent` a note that is kept."""
+
+    file: bytes
+    name: str
+    consent: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpeakerFacts:
+    """What is known of a speaker; the fields are those of schema.SpeakerReport."""
+
+    id: str
+    name: str
+    consent: str | None
+    created_at: datetime
+    engine: str
+    cloning: bool
+    duration_s: float
+    speech_s: float
+    level_db: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Embedding:
+    """What the engine made of a speaker: bytes for itself, and figures for people if there are any."""
+
+    kind: str
+    data: bytes
+    figures: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Health:
     """`healthy`: the process works. `ready`: it takes new work now. `details` go into the JSON body as they are."""
 
@@ -142,7 +179,7 @@ class Conflict(FieldFault):
 
 
 class Busy(ControlError):
-    """No capacity now; ask again after `retry_after_s` seconds."""
+    """It cannot be done now: no capacity, or something is down. Ask again after `retry_after_s` seconds."""
 
     def __init__(self, message: str, *, retry_after_s: float) -> None:
         super().__init__(message)
@@ -216,5 +253,24 @@ class PushControl(Protocol):
         """Stop sending, unless it has ended; when it returns, nothing leaves any more. Raises NotFound."""
 
 
-class Host(SpeechControl, PushControl, Protocol):
+class SpeakerControl(Protocol):
+    """Voices that were enrolled. Every method raises Busy when the speakers cannot be reached."""
+
+    async def enrol_speaker(self, order: SpeakerOrder) -> SpeakerFacts:
+        """Raises Refused for a recording that will not do, Conflict when there are as many as may be, or Failed."""
+
+    async def speakers(self) -> Sequence[SpeakerFacts]:
+        """All of them, in the order in which they were enrolled."""
+
+    async def speaker(self, id: str) -> tuple[SpeakerFacts, Embedding]:
+        """Raises NotFound, Failed."""
+
+    async def rename_speaker(self, id: str, name: str) -> SpeakerFacts:
+        """Raises NotFound."""
+
+    async def delete_speaker(self, id: str) -> None:
+        """Raises NotFound."""
+
+
+class Host(SpeechControl, PushControl, SpeakerControl, Protocol):
     """All that the API needs."""

@@ -1,26 +1,45 @@
-"""Models in and out: the id of a request, its JSON body as a model, and a model as the answer."""
+"""Models in and out: the id of a request, its body, JSON or a form, as a model, and a model as the answer."""
 
 from __future__ import annotations
 
 import asyncio
 import re
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TypeVar
 
-from aiohttp import web
+from aiohttp import BodyPartReader, web
+from aiohttp.http_exceptions import HttpProcessingError
 from pydantic import BaseModel, ValidationError
 
 from .problem import Problem, of_validation
+from .route import FORM
 from .schema import ApiLimits
 
-__all__ = ["DIALECT", "FAILURE", "REQUEST_ID", "answer", "expect", "read_model", "request_id"]
+__all__ = [
+    "DIALECT",
+    "FAILURE",
+    "FORM_BYTES",
+    "REQUEST_ID",
+    "answer",
+    "expecting",
+    "read_form",
+    "read_model",
+    "request_id",
+]
 
 REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
 # What went wrong when the status line had left already, and the response was ended in an orderly way all the same.
 FAILURE: web.RequestKey[Exception] = web.RequestKey("failure", Exception)
 # How a problem is written, by its request's id, where it is not written as RFC 9457 has it.
 DIALECT: web.RequestKey[Callable[[Problem, str], web.Response]] = web.RequestKey("dialect")
+
+FORM_BYTES = 16 * 1024
+"""Of a form, beside its file: its fields, and the heads of its parts."""
+
+MAX_PARTS = 8
+MAX_NAME_CHARS = 100
+CHUNK_BYTES = 16 * 1024
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:~+/=-]{0,127}")
 
@@ -33,18 +52,24 @@ def request_id(request: web.BaseRequest) -> str:
     return given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
 
 
-async def expect(request: web.Request) -> web.StreamResponse | None:
-    """Answer an Expect header: invite the body only if it may come (RFC 9110 section 10.1.1)."""
-    expectation = request.headers.get("Expect", "")
-    try:
-        if expectation.lower() != "100-continue":
-            raise Problem.of_field(417, "Expect", "The only expectation that can be met is 100-continue", closes=True)
-        _check_length(request, request.client_max_size)
-    except Problem as problem:
-        return problem.response(request_id(request))
-    assert request.transport is not None
-    request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-    return None
+def expecting(max_bytes: int) -> Callable[[web.Request], Awaitable[web.StreamResponse | None]]:
+    """What answers an Expect header: a body is invited only if it may come (RFC 9110 section 10.1.1)."""
+
+    async def expect(request: web.Request) -> web.StreamResponse | None:
+        expectation = request.headers.get("Expect", "")
+        try:
+            if expectation.lower() != "100-continue":
+                raise Problem.of_field(
+                    417, "Expect", "The only expectation that can be met is 100-continue", closes=True
+                )
+            _check_length(request, max_bytes)
+        except Problem as problem:
+            return problem.response(request_id(request))
+        assert request.transport is not None
+        request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        return None
+
+    return expect
 
 
 async def read_model(request: web.Request, model: type[Model], limits: ApiLimits) -> Model:
@@ -69,6 +94,63 @@ async def read_model(request: web.Request, model: type[Model], limits: ApiLimits
         raise of_validation(error) from None
 
 
+async def read_form(request: web.Request, model: type[Model], limits: ApiLimits) -> Model:
+    """The body of `request`, multipart/form-data (RFC 7578), as a `model` whose field "file" takes octets.
+
+    The file is counted while it comes, whatever the headers say. Raises Problem: 400 not framed as it says, 408 too
+    slow, 413 too large, 415 not said to be a form, 422 not fit for the model.
+    """
+    _check_coding(request)
+    if request.content_type != FORM:
+        raise Problem.of_field(415, "Content-Type", f"Body should be {FORM}", closes=True)
+    _check_length(request, limits.max_upload_bytes + FORM_BYTES)
+    try:
+        async with asyncio.timeout(limits.upload_timeout_s):
+            fields = await _parts(request, limits)
+    except TimeoutError:
+        raise Problem(408, f"The body did not arrive within {limits.upload_timeout_s:g} s.", closes=True) from None
+    except (ValueError, RuntimeError, HttpProcessingError, web.RequestPayloadError) as error:
+        raise Problem(400, f"The body is not {FORM} as its headers say.", closes=True) from error
+    try:
+        return model.model_validate(fields, context=limits)
+    except ValidationError as error:
+        raise of_validation(error) from None
+
+
+async def _parts(request: web.Request, limits: ApiLimits) -> dict[str, bytes | str]:
+    fields: dict[str, bytes | str] = {}
+    reader = await request.multipart()
+    while (part := await reader.next()) is not None:
+        if not isinstance(part, BodyPartReader) or part.name is None:
+            raise Problem(400, "A part of the form has no name.", closes=True)
+        name = part.name[:MAX_NAME_CHARS]
+        if name in fields:
+            raise Problem.of_field(422, name, "This field comes twice", closes=True)
+        # RFC 7578 section 4.7: Content-Transfer-Encoding is deprecated, and nobody sends it over HTTP.
+        if part.headers.get("Content-Transfer-Encoding", "binary").lower() not in ("binary", "8bit", "7bit"):
+            raise Problem.of_field(415, name, "A part should come as it is, in no transfer encoding", closes=True)
+        if "Content-Encoding" in part.headers:
+            raise Problem.of_field(415, name, "A compressed part is not accepted", closes=True)
+        most = limits.max_upload_bytes if name == "file" else FORM_BYTES
+        content = bytearray()
+        while chunk := await part.read_chunk(CHUNK_BYTES):
+            content += chunk
+            if len(content) > most:
+                raise Problem.of_field(413, name, f"It may have {most} bytes", closes=True)
+        if len(fields) == MAX_PARTS:
+            raise Problem(422, f"The form may have {MAX_PARTS} fields.", closes=True)
+        fields[name] = bytes(content) if name == "file" else _text(name, content)
+    return fields
+
+
+def _text(name: str, content: bytearray) -> str:
+    try:
+        text = content.decode()
+    except UnicodeDecodeError:
+        raise Problem.of_field(422, name, "It should be text in UTF-8", closes=True) from None
+    return text
+
+
 def answer(status: int, body: BaseModel, headers: Mapping[str, str] | None = None) -> web.Response:
     """A model as JSON, which nothing may keep: what it says of the server is true now."""
     return web.Response(
@@ -79,9 +161,13 @@ def answer(status: int, body: BaseModel, headers: Mapping[str, str] | None = Non
     )
 
 
-def _check_type(request: web.Request) -> None:
+def _check_coding(request: web.Request) -> None:
     if request.headers.get("Content-Encoding", "identity").lower() != "identity":
         raise Problem.of_field(415, "Content-Encoding", "A compressed body is not accepted", closes=True)
+
+
+def _check_type(request: web.Request) -> None:
+    _check_coding(request)
     if request.content_type != "application/json" or (request.charset or "utf-8").lower() not in ("utf-8", "us-ascii"):
         raise Problem.of_field(415, "Content-Type", "Body should be application/json, in UTF-8")
 

@@ -93,7 +93,7 @@ def _operation(route: Route) -> Json:
     if operation.description:
         described["description"] = operation.description
     if operation.body is not None:
-        content: Json = {"application/json": {"schema": _reference(operation.body)}}
+        content: Json = {operation.media_type: {"schema": _reference(operation.body)}}
         described["requestBody"] = {"required": True, "content": content}
     return described
 

@@ -8,7 +8,10 @@ from dataclasses import dataclass, field
 from aiohttp import web
 from pydantic import BaseModel
 
-__all__ = ["Answer", "Operation", "Route"]
+__all__ = ["FORM", "JSON", "Answer", "Operation", "Route"]
+
+JSON = "application/json"
+FORM = "multipart/form-data"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +32,7 @@ class Answer:
 class Operation:
     """What a client has to know of a route (OpenAPI 3.1.0 section 4.8.10).
 
-    body      what the request carries, as JSON
+    body      what the request carries, as `media_type`
     answers   every response that is no problem
     problems  every status that a problem may have
     problem   how a problem is told; None: as the rest of the API tells it
@@ -39,6 +42,7 @@ class Operation:
     summary: str
     description: str = ""
     body: type[BaseModel] | None = None
+    media_type: str = JSON
     answers: tuple[Answer, ...]
     problems: tuple[int, ...]
     problem: type[BaseModel] | None = None

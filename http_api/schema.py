@@ -13,7 +13,16 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, WithJsonSchema, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    RootModel,
+    ValidationInfo,
+    WithJsonSchema,
+    field_validator,
+)
 from pydantic_core import PydanticCustomError
 
 __all__ = [
@@ -34,6 +43,11 @@ __all__ = [
     "PushReport",
     "PushRequest",
     "Readiness",
+    "SpeakerChange",
+    "SpeakerDetails",
+    "SpeakerList",
+    "SpeakerReport",
+    "SpeakerUpload",
     "SpeechFigures",
     "StreamRequest",
     "SynthesizeRequest",
@@ -51,6 +65,8 @@ class ApiLimits:
 
     max_text_chars            text of one request, in Unicode code points: more is a 422
     max_body_bytes            body of one request: more is a 413
+    max_upload_bytes          file in one request: more is a 413
+    max_uploads               files on their way at a time: more is a 503
     max_concurrent            speech requests at work at a time: more is a 503, since the server is full
     max_concurrent_per_client the same for one remote address: more is a 429, since the client asks too much; None when
                               one address may take all there is, as it must behind a reverse proxy
@@ -60,6 +76,7 @@ class ApiLimits:
     hold_ms                   how long a streamed body may be held back so that its headers can be exact
     keep_alive_s              silence on an event stream after which a comment is sent
     read_timeout_s            time for a body to arrive: more is a 408
+    upload_timeout_s          the same for a body with a file
     idle_timeout_s            time for a connection to bring (the head of) its next request: more closes it
     stall_timeout_s           time for a slow reader to make room for one write: more cuts it off
     retry_after_s             what a 429 or 503 by these limits advises
@@ -67,6 +84,8 @@ class ApiLimits:
 
     max_text_chars: int = 5000
     max_body_bytes: int = 128 * 1024
+    max_upload_bytes: int = 10 * 1024 * 1024
+    max_uploads: int = 4
     max_concurrent: int = 64
     max_concurrent_per_client: int | None = None
     max_connections: int = 1024
@@ -74,6 +93,7 @@ class ApiLimits:
     hold_ms: float = 100.0
     keep_alive_s: float = 15.0
     read_timeout_s: float = 10.0
+    upload_timeout_s: float = 60.0
     idle_timeout_s: float = 75.0
     stall_timeout_s: float = 30.0
     retry_after_s: float = 1.0
@@ -459,6 +479,91 @@ class PushList(_Body):
     """What is known of all pushes: first those that have ended, then those that are alive."""
 
     pushes: tuple[PushReport, ...]
+
+
+def _is_one_line(value: str) -> str:
+    if not value.strip() or not value.isprintable():
+        raise PydanticCustomError("one_line", "Name should be one line of printable text")
+    return value
+
+
+SpeakerName = Annotated[
+    str,
+    Field(min_length=1, max_length=100, description="For people; it need not be unique.", examples=["Ada"]),
+    AfterValidator(_is_one_line),
+]
+
+
+class SpeakerUpload(_Body):
+    """Enrol a speaker. As multipart/form-data (RFC 7578), each field in a part of its own."""
+
+    file: Annotated[
+        bytes,
+        WithJsonSchema({"type": "string", "contentMediaType": "application/octet-stream"}),
+        Field(
+            description="Ten seconds or more of one person's speech, in any common audio format, without music or "
+            "other people."
+        ),
+    ]
+    name: SpeakerName
+    consent: Annotated[
+        str | None,
+        Field(
+            max_length=2000,
+            description="Who agreed, and when, that this voice may be used. Kept and given back as it is.",
+            examples=["Ada Lovelace, in writing, 2026-11-25"],
+        ),
+    ] = None
+
+
+class SpeakerChange(_Body):
+    """Change what is known of a speaker."""
+
+    name: SpeakerName
+
+
+class SpeakerReport(_Body):
+    """What is known of a speaker."""
+
+    id: Annotated[str, Field(description="To be given as `speaker_id`.", examples=["spk_5f0c9be2a1d84e7791c3a6b8"])]
+    name: str
+    consent: str | None
+    created_at: datetime
+    engine: str
+    cloning: Annotated[
+        bool,
+        Field(
+            description="Whether the engine speaks with the speaker's own voice. Otherwise one of the engine's takes "
+            "over pitch, range and rate."
+        ),
+    ]
+    duration_s: Annotated[float, Field(description="Seconds of the recording.")]
+    speech_s: Annotated[float, Field(description="Seconds of speech in it.")]
+    level_db: Annotated[float, Field(description="Level of that speech, in dB relative to full scale.")]
+
+
+class SpeakerEmbedding(_Body):
+    """What the engine made of the recording."""
+
+    kind: Annotated[str, Field(examples=["voice-profile-1"])]
+    data: Annotated[str, WithJsonSchema({"type": "string", "contentEncoding": "base64"})]
+    figures: Annotated[
+        dict[str, float],
+        Field(
+            description="The embedding in numbers that people understand, if it can be told in such.",
+            examples=[{"median_f0_hz": 118.2, "range_hz": 41.0, "syllables_per_s": 4.4}],
+        ),
+    ]
+
+
+class SpeakerDetails(SpeakerReport):
+    """What is known of a speaker, with the embedding."""
+
+    embedding: SpeakerEmbedding
+
+
+class SpeakerList(RootModel[tuple[SpeakerReport, ...]]):
+    """All speakers, in the order in which they were enrolled."""
 
 
 class SpeechFigures(_Body):

@@ -1,4 +1,4 @@
-"""Audio files: any of them into what the telephone carries (8 kHz mono, signed 16 bit), and that into WAV."""
+"""Audio files: any of them into mono samples of 16 bit, at 8 kHz unless told otherwise, and those into WAV."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class AudioError(Exception):
     """The bytes are not audio that can be used; the message says why."""
 
 
-async def decode(source: bytes | Path, *, max_s: float) -> bytes:
-    """The first audio track of any common container, as samples at RATE_HZ in native byte order.
+async def decode(source: bytes | Path, *, max_s: float, rate_hz: int = RATE_HZ) -> bytes:
+    """The first audio track of any common container, as samples at `rate_hz` in native byte order.
 
     Works in a process of its own (decoder.py), which ends with this call, however it ends. Raises AudioError when the
     file cannot be read, when there is no audio track in it, when that does not decode or takes too long to, or when it
@@ -38,7 +38,7 @@ async def decode(source: bytes | Path, *, max_s: float) -> bytes:
     try:
         with _as_file(source) as file:
             process = await asyncio.create_subprocess_exec(
-                *_command(max_s, limit_s),
+                *_command(rate_hz, max_s, limit_s),
                 env=_environment(),
                 stdin=file,
                 stdout=PIPE,
@@ -49,7 +49,7 @@ async def decode(source: bytes | Path, *, max_s: float) -> bytes:
         raise AudioError(f"no process can be started to decode it: {error.strerror}") from error
     assert process.stdout is not None, "it is a pipe"
     assert process.stderr is not None, "it is a pipe"
-    most_bytes = round(max_s * RATE_HZ) * 2
+    most_bytes = round(max_s * rate_hz) * 2
     try:
         async with asyncio.timeout(limit_s):
             samples, reason = await asyncio.gather(
@@ -80,9 +80,9 @@ def _as_file(source: bytes | Path) -> BinaryIO:
     return file
 
 
-def _command(max_s: float, limit_s: float) -> list[str]:
+def _command(rate_hz: int, max_s: float, limit_s: float) -> list[str]:
     # -P: the working directory is not searched for modules.
-    return [sys.executable, "-P", "-m", "mediaserver.decoder", str(RATE_HZ), str(max_s), str(math.ceil(limit_s))]
+    return [sys.executable, "-P", "-m", "mediaserver.decoder", str(rate_hz), str(max_s), str(math.ceil(limit_s))]
 
 
 def _environment() -> dict[str, str]:

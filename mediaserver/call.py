@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import enum
+import math
 import secrets
 import time
 from collections.abc import Callable, Mapping
@@ -325,7 +326,7 @@ class Call:
                 async with self._means.decoding:
                     return await asyncio.to_thread(rtp.Clip, await audio.decode(body, max_s=max_s), audio.RATE_HZ)
             content = text_of(media_type, body, charset=charset, voice=content.voice, language=content.language)
-        return self._utterance(content)
+        return await self._means.speech.prepare(self._utterance(content))
 
     def _utterance(self, text: Text) -> engines.Utterance:
         """The words as the engine takes them. Raises engines.UnsuitableUtterance, engines.UnknownVoice."""
@@ -335,7 +336,7 @@ class Call:
         most = self._means.config.sip.max_text_chars
         if len(utterance.text) > most:
             raise engines.UnsuitableUtterance(f"the text has {len(utterance.text)} characters; {most} are allowed")
-        self._means.speech.engine.check(utterance)
+        self._means.speech.check(utterance)
         return utterance
 
     # What the call does: the actions of the table.
@@ -555,6 +556,7 @@ UNSERVABLE = (
     Forbidden,
     FetchError,
     audio.AudioError,
+    engines.EngineBusy,
     rtp.PortsExhausted,
     ProgrammeFull,
 )
@@ -573,6 +575,8 @@ def _declined(error: Exception) -> Declined:
             return Declined(403, reason)
         case rtp.PortsExhausted():
             return Declined(503, "No RTP port is free", (("Retry-After", "5"),))
+        case engines.EngineBusy():
+            return Declined(503, reason, (("Retry-After", f"{math.ceil(error.retry_after_s)}"),))
         case ProgrammeFull():
             return Declined(503, reason, (("Retry-After", "5"),))
     # RFC 4240 section 3: what cannot be had is Not Found.

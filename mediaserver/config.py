@@ -344,6 +344,39 @@ class Fetch(Section):
     max_audio_s: float = Field(default=600, gt=0)
 
 
+class Store(Section):
+    """Where speakers are kept; the default is below the home directory: see `directory`."""
+
+    path: Path | None = None
+
+    def directory(self, environ: Mapping[str, str]) -> Path:
+        """`path`, or what systemd grants (systemd.exec(5), StateDirectory=), or what the XDG base directories say.
+
+        Raises ConfigError when there is neither of them, nor a home.
+        """
+        if self.path is not None:
+            return self.path
+        if granted := environ.get("STATE_DIRECTORY"):
+            return Path(granted.partition(":")[0])
+        # XDG Base Directory Specification 0.8: what should outlive a restart and is not important enough for data.
+        state = environ.get("XDG_STATE_HOME", "")
+        if Path(state).is_absolute():
+            return Path(state) / "mediaserver"
+        try:
+            return Path.home() / ".local" / "state" / "mediaserver"
+        except RuntimeError as error:
+            raise ConfigError("store.path: name a directory, for there is no home directory to put it in") from error
+
+
+class Speakers(Section):
+    """What a recording may be that somebody is enrolled with, and how many may be."""
+
+    min_s: float = Field(default=3, ge=1, le=60)
+    max_s: float = Field(default=60, ge=3, le=600)
+    max_bytes: int = Field(default=10 * 1024 * 1024, ge=1024, le=256 * 1024 * 1024)
+    max_speakers: int = Field(default=1000, ge=1)
+
+
 class Log(Section):
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Literal["auto", "console", "json"] = "auto"
@@ -427,6 +460,8 @@ class Config(Section):
     rtp: Rtp = Rtp()
     engine: Engine = Engine()
     fetch: Fetch = Fetch()
+    store: Store = Store()
+    speakers: Speakers = Speakers()
     log: Log = Log()
     redis: Redis = Redis()
     trunk: tuple[Trunk, ...] = ()

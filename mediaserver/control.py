@@ -12,7 +12,10 @@ import rtp
 from mediaserver import audio, push
 from mediaserver.metrics import Metrics
 from mediaserver.push import Pushes
+from mediaserver.recording import UnfitRecording
+from mediaserver.speakers import Speakers, TooManySpeakers, UnknownSpeaker
 from mediaserver.speech import Speech
+from mediaserver.store import Speaker
 
 __all__ = ["Control"]
 
@@ -27,6 +30,7 @@ class Control:
         self,
         speech: Speech,
         pushes: Pushes,
+        speakers: Speakers,
         metrics: Metrics,
         *,
         calls: Callable[[], int],
@@ -34,6 +38,7 @@ class Control:
     ) -> None:
         self._speech = speech
         self._pushes = pushes
+        self._speakers = speakers
         self._metrics = metrics
         self._calls = calls
         self._accepting = accepting
@@ -58,8 +63,8 @@ class Control:
             continues=speech.continues,
         )
         with self._translated(utterance):
-            self._speech.engine.check(utterance)
-            async with aclosing(self._speech.synthesize(utterance)) as chunks:
+            prepared = await self._speech.prepare(utterance)
+            async with aclosing(self._speech.synthesize(prepared)) as chunks:
                 async for chunk in chunks:
                     yield chunk.samples
 
@@ -100,6 +105,51 @@ class Control:
         if not await self._pushes.stop(id):
             raise _unknown_push(id)
 
+    async def enrol_speaker(self, order: http_api.SpeakerOrder) -> http_api.SpeakerFacts:
+        with _translated_speaker():
+            try:
+                speaker = await self._speakers.enrol(order.file, name=order.name, consent=order.consent)
+            except (audio.AudioError, UnfitRecording) as error:
+                raise http_api.Refused(f"the recording cannot be used: {error}", field="file") from error
+            except TooManySpeakers as error:
+                raise http_api.Conflict(str(error), field="file") from error
+            return self._introduced(speaker)
+
+    async def speakers(self) -> list[http_api.SpeakerFacts]:
+        with _translated_speaker():
+            return [self._introduced(speaker) for speaker in await self._speakers.all()]
+
+    async def speaker(self, id: str) -> tuple[http_api.SpeakerFacts, http_api.Embedding]:
+        engine = self._speech.engine
+        with _translated_speaker():
+            speaker = await self._speakers.find(id)
+            embedding = await self._speakers.embedding(id)
+            return self._introduced(speaker), http_api.Embedding(
+                kind=engine.embedding_kind, data=embedding, figures=engine.figures(embedding)
+            )
+
+    async def rename_speaker(self, id: str, name: str) -> http_api.SpeakerFacts:
+        with _translated_speaker():
+            return self._introduced(await self._speakers.rename(id, name))
+
+    async def delete_speaker(self, id: str) -> None:
+        with _translated_speaker():
+            await self._speakers.delete(id)
+
+    def _introduced(self, speaker: Speaker) -> http_api.SpeakerFacts:
+        engine = self._speech.engine
+        return http_api.SpeakerFacts(
+            id=speaker.id,
+            name=speaker.name,
+            consent=speaker.consent,
+            created_at=speaker.created_at,
+            engine=engine.name,
+            cloning=engine.cloning,
+            duration_s=speaker.duration_s,
+            speech_s=speaker.speech_s,
+            level_db=speaker.level_db,
+        )
+
     @contextmanager
     def _translated(self, utterance: engines.Utterance) -> Iterator[None]:
         """What goes wrong with speech, in the API's words."""
@@ -120,7 +170,7 @@ class Control:
         """The field without which an unsuitable utterance could be said, if it is the language; otherwise the words."""
         if utterance.language:
             with suppress(engines.UnsuitableUtterance):
-                self._speech.engine.check(replace(utterance, language=""))
+                self._speech.check(replace(utterance, language=""))
                 return "language"
         return "ssml" if utterance.ssml else "text"
 
@@ -153,6 +203,19 @@ class Control:
     def observe_request(self, *, endpoint: str, status: int, latency_ms: float) -> None:
         self._metrics.tts_requests.labels(endpoint, str(status)).inc()
         self._metrics.tts_request_latency.labels(endpoint).observe(latency_ms)
+
+
+@contextmanager
+def _translated_speaker() -> Iterator[None]:
+    """What goes wrong with speakers, in the API's words."""
+    try:
+        yield
+    except UnknownSpeaker as error:
+        raise http_api.NotFound(str(error), field="id") from error
+    except engines.EngineBusy as error:
+        raise http_api.Busy(str(error), retry_after_s=error.retry_after_s) from error
+    except engines.EngineError as error:
+        raise http_api.Failed(str(error)) from error
 
 
 def _unknown_push(id: str) -> http_api.NotFound:

@@ -302,7 +302,7 @@ class Pushes:
 
         Raises PushError, rtp.PortsExhausted, and engines.EngineError when the speech does not begin.
         """
-        self._speech.engine.check(utterance)
+        utterance = await self._speech.prepare(utterance)
         address = check_destination(destination.host, self._networks)
         self._check_route(address, destination.port)
         if self._draining:

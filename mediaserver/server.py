@@ -30,7 +30,9 @@ from mediaserver.metrics import Metrics, connection_families, rtp_families, sip_
 from mediaserver.push import Pushes
 from mediaserver.referrals import REFERRED_TYPES
 from mediaserver.script import BODY_TYPES
+from mediaserver.speakers import Speakers, SpeakersUnavailable, UnknownSpeaker, is_speaker
 from mediaserver.speech import Speech
+from mediaserver.store import Store, StoreError
 from mediaserver.switchboard import Switchboard
 from mediaserver.trunks import Trunks
 from rtp import g711
@@ -45,7 +47,7 @@ FILES_PER_CALL = 3
 """Sockets: RTP, RTCP, and a second one on the RTP port while the peer's address is not certain."""
 FILES_BESIDE_CALLS = 256
 DECODERS = 2
-"""So many fetched files are decoded at a time."""
+"""So many files are decoded at a time that were fetched or uploaded."""
 
 
 class StartError(Exception):
@@ -142,7 +144,7 @@ async def _rehearse(routes: Sequence[config.Route], engine: engines.Engine) -> t
                     engines.Utterance(
                         text=words,
                         ssml=route.ssml is not None,
-                        voice=route.voice,
+                        voice="default" if is_speaker(route.voice) else route.voice,
                         language=route.language,
                         rate_hz=8000,
                     )
@@ -154,12 +156,22 @@ async def _rehearse(routes: Sequence[config.Route], engine: engines.Engine) -> t
     return clips, faults
 
 
+async def _introduce(routes: Sequence[config.Route], speakers: Speakers) -> None:
+    """Say which routes' speakers are not there: they may be enrolled yet, and until then their calls get 404."""
+    for number, route in enumerate(routes):
+        if is_speaker(route.voice):
+            try:
+                await speakers.find(route.voice)
+            except (UnknownSpeaker, SpeakersUnavailable) as error:
+                log.warning("the voice of a route is not there", route=number, error=str(error))
+
+
 @contextmanager
 def _naming(key: str) -> Iterator[None]:
     """Name the key of the configuration by which something could not be started."""
     try:
         yield
-    except (engines.EngineError, sip.TlsError, OSError) as error:
+    except (engines.EngineError, sip.TlsError, StoreError, OSError) as error:
         raise StartError(f"{key}: {error}") from error
 
 
@@ -211,6 +223,10 @@ async def running(settings: config.Config) -> AsyncIterator[Server]:
     """A server, from its first listening to its last good-bye. Raises StartError."""
     if settings.redis.url is not None:
         log.warning("redis.url is set, but nothing is kept in Redis yet")
+    try:
+        directory = settings.store.directory(os.environ)
+    except config.ConfigError as error:
+        raise StartError(str(error)) from error
     _raise_file_limit(settings.sip)
     async with AsyncExitStack() as stack:
         with _naming("engine"):
@@ -230,7 +246,12 @@ async def running(settings: config.Config) -> AsyncIterator[Server]:
                 )
             )
         metrics = Metrics()
-        speech = Speech(engine, metrics)
+        decoding = asyncio.Semaphore(DECODERS)
+        with _naming("store.path"):
+            store = await stack.enter_async_context(Store.open(directory))
+        speakers = Speakers(engine, store, settings.speakers, decoding=decoding)
+        await _introduce(settings.route, speakers)
+        speech = Speech(engine, metrics, speakers)
         fetcher = await stack.enter_async_context(Fetcher(settings.fetch))
 
         def deliver(event: sip.Event) -> None:
@@ -277,7 +298,7 @@ async def running(settings: config.Config) -> AsyncIterator[Server]:
             fetcher=fetcher,
             metrics=metrics,
             clips=clips,
-            decoding=asyncio.Semaphore(DECODERS),
+            decoding=decoding,
             trunk_of=trunks.trunk_of,
         )
         switchboard = await stack.enter_async_context(Switchboard(means))
@@ -297,7 +318,9 @@ async def running(settings: config.Config) -> AsyncIterator[Server]:
         metrics.watch(trunks.families)
         metrics.watch(lambda: connection_families(transport.connections()))
         app = http_api.make_app(
-            Control(speech, pushes, metrics, calls=switchboard.__len__, accepting=lambda: switchboard.accepting),
+            Control(
+                speech, pushes, speakers, metrics, calls=switchboard.__len__, accepting=lambda: switchboard.accepting
+            ),
             version=version("mediaserver"),
             encode={"mulaw": g711.mulaw_encode, "alaw": g711.alaw_encode},
             encoders={format: partial(FileEncoder, format) for format in FORMATS},
@@ -305,6 +328,7 @@ async def running(settings: config.Config) -> AsyncIterator[Server]:
                 max_text_chars=settings.http.max_text_chars,
                 max_body_bytes=settings.http.max_body_bytes,
                 max_concurrent=settings.http.max_concurrent,
+                max_upload_bytes=settings.speakers.max_bytes,
             ),
         )
         with _naming("http.listen"):

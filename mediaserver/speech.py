@@ -5,10 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
+from dataclasses import replace
 
 import engines
 import rtp
 from mediaserver.metrics import Metrics
+from mediaserver.speakers import Speakers, is_speaker
 
 __all__ = ["Speech"]
 
@@ -16,12 +18,30 @@ __all__ = ["Speech"]
 class Speech:
     """What an engine says, counted and timed."""
 
-    def __init__(self, engine: engines.Engine, metrics: Metrics) -> None:
+    def __init__(self, engine: engines.Engine, metrics: Metrics, speakers: Speakers) -> None:
         self.engine = engine
         self._metrics = metrics
+        self._speakers = speakers
+
+    async def prepare(self, utterance: engines.Utterance) -> engines.Utterance:
+        """The utterance as the engine wants it, its speaker looked up, and checked.
+
+        Raises engines.UnsuitableUtterance and SpeakersUnavailable.
+        """
+        utterance = await self._speakers.voiced(utterance)
+        self.engine.check(utterance)
+        return utterance
+
+    def check(self, utterance: engines.Utterance) -> None:
+        """As `prepare` as far as nobody has to be looked up: there may be no such speaker."""
+        self.engine.check(replace(utterance, voice="default") if is_speaker(utterance.voice) else utterance)
 
     async def synthesize(self, utterance: engines.Utterance) -> AsyncGenerator[engines.Pcm, None]:
-        """The engine's chunks as they come. Time spent by the consumer between chunks is not the engine's."""
+        """The engine's chunks as they come. Time spent by the consumer between chunks is not the engine's.
+
+        Raises what `prepare` raises and what the engine raises.
+        """
+        utterance = await self._speakers.voiced(utterance)
         self._metrics.tts_active.inc()
         inference_s = audio_s = 0.0
         try:

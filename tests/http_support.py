@@ -6,14 +6,41 @@ import asyncio
 import struct
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 
 import aiohttp
 
-from http_api import ApiLimits, Busy, Health, Listening, NotFound, PushFacts, PushOrder, Speech, make_app, serve
+from http_api import (
+    ApiLimits,
+    Busy,
+    Embedding,
+    Health,
+    Listening,
+    NotFound,
+    PushFacts,
+    PushOrder,
+    SpeakerFacts,
+    SpeakerOrder,
+    Speech,
+    make_app,
+    serve,
+)
 
 MODEL = "fake 1.0"
 VERSION = "9.8.7"
+
+SPEAKER = SpeakerFacts(
+    id="spk_0123456789abcdef01234567",
+    name="Ada",
+    consent=None,
+    created_at=datetime(2026, 11, 25, 12, 0, tzinfo=UTC),
+    engine="fake",
+    cloning=True,
+    duration_s=12.5,
+    speech_s=10.25,
+    level_db=-21.5,
+)
 
 Script = Callable[[Speech], AsyncGenerator[bytes, None]]
 
@@ -95,6 +122,7 @@ class FakeControl:
         )
     )
     asked: list[Speech] = field(default_factory=list)
+    enrolled: list[SpeakerOrder] = field(default_factory=list)
     requests: list[tuple[str, int]] = field(default_factory=list)
     latencies_ms: list[float] = field(default_factory=list)
     observed: asyncio.Event = field(default_factory=asyncio.Event)
@@ -128,6 +156,24 @@ class FakeControl:
 
     async def stop_push(self, id: str) -> None:
         raise NotFound(f"There is no push {id!r}", field="id")
+
+    async def enrol_speaker(self, order: SpeakerOrder) -> SpeakerFacts:
+        self.enrolled.append(order)
+        return SPEAKER
+
+    async def speakers(self) -> list[SpeakerFacts]:
+        return [SPEAKER]
+
+    async def speaker(self, id: str) -> tuple[SpeakerFacts, Embedding]:
+        if id != SPEAKER.id:
+            raise NotFound(f"There is no speaker {id!r}", field="id")
+        return SPEAKER, Embedding(kind="fake-1", data=b"\x00\xff", figures={"median_f0_hz": 120.5})
+
+    async def rename_speaker(self, id: str, name: str) -> SpeakerFacts:
+        return replace((await self.speaker(id))[0], name=name)
+
+    async def delete_speaker(self, id: str) -> None:
+        await self.speaker(id)
 
     def observe_request(self, *, endpoint: str, status: int, latency_ms: float) -> None:
         self.requests.append((endpoint, status))

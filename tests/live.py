@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextlib
+import functools
 import os
 import random
 import socket
+import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Self, TypeVar
@@ -29,11 +32,20 @@ def rtp_ports() -> str:
     return f"{first}-{first + 1999}"
 
 
+@functools.cache
+def store() -> str:
+    """A directory for what the servers of this process remember, which goes with the process."""
+    directory = tempfile.TemporaryDirectory()
+    atexit.register(directory.cleanup)
+    return directory.name
+
+
 def settings(**sections: Any) -> config.Config:
     """A configuration on free loopback ports; keyword arguments are its sections, as in the TOML file."""
     sections["sip"] = {"listen": "127.0.0.1:0"} | sections.get("sip", {})
     sections["http"] = {"listen": "127.0.0.1:0"} | sections.get("http", {})
     sections["rtp"] = {"ports": rtp_ports()} | sections.get("rtp", {})
+    sections["store"] = {"path": store()} | sections.get("store", {})
     return config.Config.model_validate(sections)
 
 

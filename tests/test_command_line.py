@@ -23,7 +23,7 @@ import engines
 import sip
 from mediaserver import softphone
 from mediaserver.__main__ import main
-from tests.live import likeness, rtp_ports, spoken
+from tests.live import likeness, rtp_ports, spoken, store
 
 ROOT = Path(__file__).parents[1]
 
@@ -48,7 +48,7 @@ async def start(*arguments: str, **environ: str) -> asyncio.subprocess.Process:
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
         cwd=ROOT,
-        env={"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"} | environ,
+        env={"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "MEDIASERVER_STORE__PATH": store()} | environ,
     )
 
 

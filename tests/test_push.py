@@ -6,10 +6,11 @@ import asyncio
 import ipaddress
 import json
 import socket
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -24,10 +25,12 @@ import rtp
 from http_api.schema import PushRequest
 from mediaserver import config, push, server
 from mediaserver.metrics import Metrics
+from mediaserver.speakers import Speakers
 from mediaserver.speech import Speech
+from mediaserver.store import Store
 from rtp import g711
 
-from .live import likeness, rtp_ports, serving, spoken
+from .live import likeness, rtp_ports, serving, spoken, store
 
 TEXT = "The quick brown fox jumps over the lazy dog."
 LONG = "A sentence that takes its time to be said. " * 20
@@ -504,6 +507,7 @@ class Scripted:
     """An engine that says what it is told: samples, waiting (a future) and errors, in their order."""
 
     name, version = "scripted", "1"
+    cloning, embedding_kind = False, ""
 
     def __init__(self, *script: bytes | asyncio.Future[None] | Exception) -> None:
         self.script = script
@@ -517,6 +521,12 @@ class Scripted:
 
     def check(self, utterance: engines.Utterance) -> None:
         pass
+
+    async def enrol(self, samples: bytes, rate_hz: int) -> bytes:
+        return b""
+
+    def figures(self, embedding: bytes) -> Mapping[str, float]:
+        return {}
 
     async def synthesize(self, utterance: engines.Utterance) -> AsyncGenerator[engines.Pcm, None]:
         try:
@@ -540,9 +550,10 @@ SECOND = b"\x00\x10" * 8000
 @asynccontextmanager
 async def pushing(engine: Scripted) -> AsyncIterator[push.Pushes]:
     settings = config.Config().rtp
-    async with rtp.Endpoint(host="127.0.0.1", ports=PORTS) as endpoint:
+    async with rtp.Endpoint(host="127.0.0.1", ports=PORTS) as endpoint, Store.open(Path(store())) as kept:
         metrics = Metrics()
-        speech = Speech(engine, metrics)
+        speakers = Speakers(engine, kept, config.Config().speakers, decoding=asyncio.Semaphore(1))
+        speech = Speech(engine, metrics, speakers)
         async with push.Pushes(
             endpoint, speech, metrics, host="127.0.0.1", networks=settings.push_networks, max_pushes=1
         ) as pushes:
