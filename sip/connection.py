@@ -31,7 +31,7 @@ class StreamLimits:
     connections_per_host  of them, with one address
     buffer_bytes          that a peer may leave unread before it is dropped
     connect_s             for making a connection, and for the handshake of TLS
-    message_s             for a message to arrive whole, from its first byte
+    message_s             for a message to arrive whole, from its first byte, and for the first one to come
     idle_s                without traffic, after which a connection that nothing needs is closed
     ping_s                between two pings along a connection that we have made (RFC 5626 section 4.4.1)
     pong_s                for the answer to one
@@ -63,7 +63,7 @@ class Closing(enum.Enum):
 class Wait(enum.Enum):
     """What a connection waits for."""
 
-    MESSAGE = "the rest of a message"
+    MESSAGE = "the rest of a message, or the first one"
     IDLE = "the end of a time without traffic"
     PING = "the time of the next ping"
     PONG = "the answer to a ping"
@@ -97,8 +97,9 @@ class Connection(Timed[Wait]):
         self._pinged = self._pongs = False
         self._active_at = now
         self.deadlines = {Wait.IDLE: now + limits.idle_s}
-        if ours:
-            self.deadlines = {**self.deadlines, Wait.PING: now + limits.ping_s}
+        # Whoever connects has something to say; a place that is held in silence would be one less for others.
+        first, within_s = (Wait.PING, limits.ping_s) if ours else (Wait.MESSAGE, limits.message_s)
+        self.deadlines = {**self.deadlines, first: now + within_s}
 
     def receive(self, data: bytes, now: float) -> None:
         """Take what came. Never raises, whatever it is."""

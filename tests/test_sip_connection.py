@@ -134,8 +134,20 @@ def test_half_a_keep_alive_is_not_waited_for_for_ever() -> None:
     assert line.closing is Closing.SLOW_SENDER
 
 
+def test_who_connects_and_says_nothing_is_dropped() -> None:
+    line = Line()
+    line.wait(15.9)
+    assert line.closing is None
+    line.wait(0.1)
+    assert line.closing is Closing.SLOW_SENDER
+    ours = Line(ours=True)
+    ours.wait(100.0)
+    assert ours.closing is None
+
+
 def test_a_connection_without_traffic_is_closed() -> None:
     line = Line()
+    line.say(message())
     line.wait(200.0)
     line.say(message())
     line.wait(200.0)
@@ -149,6 +161,7 @@ def test_a_connection_without_traffic_is_closed() -> None:
 
 def test_a_connection_that_a_call_needs_is_kept() -> None:
     line = Line()
+    line.say(message())
     line.wait(3000.0, needed=True)
     assert line.closing is None
     line.wait(300.0)
@@ -158,8 +171,8 @@ def test_a_connection_that_a_call_needs_is_kept() -> None:
 def test_a_peer_that_sends_keep_alives_keeps_its_connection() -> None:
     line = Line()
     for _ in range(10):
-        line.wait(290.0)
         line.say(PING)
+        line.wait(290.0)
     assert line.closing is None
 
 
