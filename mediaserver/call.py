@@ -252,7 +252,7 @@ class Call:
             return
         before, (self.state, act) = self.state, row
         if self.state is not before and self.state is not CallState.ENDED:
-            self._log.info(f"call {self.state.value}")
+            self._log.debug(f"call {self.state.value}")
         try:
             act(self, event)
         except sip.LocalProtocolError as error:

@@ -487,6 +487,8 @@ def split_list(text: str) -> tuple[str, ...]:
             text = text.strip(" \t")
             return (text,) if text else ()
         return tuple(item.strip(" \t") for item in text.split(","))
+    if "," not in text and '"' not in text and text.count("<") == 1 and text.find("<") < text.find(">"):
+        return (text.strip(" \t"),)
     items: list[str] = []
     start = position = 0
     while position < len(text):

@@ -162,9 +162,7 @@ async def test_the_demonstration_of_the_banner_leaves_speech_in_a_file(tmp_path:
         assert process.returncode == 0
     lines = [json.loads(line) for line in log.decode().splitlines()]
     call = [line for line in lines if line["event"].startswith("call ")]
-    assert [line["event"] for line in call] == [
-        *("call offered", "call answered", "call talking", "call staying", "call ending", "call ended")
-    ]
+    assert [line["event"] for line in call] == ["call offered", "call ended"]
     assert len({line["call_id"] for line in call}) == 1
     assert call[-1]["underruns"] == 0
     assert "Hello from the media server" not in log.decode(), "what is said is nobody else's business"
