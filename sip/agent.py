@@ -381,7 +381,7 @@ class Agent:
         else:
             provisional = Provisional(status=status, headers=fields, body=body, content_type=content_type)
             if ringing.reliable is None:
-                # RFC 3262 section 3: the upper half is left for the numbers to grow into.
+                # RFC 3262 section 3: the first number leaves the others room to grow.
                 first = self._random.randrange(1, RSEQ_LIMIT)
                 ringing.reliable = Reliable(
                     call=call, seq=offer.cseq.number, first_rseq=first, schedule=self._schedule, timers=self._timers
@@ -1009,7 +1009,7 @@ class Agent:
         if call is None or not call.allows(CallInput.PEER_INVITE):
             self._refuse(request, reply, 481)
             return
-        if not self._acceptable(call.dialog, request, reply, self._body_types) or self._too_brief(request, reply):
+        if self._too_brief(request, reply) or not self._acceptable(call.dialog, request, reply, self._body_types):
             return
         transaction = self._transactions.serve(request, reply, call.key, now)
         if call.dialog is not None and call.dialog.exchange is Exchange.OFFERING:
@@ -1087,7 +1087,7 @@ class Agent:
         if call is None or dialog is None or call.state is CallState.ENDING:
             self._refuse(request, reply, 481)
             return
-        if not self._acceptable(dialog, request, reply, self._body_types) or self._too_brief(request, reply):
+        if self._too_brief(request, reply) or not self._acceptable(dialog, request, reply, self._body_types):
             return
         # RFC 3311 section 5.2: one UPDATE at a time, and one offer.
         mine = dialog.exchange is Exchange.OFFERING or (dialog.exchange is Exchange.EMPTY and not call.up)
@@ -1363,7 +1363,7 @@ class Agent:
         assert call.server is not None, call.state
         assert call.offer is not None, call.state
         assert call.dialog is not None, call.state
-        # RFC 6337 section 2.2: one description of each side.
+        # RFC 3261 section 13.2.1: later descriptions in responses to the same INVITE are ignored.
         body = b"" if call.exchanged else provisional.body
         rseq = reliable.number(bool(body), now)
         response = self._respond(

@@ -86,6 +86,15 @@ def test_too_short_an_interval_gets_422(method: str) -> None:
     assert side.events() == []
 
 
+def test_a_change_that_is_refused_for_its_interval_is_refused_so_again() -> None:
+    """The refusal is stateless (RFC 3261 section 8.2.7), and may be lost; it uses up no CSeq number."""
+    side = Side()
+    call = side.confirmed()
+    brief = request("INVITE", branch="z9hG4bK-2", to_tag=call, cseq=2, headers=("Session-Expires: 60", TIMER))
+    assert statuses(side.say(brief)) == [422]
+    assert statuses(side.say(brief)) == [422]
+
+
 def test_a_caller_that_knows_no_timers_is_not_refused_for_what_its_proxy_asks() -> None:
     side = Side(min_se_s=120)
     _, ok = answer(side, "Session-Expires: 100")
