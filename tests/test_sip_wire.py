@@ -56,6 +56,7 @@ OTHER_SIDE = {
         Cause.NO_ANSWER,
         Cause.NO_ACK,
         Cause.NO_SDP,
+        Cause.EXPIRED,
         Cause.LOST,
     },
     Cause.REMOTE_CANCEL: {Cause.LOCAL_CANCEL, Cause.NO_ANSWER},
@@ -63,7 +64,7 @@ OTHER_SIDE = {
 }
 # Causes that need the wire to lose something.
 BY_LOSS = {Cause.NO_ACK, Cause.LOST}
-# No session gets as old as its interval here. That a PRACK does not come has two reasons: loss, and an offer in the
+# Refreshes are tried so often that hardly any session expires. That a PRACK does not come has two reasons: loss, and an offer in the
 # response that its host leaves unanswered.
 RARE = {Cause.EXPIRED}
 
@@ -151,6 +152,7 @@ class Host:
         guard = Guard(realm=realm, password_of={LOGIN.username: LOGIN.password}.get) if guarded else None
         self.agent = Agent(
             random=Random(seed),
+            session_expires_s=90,
             serve_within={"INFO": ()},
             serve_outside={"MESSAGE": ()},
             guard_of=lambda request, flow: guard,
@@ -268,7 +270,8 @@ class Host:
             self.wire.after(4, lambda: self.later(0.2, "reoffer", call, body=BODY))
         if random.random() < 0.2:
             self.later(15, "request_within", call, "INFO")
-        self.later(60 if random.random() < 0.1 else 20, "bye", call)
+        # Some calls last long enough for their session to be refreshed, and more than once.
+        self.later(200 if random.random() < 0.1 else 20, "bye", call)
 
 
 def simulate(quality: Quality, *, calls: int, seed: int, guarded: bool = False) -> tuple[list[Host], list[Sides]]:
