@@ -445,6 +445,9 @@ class Call:
             self._means.signalling.respond(event.request, 200)
 
     def _obey(self, message: sip.Request) -> None:
+        if message.headers.get("Info-Package"):
+            # RFC 6086 section 4.2.2; the INFO of old has none.
+            raise sip.RemoteProtocolError("No Info Package is taken", status=469, headers=(("Recv-Info", ""),))
         if message.content_type in DTMF_TYPES:
             read_tone(message.content_type, message.body)
             self._digits += 1  # which ones is the caller's secret: they may be a PIN

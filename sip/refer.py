@@ -258,12 +258,12 @@ class Transfer(_Machine[TransferState, TransferInput, TransferDeadline, Transfer
         self._last_word_within_s = last_word_within_s
         self._observed = observed
         self._dialog = agent.dialog(call)
-        agent.retain(call)
         us = NameAddr.parse(self._dialog.local)
         fields = [("Refer-To", str(target)), ("Referred-By", str(NameAddr(uri=us.uri, display_name=us.display_name)))]
         if not observed:
             fields.append(("Refer-Sub", "false"))
         self._request = agent.request_within(now, call, "REFER", headers=fields)
+        agent.retain(call)
         # The numbers that our REFER may have, until it is known which of its tries was taken.
         self._first_seq = self._dialog.local_seq
         self._seq: int | None = None

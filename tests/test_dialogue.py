@@ -149,6 +149,23 @@ async def test_digits_by_info_are_counted_and_not_logged(capsys: pytest.CaptureF
     assert "Signal=" not in log
 
 
+@pytest.mark.conformance("RFC 6086", "4.2.2", "an INFO of an unknown package gets 469 with Recv-Info")
+async def test_an_info_package_is_refused() -> None:
+    async with serving(engine={"name": "tone"}, **STAY) as running, calling(running) as caller:
+        refused = await caller.ask("INFO", b"a", **PLAIN, Info_Package="conference")
+        assert (refused.status, refused.headers.get("Recv-Info")) == (469, "")
+        caller.transport.bye(caller.call)
+
+
+async def test_a_server_that_drains_says_nothing_new() -> None:
+    async with serving(engine={"name": "tone"}, **STAY) as running, calling(running) as caller:
+        draining = asyncio.create_task(running.switchboard.drain(5))
+        await asyncio.sleep(0.1)
+        assert (await caller.ask("MESSAGE", b"a", **PLAIN)).status == 503
+        await caller.hung_up_on()
+        await draining
+
+
 @pytest.mark.conformance("RFC 3891", "3", "an accepted INVITE with Replaces ends the dialog that it names with BYE")
 async def test_a_call_that_takes_the_place_of_another_hears_the_rest() -> None:
     route = [{"say": FIRST, "repeat": 2, "delay_ms": 300}]

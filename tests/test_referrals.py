@@ -268,6 +268,20 @@ async def test_outside_of_calls_a_number_is_called_and_told_something() -> None:
         await until_calls(running, 0)
 
 
+async def test_what_is_ordered_when_the_server_drains_is_given_up_and_the_call_goes_on() -> None:
+    async with phone(status=180) as callee, phone() as caller, serving(route=LONG, sip=TRUSTED) as running:
+        call = await caller.dial(running)
+        caller.refer(call, f"{callee.uri}?{said(WORDS)}")
+        await callee.until(sip.Offered)
+        draining = asyncio.create_task(running.switchboard.drain(5))
+        outcome = await caller.told()
+        assert (outcome.outcome, outcome.status) == (sip.Outcome.FAILED, 487)
+        ended = await caller.until(sip.Ended)
+        assert isinstance(ended, sip.Ended)
+        assert likeness(caller.ear.heard(), await spoken(running.engine, TEXT)) > 0.98
+        await draining
+
+
 async def test_what_is_ordered_when_the_server_stops_is_given_up() -> None:
     async with phone(status=180) as callee, phone() as caller:
         async with serving(route=LONG, sip=TRUSTED) as running:

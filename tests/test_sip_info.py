@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sip import RemoteProtocolError
 from sip.info import Tone, read_tone
@@ -49,3 +53,9 @@ def test_what_is_no_digit_is_refused_without_a_word_of_it(content_type: str, bod
         read_tone(content_type, body)
     assert error.value.status == 400
     assert error.value.reason in ("Bad Signal", "Bad Duration")
+
+
+@given(st.sampled_from([RELAY, BARE]), st.binary(max_size=40))
+def test_whatever_comes_is_one_digit_or_refused(content_type: str, body: bytes) -> None:
+    with contextlib.suppress(RemoteProtocolError):
+        assert read_tone(content_type, body).digit in "0123456789*#ABCD!"

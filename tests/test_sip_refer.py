@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import quote
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sip import (
     Cause,
@@ -409,6 +412,28 @@ def test_an_order_says_whom_to_call_and_with_what() -> None:
     )
     assert read.subscription
     assert order("<sip:c@x>").fields() == ()
+
+
+NAMES = st.sampled_from(["X-Speak", "Replaces", "Require", "Via", "a b"]) | st.text(min_size=1, max_size=4)
+VALUES = st.sampled_from(["a;to-tag=1;from-tag=2", "replaces", "a\r\nb"]) | st.text(max_size=8)
+PARAMETERS = st.sampled_from(["", ";method=INVITE", ";method=BYE", ";lr", ";transport=tcp", ":5", ";;", ">"])
+
+
+@given(PARAMETERS, st.lists(st.tuples(NAMES, VALUES), max_size=4))
+def test_whatever_stands_in_a_refer_it_is_an_order_or_refused(parameters: str, fields: list[tuple[str, str]]) -> None:
+    query = "&".join(f"{quote(name, safe='')}={quote(value, safe='')}" for name, value in fields)
+    data = request("REFER", headers=(f"Refer-To: <sip:c@x{parameters}{'?' if query else ''}{query}>",))
+    try:
+        message = parse_datagram(data)
+        assert isinstance(message, Request)
+        read = ReferOrder.read(message)
+    except RemoteProtocolError:
+        return
+    side = Side()
+    side.agent.invite(0.0, read.target, FLOW, from_=CAROL, body=b"v=0", headers=(*read.fields(), *read.headers))
+    invite = only(side.hear())
+    assert invite.uri.equivalent(read.target)
+    assert {name for name, _ in read.fields()} <= {"Replaces", "Require"}
 
 
 @pytest.mark.conformance("RFC 3261", "19.1.5", "header fields in a URI that only we can know are not followed")
