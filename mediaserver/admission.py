@@ -55,6 +55,10 @@ class Gate:
             return sip.Admission(status=503, retry_after_s=min(math.ceil(wait_s), LONGEST_RETRY_AFTER_S))
         return sip.Admission()
 
+    def welcomes(self, host: str) -> bool:
+        """Whether to take a connection from there: one whose requests will all be ignored takes up a place for nothing."""
+        return self._unknown.status is not None or self._trunk_of(host) is not None or _among(self._networks, host)
+
     @property
     def open(self) -> bool:
         """Whether there is room for a call, as far as calls at a time go."""

@@ -31,6 +31,7 @@ class Switchboard:
         self._gate = Gate(means.config, means.trunk_of)
         self._referrals = Referrals(means, place=self._begin, room=lambda: self._gate.open)
         means.signalling.agent.admit = self._gate.judge
+        means.signalling.welcome = self._gate.welcomes
         means.metrics.watch(self._gate.families)
 
     async def __aenter__(self) -> Switchboard:

@@ -160,6 +160,7 @@ class Streams:
     needed   says whether something relies on a flow
     follow   gets a request whose connection is lost, and the flow that it had
     tls      gives the contexts for new connections; None if there is no TLS
+    welcome  says whether a connection from an address is taken; what is not is closed at once
     """
 
     def __init__(
@@ -171,6 +172,7 @@ class Streams:
         needed: Callable[[Flow], bool],
         follow: Callable[[Request, Flow], Coroutine[Any, Any, Flow | None]],
         tls: Callable[[], Contexts | None],
+        welcome: Callable[[str], bool],
     ) -> None:
         self.limits = limits
         self._loop = asyncio.get_running_loop()
@@ -179,6 +181,7 @@ class Streams:
         self._needed = needed
         self._follow = follow
         self._tls = tls
+        self._welcome = welcome
         self._schedule = Schedule()
         self._timer: asyncio.TimerHandle | None = None
         self._listeners: list[StreamListener] = []
@@ -231,7 +234,7 @@ class Streams:
                 continue
             sock.setblocking(False)
             remote = (name[0], name[1])
-            if not self._room_for(remote[0]):
+            if not (self._welcome(remote[0]) and self._room_for(remote[0])):
                 self._refused += 1
                 sock.close()
                 continue

@@ -73,7 +73,8 @@ class _Listener(NamedTuple):
 class Transport:
     """An agent on its sockets, open from the beginning to the end of `Transport.open`.
 
-    agent        the core; whoever calls its verbs directly calls `flush` afterwards
+    agent          the core; whoever calls its verbs directly calls `flush` afterwards
+    welcome        says whether a connection from an address is taken; the host may put its own here
     addresses      where we listen by UDP and TCP, in the order of the request, with the ports that were really bound
     tls_addresses  where we listen by TLS, likewise
     send_errors    datagrams that the kernel would not send; they count as lost on the way
@@ -90,6 +91,7 @@ class Transport:
     ) -> None:
         """See `open`, which binds and closes the sockets. Raises TlsError."""
         self.agent = agent
+        self.welcome: Callable[[str], bool] = lambda host: True
         self.send_errors = 0
         self._loop = asyncio.get_running_loop()
         self._deliver = deliver
@@ -116,6 +118,7 @@ class Transport:
             needed=agent.uses,
             follow=self._follow,
             tls=lambda: self._contexts,
+            welcome=lambda host: self.welcome(host),
         )
         for listener in self._listeners:
             if listener.transport == "UDP":

@@ -120,6 +120,12 @@ def test_a_trunk_may_call_from_wherever_it_is() -> None:
     assert asked(door, host=ELSEWHERE).status is None
 
 
+def test_connections_of_who_is_ignored_are_not_taken() -> None:
+    assert gate().welcomes(ELSEWHERE)
+    door = gate(unknown="ignore")
+    assert (door.welcomes(AT_HOME), door.welcomes(TRUNK), door.welcomes(ELSEWHERE)) == (True, True, False)
+
+
 def test_limits_of_a_trunk_are_its_own() -> None:
     door = gate({"max_calls": 1, "calls_per_s": 0.5}, max_calls=10)
     call = door.begin(TRUNK, 0)

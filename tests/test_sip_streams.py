@@ -299,6 +299,15 @@ async def test_connections_are_bounded_for_an_address_and_in_all() -> None:
             assert await fourth.status() == 200
 
 
+async def test_a_connection_that_is_not_welcome_is_closed_at_once() -> None:
+    async with listening() as (transport, _):
+        asked: list[str] = []
+        transport.welcome = lambda host: bool(asked.append(host))
+        async with connected(transport.addresses[0]) as peer:
+            assert await peer.closed()
+        assert (asked, transport.connections().refused, transport.connections().accepted) == (["127.0.0.1"], 1, 0)
+
+
 @pytest.mark.conformance(
     "RFC 3261", "18.2.2", "a response whose connection is lost goes to the source address and the port of the sent-by"
 )
