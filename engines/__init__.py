@@ -25,9 +25,11 @@ from engines.engine import (
     Voice,
 )
 from engines.opening import ENGINES, open_engine
+from engines.sentences import Arriving
 
 __all__ = [
     "ENGINES",
+    "Arriving",
     "Engine",
     "EngineBusy",
     "EngineError",

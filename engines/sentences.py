@@ -19,7 +19,7 @@ import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-__all__ = ["LONGEST", "UNCUT", "normalise", "speakable", "split"]
+__all__ = ["LONGEST", "UNCUT", "Arriving", "normalise", "speakable", "split"]
 
 LONGEST = 250
 """No piece has more characters than this."""
@@ -29,6 +29,9 @@ UNCUT = 80
 
 SHORTEST = 20
 """A shorter sentence goes with the next one: alone it would sound clipped."""
+
+MOST_UNSPEAKABLE = 1000
+"""So many characters without a word may come ahead of one; more of them are refused when they are to be said."""
 
 _LINE_ENDS = re.compile(r"\r\n?|[\v\f\x1c-\x1e\x85\u2028]")
 _PARAGRAPH_ENDS = re.compile(r"\u2029")
@@ -112,6 +115,65 @@ def split(text: str, *, enough: int = SHORTEST) -> Iterator[str]:
         end = _end_of_piece(text, start, enough)
         yield text[start:end]
         start = end
+
+
+class Arriving:
+    """A text that arrives bit by bit, such as a language model's tokens; cut as soon as the end of a piece is certain.
+
+        >>> arriving = Arriving()
+        >>> [arriving.feed(token) for token in ("Good morning", " to you,", " Dr.", " Smith. How")]
+        [[], [], ['Good morning to you, '], []]
+        >>> arriving.flush()
+        ['Dr. Smith. How']
+
+    Joined, the pieces are the text as it came. The first one after the beginning or a flush ends with the first clause,
+    the others with a sentence, or with a clause where a sentence is long.
+    """
+
+    def __init__(self) -> None:
+        self._text = ""
+        self._begun = False
+
+    def feed(self, text: str) -> list[str]:
+        """The pieces that are complete now."""
+        self._text += text
+        pieces = []
+        while end := self._end():
+            pieces.append(self._text[:end])
+            self._text = self._text[end:]
+            self._begun = True
+        return pieces
+
+    def flush(self) -> list[str]:
+        """What is left, because no more belongs to it. What cannot be spoken alone goes with what comes next."""
+        self._begun = False
+        if not speakable(self._text):
+            return []
+        rest, self._text = self._text, ""
+        return [rest]
+
+    def _end(self) -> int:
+        """Of the first piece; 0 when it cannot be told yet."""
+        text = self._text
+        if len(text) <= SHORTEST:
+            return 0
+        cuts = [cut for cut in _cuts(text, 0, LONGEST) if cut.position >= SHORTEST]
+        # A piece without a word in it is none, unless it goes on for ever.
+        cuts = [cut for cut in cuts if speakable(text[: cut.position])]
+        if not cuts and len(text) <= MOST_UNSPEAKABLE and not speakable(text):
+            return 0
+        clauses = [cut.position for cut in cuts if cut.rank >= _Rank.CLAUSE]
+        sentences = [cut.position for cut in cuts if cut.rank is _Rank.SENTENCE]
+        if clauses and not self._begun:
+            return clauses[0]
+        if sentences:
+            return sentences[0]
+        if clauses and len(text) > UNCUT:
+            return clauses[-1]
+        if len(text) > LONGEST:
+            words = [cut.position for cut in cuts]
+            return (words or [_between_characters(text, LONGEST)])[-1]
+        return 0
 
 
 def _end_of_piece(text: str, start: int, enough: int) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from .app import make_app
 from .control import (
     Busy,
+    Clauses,
     Conflict,
     ControlError,
     Embedding,
@@ -21,6 +22,7 @@ from .control import (
     PushFacts,
     PushOrder,
     Refused,
+    SocketEnd,
     SpeakerControl,
     SpeakerFacts,
     SpeakerOrder,
@@ -34,6 +36,7 @@ from .server import Listening, serve
 __all__ = [
     "ApiLimits",
     "Busy",
+    "Clauses",
     "Conflict",
     "ControlError",
     "Embedding",
@@ -48,6 +51,7 @@ __all__ = [
     "PushFacts",
     "PushOrder",
     "Refused",
+    "SocketEnd",
     "SpeakerControl",
     "SpeakerFacts",
     "SpeakerOrder",

@@ -20,6 +20,7 @@ from .route import FORM, Route
 from .schema import ApiLimits
 from .speakers import CHANGE, ENROL, FORGET, INSPECT, SPEAKERS, Speakers
 from .synthesis import STREAM, SYNTHESIZE, Synthesis
+from .talk import TALK, Talks
 
 __all__ = ["LIMITS", "make_app"]
 
@@ -27,12 +28,18 @@ LIMITS: web.AppKey[ApiLimits] = web.AppKey("limits", ApiLimits)
 
 
 def make_table(
-    synthesis: Synthesis, openai: OpenAi, pushes: Pushes, speakers: Speakers, condition: Condition
+    synthesis: Synthesis,
+    talks: Talks,
+    openai: OpenAi,
+    pushes: Pushes,
+    speakers: Speakers,
+    condition: Condition,
 ) -> tuple[Route, ...]:
     """Every route, but for OPTIONS, which is answered everywhere, and HEAD, which is answered wherever GET is."""
     return (
         Route("synthesize", "POST", "/v1/synthesize", synthesis.synthesize, SYNTHESIZE),
         Route("stream", "POST", "/v1/synthesize/stream", synthesis.stream, STREAM),
+        Route("talk", "GET", "/v1/synthesize/ws", talks.talk, TALK),
         Route("speech", "POST", "/v1/audio/speech", openai.speech, SPEECH),
         Route("models", "GET", "/v1/models", openai.models, MODELS),
         Route("model", "GET", "/v1/models/{model}", openai.model, MODEL),
@@ -74,8 +81,11 @@ def make_app(
     app[LIMITS] = limits
     app.on_response_prepare.append(dress)
     formats, admission = audio_formats(encode, encoders), Admission(limits)
+    talks = Talks(control, limits=limits, admission=admission, formats=formats)
+    app.on_shutdown.append(talks.close)
     table = make_table(
         Synthesis(control, limits=limits, admission=admission, formats=formats),
+        talks,
         OpenAi(control, limits=limits, admission=admission, formats=formats),
         Pushes(control, limits=limits),
         Speakers(control, limits=limits),

@@ -9,6 +9,7 @@ from typing import Literal, Protocol
 
 __all__ = [
     "Busy",
+    "Clauses",
     "Conflict",
     "ControlError",
     "Embedding",
@@ -23,6 +24,7 @@ __all__ = [
     "PushFacts",
     "PushOrder",
     "Refused",
+    "SocketEnd",
     "SpeakerControl",
     "SpeakerFacts",
     "SpeakerOrder",
@@ -203,6 +205,20 @@ class Encoder(Protocol):
         """What was written since the last time. A head that was not taken before `finish` knows the file's length."""
 
 
+class Clauses(Protocol):
+    """A text that arrives bit by bit, cut into pieces to be spoken; joined, they are the text."""
+
+    def feed(self, text: str) -> Sequence[str]:
+        """The pieces that are complete now."""
+
+    def flush(self) -> Sequence[str]:
+        """The rest, if there is anything to say in it."""
+
+
+SocketEnd = Literal["done", "left", "idle", "slow", "refused", "failed"]
+"""How a WebSocket ended: as asked, the client left, nothing came, nobody read, the client's fault, ours."""
+
+
 class SpeechControl(Protocol):
     """The speech side of the server."""
 
@@ -219,6 +235,15 @@ class SpeechControl(Protocol):
 
         Raises NotFound, Refused or Busy before the first chunk, Failed at any time. Closing it stops the work.
         """
+
+    def clauses(self) -> Clauses:
+        """For a text that is yet to arrive."""
+
+    def socket_opened(self) -> None:
+        """A WebSocket was opened."""
+
+    def socket_ended(self, how: SocketEnd) -> None:
+        """... and has ended."""
 
     def health(self) -> Health:
         """How the server is now. Never blocks."""

@@ -30,6 +30,7 @@ WORDS = frozenset({"text", "ssml", "input"})
 
 PROBLEM_HEADERS: dict[int, dict[str, str]] = {
     405: {"Allow": "What the path allows."},
+    426: {"Upgrade": "websocket"},
     429: {"Retry-After": "Whole seconds after which to ask again."},
     503: {"Retry-After": "Whole seconds after which to ask again."},
 }
@@ -149,6 +150,7 @@ def _schemas(operations: Iterable[Operation], limits: ApiLimits) -> Json:
         if operation.problem is not None:
             models[operation.problem] = "serialization"
         models |= dict.fromkeys(operation.models, "serialization")
+        models |= dict.fromkeys(operation.receives, "validation")
         for answer in operation.answers:
             models |= {body: "serialization" for body in answer.content.values() if isinstance(body, type)}
     _, schemas = models_json_schema(list(models.items()), ref_template="#/components/schemas/{model}")

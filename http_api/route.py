@@ -36,7 +36,8 @@ class Operation:
     answers   every response that is no problem
     problems  every status that a problem may have
     problem   how a problem is told; None: as the rest of the API tells it
-    models    what is sent and received beside the bodies
+    models    what is sent beside the bodies
+    receives  what is received beside the body
     """
 
     summary: str
@@ -47,6 +48,7 @@ class Operation:
     problems: tuple[int, ...]
     problem: type[BaseModel] | None = None
     models: tuple[type[BaseModel], ...] = ()
+    receives: tuple[type[BaseModel], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

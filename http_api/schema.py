@@ -11,7 +11,7 @@ import dataclasses
 import ipaddress
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import (
     AfterValidator,
@@ -51,6 +51,13 @@ __all__ = [
     "SpeechFigures",
     "StreamRequest",
     "SynthesizeRequest",
+    "TalkCancelled",
+    "TalkDone",
+    "TalkError",
+    "TalkFlushed",
+    "TalkMark",
+    "TalkMessage",
+    "TalkReady",
 ]
 
 G711_RATE_HZ = 8000
@@ -70,6 +77,10 @@ class ApiLimits:
     max_concurrent            speech requests at work at a time: more is a 503, since the server is full
     max_concurrent_per_client the same for one remote address: more is a 429, since the client asks too much; None when
                               one address may take all there is, as it must behind a reverse proxy
+    max_sockets               open WebSockets: more are a 503
+    max_socket_chars          text of one WebSocket: more closes it
+    socket_idle_s             time without a message, and with nothing to say, after which a WebSocket is closed
+    socket_ping_s             how often a WebSocket's client is asked whether it is there
     max_connections           open connections: more are closed as they come, so that HTTP cannot take the descriptors
                               that calls need
     max_collected_s           seconds of speech that a format may ask to be held in memory (WAV): more is a 422
@@ -88,7 +99,11 @@ class ApiLimits:
     max_uploads: int = 4
     max_concurrent: int = 64
     max_concurrent_per_client: int | None = None
-    max_connections: int = 1024
+    max_sockets: int = 1000
+    max_socket_chars: int = 100_000
+    socket_idle_s: float = 600.0
+    socket_ping_s: float = 30.0
+    max_connections: int = 2048
     max_collected_s: float = 600.0
     hold_ms: float = 100.0
     keep_alive_s: float = 15.0
@@ -142,6 +157,14 @@ def _is_payload_type(value: int | None) -> int | None:
     if value is not None and value not in (*STATIC_PAYLOAD_TYPES.values(), *DYNAMIC_PAYLOAD_TYPES):
         raise PydanticCustomError("payload_type", "Payload type should be 0 (PCMU), 8 (PCMA) or in 96 to 127")
     return value
+
+
+def _suits(coding: str | None, rate_hz: int) -> int:
+    if coding in ("mulaw", "alaw") and rate_hz != G711_RATE_HZ:
+        raise PydanticCustomError(
+            "rate_not_of_format", "Format {format} has a sample rate of 8000 and no other", {"format": coding}
+        )
+    return rate_hz
 
 
 Words = Annotated[str, Field(min_length=1), AfterValidator(_can_be_spoken), AfterValidator(_has_no_null)]
@@ -232,12 +255,7 @@ class SynthesizeRequest(_Said):
     @field_validator("sample_rate")
     @classmethod
     def _suits_the_format(cls, rate_hz: int, info: ValidationInfo) -> int:
-        coding = info.data.get("format")
-        if coding in ("mulaw", "alaw") and rate_hz != G711_RATE_HZ:
-            raise PydanticCustomError(
-                "rate_not_of_format", "Format {format} has a sample rate of 8000 and no other", {"format": coding}
-            )
-        return rate_hz
+        return _suits(info.data.get("format"), rate_hz)
 
 
 class StreamRequest(SynthesizeRequest):
@@ -259,6 +277,97 @@ class StreamRequest(SynthesizeRequest):
             "has fewer events and larger ones.",
         ),
     ] = 100
+
+
+class TalkMessage(_Body):
+    """What a client says on the WebSocket. Speaker, format, rate, speed and language are for its first message."""
+
+    OPENING: ClassVar = frozenset({"speaker_id", "format", "sample_rate", "speed", "language"})
+
+    text: Annotated[
+        str,
+        AfterValidator(_has_no_null),
+        Field(description="Some more text; a token, say.", examples=["Good morning, "]),
+    ] = ""
+    flush: Annotated[bool, Field(description="No more belongs to it: speak what is there now.")] = False
+    cancel: Annotated[
+        bool, Field(description="Be silent, and forget what was not spoken; then comes `text`, if there is any.")
+    ] = False
+    played_ms: Annotated[
+        float | None,
+        Field(
+            ge=0,
+            description="With `cancel`: how much of this connection's audio was heard. Left out: all that was sent.",
+        ),
+    ] = None
+    end: Annotated[bool, Field(description="Nothing follows: speak what is left, and close.")] = False
+    speaker_id: SpeakerId = "default"
+    format: Literal["pcm", "mulaw", "alaw"] = "pcm"
+    sample_rate: SampleRate = 8000
+    speed: Speed = 1.0
+    language: Language = ""
+
+    @field_validator("sample_rate")
+    @classmethod
+    def _suits_the_format(cls, rate_hz: int, info: ValidationInfo) -> int:
+        return _suits(info.data.get("format"), rate_hz)
+
+    @field_validator("played_ms")
+    @classmethod
+    def _is_of_a_cancel(cls, played_ms: float | None, info: ValidationInfo) -> float | None:
+        if played_ms is not None and not info.data.get("cancel"):
+            raise PydanticCustomError("played_without_cancel", "This field goes with cancel")
+        return played_ms
+
+
+class TalkReady(_Body):
+    """The first message was accepted."""
+
+    type: Literal["ready"]
+    speaker_id: str
+    format: Literal["pcm", "mulaw", "alaw"]
+    sample_rate: int
+    model_version: str
+
+
+class TalkMark(_Body):
+    """The audio from `audio_ms` on, until the next mark, says the text from `text_start` to `text_end`."""
+
+    type: Literal["mark"]
+    text_start: int
+    text_end: int
+    audio_ms: float
+
+
+class TalkFlushed(_Body):
+    """All text up to the flush was said, and its audio sent."""
+
+    type: Literal["flushed"]
+    text_chars: int
+    audio_ms: float
+
+
+class TalkCancelled(_Body):
+    """No audio follows but for text that came after the cancel."""
+
+    type: Literal["cancelled"]
+    spoken_chars: Annotated[
+        int,
+        Field(
+            description="Characters of the connection's text that were spoken, in whole words. Within a passage that "
+            "was not yet sent to its end, it is an estimate."
+        ),
+    ]
+    text_chars: Annotated[int, Field(description="Characters that had come.")]
+    audio_ms: Annotated[float, Field(description="Audio that was sent.")]
+
+
+class TalkDone(_Body):
+    """All was said; the connection is closed."""
+
+    type: Literal["done"]
+    text_chars: int
+    audio_ms: float
 
 
 class OpenAiVoice(_Body):
@@ -612,3 +721,10 @@ class ProblemDetails(_Body):
     detail: str
     errors: tuple[FieldError, ...] = ()
     request_id: str
+
+
+class TalkError(_Body):
+    """The connection is closed, and why."""
+
+    type: Literal["error"]
+    problem: ProblemDetails

@@ -68,6 +68,16 @@ class Control:
                 async for chunk in chunks:
                     yield chunk.samples
 
+    def clauses(self) -> engines.Arriving:
+        return engines.Arriving()
+
+    def socket_opened(self) -> None:
+        self._metrics.sockets_open.inc()
+
+    def socket_ended(self, how: http_api.SocketEnd) -> None:
+        self._metrics.sockets_open.dec()
+        self._metrics.sockets_ended.labels(how).inc()
+
     async def open_push(self, order: http_api.PushOrder) -> http_api.PushFacts:
         utterance = engines.Utterance(
             text=order.text, ssml=order.ssml, voice=order.speaker_id, language=order.language, rate_hz=audio.RATE_HZ

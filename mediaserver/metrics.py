@@ -51,6 +51,8 @@ class Metrics:
             buckets=LATENCY_BUCKETS_MS,
             registry=self.registry,
         )
+        self.sockets_open = Gauge("http_websockets_open", "WebSockets that are open", registry=self.registry)
+        self.sockets_ended = Counter("http_websockets_ended", "WebSockets that ended", ["how"], registry=self.registry)
         self.tts_inference_latency = Histogram(
             "tts_inference_latency_ms",
             "Time the engine took for one utterance, ms",

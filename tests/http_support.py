@@ -11,15 +11,18 @@ from datetime import UTC, datetime
 
 import aiohttp
 
+from engines import Arriving
 from http_api import (
     ApiLimits,
     Busy,
+    Clauses,
     Embedding,
     Health,
     Listening,
     NotFound,
     PushFacts,
     PushOrder,
+    SocketEnd,
     SpeakerFacts,
     SpeakerOrder,
     Speech,
@@ -125,6 +128,7 @@ class FakeControl:
     enrolled: list[SpeakerOrder] = field(default_factory=list)
     requests: list[tuple[str, int]] = field(default_factory=list)
     latencies_ms: list[float] = field(default_factory=list)
+    sockets: list[str] = field(default_factory=list)
     observed: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
@@ -138,6 +142,17 @@ class FakeControl:
     def synthesize(self, speech: Speech) -> AsyncGenerator[bytes, None]:
         self.asked.append(speech)
         return self.script(speech)
+
+    def clauses(self) -> Clauses:
+        return Arriving()
+
+    def socket_opened(self) -> None:
+        self.sockets.append("open")
+
+    def socket_ended(self, how: SocketEnd) -> None:
+        self.sockets.remove("open")
+        self.sockets.append(how)
+        self.observed.set()
 
     def health(self) -> Health:
         return self.state

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engines.sentences import LONGEST, SHORTEST, UNCUT, normalise, speakable, split
+from engines.sentences import LONGEST, SHORTEST, UNCUT, Arriving, normalise, speakable, split
 
 PLENTY = " Then comes a further sentence, and after it there is yet another one."
 
@@ -134,3 +134,79 @@ def test_there_is_nothing_to_say(text: str) -> None:
 def test_a_long_text_is_cut_lazily() -> None:
     pieces = split("Hello there, my friend. " * 4000)
     assert len(next(pieces)) < UNCUT
+
+
+# A text that arrives bit by bit.
+
+
+def arriving(*tokens: str) -> list[str]:
+    """The pieces that are complete with each token; then what a flush gives, after a None."""
+    text = Arriving()
+    return [piece for token in tokens for piece in text.feed(token)] + ["|", *text.flush()]
+
+
+@given(st.lists(st.text(alphabet=st.sampled_from("aB1é。、,.!? \n…”Dr\u0301"), max_size=30), max_size=40))
+def test_joined_arriving_pieces_are_the_text_but_for_an_unspeakable_end(tokens: list[str]) -> None:
+    text = "".join(tokens)
+    pieces = [piece for piece in arriving(*tokens) if piece != "|"]
+    joined = "".join(pieces)
+    assert text.startswith(joined)
+    assert not speakable(text[len(joined) :])
+    assert all(speakable(piece) and len(piece) <= LONGEST + 30 for piece in pieces)
+
+
+@given(st.text(alphabet=st.sampled_from("aB1,. "), max_size=300))
+def test_how_a_text_is_cut_into_tokens_does_not_change_its_pieces(text: str) -> None:
+    assert arriving(*text) == arriving(text) == arriving(*(text[n : n + 7] for n in range(0, len(text), 7)))
+
+
+@pytest.mark.parametrize(
+    ("tokens", "pieces"),
+    [
+        # The first clause, as soon as what follows shows that it has ended; then sentences.
+        (["Good morning to you all,", " this"], ["Good morning to you all, ", "|", "this"]),
+        (["Good morning to you all,", " "], ["|", "Good morning to you all, "]),
+        (
+            ["Good morning to you all. But what, I ask", ", is it? I"],
+            ["Good morning to you all. ", "But what, I ask, is it? ", "|", "I"],
+        ),
+        # A very short one goes with the next.
+        (["Hi, Anna", ", this is it, then"], ["Hi, Anna, this is it, ", "|", "then"]),
+        # An abbreviation, a number and an ordinal end nothing.
+        (
+            ["I went to see Mr.", " Smith at 3.", "30 on the 3.", " Oktober and"],
+            ["|", "I went to see Mr. Smith at 3.30 on the 3. Oktober and"],
+        ),
+        # A sentence without end is cut at a clause once it is long.
+        (
+            ["Here we begin this text. ", "Word " + "word " * 8 + "or so, " + "word " * 9],
+            ["Here we begin this text. ", "Word " + "word " * 8 + "or so, ", "|", "word " * 9],
+        ),
+        (
+            ["お電話ありがとうございます。こちらは山田歯科医院でございます。", "は"],
+            ["お電話ありがとうございます。こちらは山田歯科医院でございます。", "|", "は"],
+        ),
+    ],
+)
+def test_a_piece_ends_as_soon_as_its_end_is_certain(tokens: list[str], pieces: list[str]) -> None:
+    assert arriving(*tokens) == pieces
+
+
+def test_after_a_flush_the_first_clause_counts_again() -> None:
+    text = Arriving()
+    assert text.feed("Good morning. How are you") == []
+    assert text.flush() == ["Good morning. How are you"]
+    assert text.feed("I am quite well today, and you") == ["I am quite well today, "]
+
+
+def test_what_cannot_be_spoken_waits_for_a_word_but_not_for_ever() -> None:
+    text = Arriving()
+    assert text.feed("... " * 50) == []
+    assert text.flush() == []
+    assert text.feed("Well, that is that") == ["... " * 50 + "Well, "]
+    assert Arriving().feed(". " * 600) != []
+
+
+def test_a_text_without_blanks_is_cut_at_the_limit() -> None:
+    pieces = Arriving().feed("a" * 1000)
+    assert [len(piece) for piece in pieces] == [LONGEST] * 3

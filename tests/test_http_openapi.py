@@ -43,6 +43,7 @@ async def test_every_route_is_described_and_everything_described_is_there() -> N
         assert described == {
             ("/v1/synthesize", "post"),
             ("/v1/synthesize/stream", "post"),
+            ("/v1/synthesize/ws", "get"),
             ("/v1/audio/speech", "post"),
             ("/v1/models", "get"),
             ("/v1/models/{model}", "get"),
