@@ -56,7 +56,7 @@ class Gate:
         return sip.Admission()
 
     def welcomes(self, host: str) -> bool:
-        """Whether to take a connection from there: one whose requests will all be ignored takes up a place for nothing."""
+        """Whether to take a connection from there: one whose requests will all be ignored takes up a place in vain."""
         return self._unknown.status is not None or self._trunk_of(host) is not None or _among(self._networks, host)
 
     @property

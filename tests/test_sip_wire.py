@@ -64,8 +64,8 @@ OTHER_SIDE = {
 }
 # Causes that need the wire to lose something.
 BY_LOSS = {Cause.NO_ACK, Cause.LOST}
-# Refreshes are tried so often that hardly any session expires. That a PRACK does not come has two reasons: loss, and an offer in the
-# response that its host leaves unanswered.
+# Refreshes are tried so often that hardly any session expires. That a PRACK does not come has two reasons: loss, and an
+# offer in the response that its host leaves unanswered.
 RARE = {Cause.EXPIRED}
 
 
