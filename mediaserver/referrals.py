@@ -69,6 +69,8 @@ class Referrals:
 
     def deliver(self, event: sip.Event) -> bool:
         """Take an event of the SIP agent; True if it is of a referral alone."""
+        if not self._errands:
+            return False
         now = self._means.signalling.now()
         # All of them: the end of a call concerns more than one.
         taken = [errand.referral.receive(event, now) for errand in self._errands]

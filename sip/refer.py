@@ -600,22 +600,29 @@ class Referral(_Machine[ReferralState, ReferralInput, ReferralDeadline, Referral
 
     def _step(self, happening: ReferralInput | ReferralDeadline, now: float) -> None:
         self._require(happening)
-        told = happening is ReferralInput.HEARD
-        for do in self._take(happening, now):
-            if do is ReferralDo.SEND_202:
-                self._accept(now)
-            elif do is ReferralDo.SEND_DECLINE:
-                status, reason, headers = self._refusal
-                self._agent.respond(now, self._asked.request, status, reason=reason or None, headers=headers)
-            elif do is ReferralDo.SEND_NOTIFY:
-                self._send(f"active;expires={self._expires_s}", now)
-            elif do is ReferralDo.SEND_LAST:
-                # RFC 3515 section 2.4.7.
-                self._send("terminated;reason=noresource", now)
-            elif do is ReferralDo.RELEASE:
-                self._agent.relinquish(self._key())
-            else:
-                self._events.append(ReferralDone(told=told))
+        try:
+            for do in self._take(happening, now):
+                self._do(do, happening, now)
+        except LocalProtocolError:
+            # The REFER has waited too long, and has been answered for us.
+            self.state, self._deadlines = ReferralState.DONE, {}
+            raise
+
+    def _do(self, do: ReferralDo, happening: ReferralInput | ReferralDeadline, now: float) -> None:
+        if do is ReferralDo.SEND_202:
+            self._accept(now)
+        elif do is ReferralDo.SEND_DECLINE:
+            status, reason, headers = self._refusal
+            self._agent.respond(now, self._asked.request, status, reason=reason or None, headers=headers)
+        elif do is ReferralDo.SEND_NOTIFY:
+            self._send(f"active;expires={self._expires_s}", now)
+        elif do is ReferralDo.SEND_LAST:
+            # RFC 3515 section 2.4.7.
+            self._send("terminated;reason=noresource", now)
+        elif do is ReferralDo.RELEASE:
+            self._agent.relinquish(self._key())
+        else:
+            self._events.append(ReferralDone(told=happening is ReferralInput.HEARD))
 
     def _accept(self, now: float) -> None:
         asked = self._asked

@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 from collections import Counter, deque
 from collections.abc import Callable
+from functools import partial
 from random import Random
 from typing import Any
 
@@ -21,11 +22,13 @@ from sip import (
     LocalProtocolError,
     NameAddr,
     Offered,
+    Referral,
     RemoteProtocolError,
     Reoffered,
     Request,
     Requested,
     Response,
+    Transfer,
     Uri,
     parse_datagram,
 )
@@ -174,6 +177,8 @@ class Siege:
         self.calls: list[str] = []
         self.retained: list[str] = []
         self.requested: list[str] = []
+        self.transfers: list[Transfer] = []
+        self.referrals: list[Referral] = []
         self.heard: list[Request | Response] = []
         self.ended: Counter[str] = Counter()
 
@@ -197,7 +202,7 @@ class Siege:
         script = self.script
         method = script.one_of(*self.METHODS)
         to_tag = script.one_of("", "", self.recent(self.calls), "nobody")
-        body = script.one_of(b"", b"v=0", b"hello")
+        body = script.one_of(b"", b"v=0", b"hello", b"SIP/2.0 180 Ringing", b"SIP/2.0 200 OK")
         lines = [
             f"{method} sip:us@192.0.2.1 SIP/2.0",
             f"Via: SIP/2.0/UDP 192.0.2.2;branch={script.one_of('z9hG4bK-1', 'z9hG4bK-2', 'z9hG4bK-3', 'old')};rport",
@@ -209,7 +214,9 @@ class Siege:
             script.one_of(
                 *("X: y", "Require: 100rel, timer", "Supported: 100rel, timer, replaces", "Session-Expires: 90"),
                 *("Expires: 1", "Record-Route: <sip:192.0.2.7;lr>", "Record-Route: <sip:192.0.2.7>", "Max-Forwards: 0"),
-                *("Refer-To: <sip:b@c?Replaces=a>", "Replaces: c1;to-tag=a;from-tag=f", "Event: refer"),
+                *("Refer-To: <sip:b@c?Replaces=a>", "Refer-To: <sip:b@c?X-Speak=a>\r\nRefer-Sub: false"),
+                *("Refer-To: <sip:b@c>", "Replaces: c1;to-tag=a;from-tag=f", "Event: refer"),
+                *(f"Event: refer\r\nSubscription-State: {state}" for state in ("active", "terminated;reason=x")),
                 *(self.rack(), "Subscription-State: terminated", "Authorization: Digest realm=example.com"),
             ),
         ]
@@ -276,6 +283,10 @@ class Siege:
             lambda: agent.request_within(now, call, script.one_of("INFO", "REFER", "NOTIFY")),
             lambda: agent.respond(now, request, script.one_of(200, 202, 404)),
             lambda: self.retain(call),
+            lambda: self.transfers.append(Transfer(agent, call, NameAddr(uri=Uri(user="c", host="d")), now=now)),
+            lambda: self.refer(script.one_of("accept", "decline"), now),
+            lambda: self.refer("progress", now, 180, "Ringing"),
+            lambda: self.refer("finish", now, script.one_of(200, 486), "Over"),
         )
         with contextlib.suppress(LocalProtocolError):
             verb()
@@ -284,6 +295,11 @@ class Siege:
     def retain(self, call: str) -> None:
         self.agent.retain(call)
         self.retained.append(call)
+
+    def refer(self, verb: str, *arguments: Any) -> None:
+        referral = self.recent(self.referrals)
+        if isinstance(referral, Referral):
+            getattr(referral, verb)(*arguments)
 
     def fail(self) -> None:
         """The connection breaks."""
@@ -311,10 +327,16 @@ class Siege:
     def settle(self) -> list[Request | Response | None]:
         """Take what has happened, and what is sent; None stands for a refusal that repeats what was refused."""
         for event in iter(self.agent.next_event, None):
+            taken = [part.receive(event, self.now) for part in (*self.transfers, *self.referrals)]
+            if any(taken):
+                continue
             if isinstance(event, Offered | Reoffered) and event.call not in self.calls:
                 self.calls.append(event.call)
             elif isinstance(event, Requested):
                 self.requested.append(event.request)
+                if event.message.method == "REFER" and self.script.number() % 2:
+                    referral = Referral.open(self.agent, event, self.now)
+                    self.referrals += [] if referral is None else [referral]
             elif isinstance(event, Ended):
                 self.ended[event.call] += 1
                 assert self.ended[event.call] == 1
@@ -324,16 +346,25 @@ class Siege:
 
     def pass_time(self, seconds: float) -> None:
         end = self.now + seconds
-        while (at := self.agent.wake_at()) is not None and at <= end:
+        while (at := self.wake_at()) is not None and at <= end:
             self.now = max(self.now, at)
-            self.agent.handle_timer(self.now)
+            for core in (self.agent, *self.transfers, *self.referrals):
+                core.handle_timer(self.now)
             self.settle()
-            after = self.agent.wake_at()
+            after = self.wake_at()
             assert after is None or after > self.now, "a timer that goes off without end"
         self.now = end
 
+    def wake_at(self) -> float | None:
+        cores = (self.agent, *self.transfers, *self.referrals)
+        return min((at for core in cores if (at := core.wake_at()) is not None), default=None)
+
     def lift(self) -> None:
         """Everybody hangs up and goes home: nothing is left."""
+        for referral in self.referrals:
+            for verb in (referral.decline, partial(referral.finish, status=480, reason="")):
+                with contextlib.suppress(LocalProtocolError):
+                    verb(self.now)
         for call in self.retained:
             self.agent.relinquish(call)
         for call in self.calls:
@@ -346,6 +377,8 @@ class Siege:
                 self.agent.bye(self.now, call)
         self.settle()
         self.pass_time(1000.0)
+        for transfer in self.transfers:
+            assert len(list(iter(transfer.next_event, None))) == 1, "a transfer has one outcome"
         counters = self.agent.counters()
         assert (counters.calls, counters.dialogs, counters.transactions) == (0, 0, 0), counters
         assert self.agent.wake_at() is None

@@ -682,4 +682,7 @@ def test_a_refer_that_has_waited_too_long_cannot_be_accepted() -> None:
     assert statuses(desk.wait(16)) == [500]
     with pytest.raises(LocalProtocolError):
         referral.accept(desk.now)
+    assert referral.state is ReferralState.DONE
+    with pytest.raises(LocalProtocolError, match="cannot finish"):
+        referral.finish(desk.now, 200, "OK")
     desk.assert_clean()
