@@ -117,7 +117,8 @@ def _answer(answer: Answer) -> Json:
 def _media(body: type[BaseModel] | str | bytes) -> Json:
     match body:
         case str():
-            return {"schema": {"type": "string"}, "example": body}
+            # As OpenAPI 3.2 has it, tools take a schema of text/event-stream for that of one event's fields.
+            return {"example": body}
         case bytes():
             # OpenAPI 3.1.0 section 4.7.14.3: raw binary has a media type and no schema.
             return {}
