@@ -65,6 +65,16 @@ SPEECH = Operation(
     "`speech.audio.delta`, with base64 data, and at the end `speech.audio.done`; its usage is 0, because nothing is "
     "counted in tokens. A WAV file that is not complete within a moment says in its head that its length is unknown.",
     body=OpenAiSpeechRequest,
+    examples={
+        "An MP3 file": {"model": "tts-1", "input": "Hello, world.", "voice": "alloy"},
+        "Events, in a voice of this server": {
+            "model": "gpt-4o-mini-tts",
+            "input": "Hello, world.",
+            "voice": {"id": "en-us"},
+            "response_format": "pcm",
+            "stream_format": "sse",
+        },
+    },
     answers=(
         Answer(
             status=200,

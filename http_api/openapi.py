@@ -94,8 +94,10 @@ def _operation(route: Route) -> Json:
     if operation.description:
         described["description"] = operation.description
     if operation.body is not None:
-        content: Json = {operation.media_type: {"schema": _reference(operation.body)}}
-        described["requestBody"] = {"required": True, "content": content}
+        media: dict[str, Any] = {"schema": _reference(operation.body)}
+        if operation.examples:
+            media["examples"] = {says: {"value": dict(value)} for says, value in operation.examples.items()}
+        described["requestBody"] = {"required": True, "content": {operation.media_type: media}}
     return described
 
 

@@ -18,6 +18,16 @@ OPEN = Operation(
     description="G.711 in RTP packets and their RTCP, without SIP. The answer comes with the first sound; packets flow "
     "until the last word is sent, or until DELETE.",
     body=PushRequest,
+    examples={
+        "PCMU to this machine": {"text": "Hello by RTP.", "host": "127.0.0.1", "port": 40000},
+        "PCMA in packets of 30 ms": {
+            "text": "Hello by RTP.",
+            "host": "127.0.0.1",
+            "port": 40000,
+            "codec": "PCMA",
+            "ptime_ms": 30,
+        },
+    },
     answers=(
         Answer(
             status=201,

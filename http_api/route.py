@@ -33,6 +33,7 @@ class Operation:
     """What a client has to know of a route (OpenAPI 3.1.0 section 4.8.10).
 
     body      what the request carries, as `media_type`
+    examples  of the body, by a few words on each
     answers   every response that is no problem
     problems  every status that a problem may have
     problem   how a problem is told; None: as the rest of the API tells it
@@ -44,6 +45,7 @@ class Operation:
     description: str = ""
     body: type[BaseModel] | None = None
     media_type: str = JSON
+    examples: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
     answers: tuple[Answer, ...]
     problems: tuple[int, ...]
     problem: type[BaseModel] | None = None

@@ -55,6 +55,12 @@ SYNTHESIZE = Operation(
     "moment, and are streamed as it is made otherwise: then the body is chunked and the headers with figures are "
     "absent. A streamed body that breaks off, without its last chunk, is speech that failed half-way.",
     body=SynthesizeRequest,
+    examples={
+        "A WAV file": {"text": "Hello, world."},
+        "For the telephone": {"text": "Guten Tag.", "speaker_id": "de", "format": "mulaw"},
+        "SSML as Opus": {"ssml": '<speak>One, <break time="500ms"/> two.</speak>', "format": "opus"},
+        "Slower, by the language": {"text": "Good evening.", "language": "en-GB", "speed": 0.8},
+    },
     answers=(
         Answer(
             status=200,
@@ -78,6 +84,10 @@ STREAM = Operation(
     "counts from 0. `event: done` is the last and has `SpeechFigures`; or `event: error` is, and has "
     "`ProblemDetails`. A comment comes when there was nothing for long.",
     body=StreamRequest,
+    examples={
+        "Samples": {"text": "Hello, world.", "chunk_size_ms": 100},
+        "For the telephone": {"text": "Hello, world.", "format": "alaw", "chunk_size_ms": 20},
+    },
     answers=(
         Answer(
             status=200,

@@ -111,6 +111,23 @@ async def test_the_described_request_is_the_one_accepted(body: object, status: i
                 await response.read()
 
 
+async def test_every_json_body_has_examples_and_they_are_accepted() -> None:
+    async with running(says(SPEECH)) as api:
+        document = await fetch(api)
+        for path, methods in document["paths"].items():
+            for method, operation in methods.items():
+                media = operation.get("requestBody", {}).get("content", {}).get("application/json")
+                if media is None or path.startswith("/v1/speakers"):
+                    continue
+                assert media["examples"], path
+                for example in media["examples"].values():
+                    schema(document, media["schema"]["$ref"].rpartition("/")[2]).validate(example["value"])
+                    async with api.client.request(method, path, json=example["value"]) as response:
+                        # There is no room for a push here, which is no fault of its example.
+                        assert response.status == (503 if path == "/v1/rtp" else 200)
+                        await response.read()
+
+
 async def test_reports_are_as_described() -> None:
     async with running(says()) as api:
         document = await fetch(api)

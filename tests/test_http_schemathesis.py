@@ -73,7 +73,7 @@ def test_no_request_is_a_500_and_every_answer_is_as_described(caplog: pytest.Log
             for mode in GenerationMode:
                 _ask(operation, mode)
     assert len(described) > 10
-    assert len(control.requests) > 100
+    assert len(control.requests) > 20
     assert not [status for _, status in control.requests if status >= 500]
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
