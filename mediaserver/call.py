@@ -374,13 +374,19 @@ class Call:
         self._order.tell(503, "Service Unavailable")
 
     def _ring(self, event: sip.Progressed) -> None:
+        assert self._media is not None, "a call is placed with its media"
         self._order.tell(event.response.status, event.response.reason)
+        if event.response.body:
+            # The answer may come in a reliable provisional response, and not again (RFC 3262 section 5).
+            with contextlib.suppress(sip.RemoteProtocolError, rtp.PortsExhausted):
+                self._media.accept(event.response.body)
 
     def _connect(self, event: sip.Answered) -> None:
         assert self._media is not None, "a call is placed with its media"
         self._order.tell(event.response.status, event.response.reason)
         self._answered_at = time.monotonic()
-        if self._accept(event.response.body):
+        early = self._media.audio is not None and not event.response.body
+        if early or self._accept(event.response.body):
             self._begin()
 
     def _cancel(self, event: Drain | Shutdown) -> None:
@@ -587,6 +593,7 @@ def _declined(error: Exception) -> Declined:
 
 
 Action = Callable[[Call, Any], None]
+NOT_UP = (CallState.OFFERED, CallState.CALLING, CallState.ENDING)
 UP = (CallState.ANSWERED, CallState.TALKING, CallState.STAYING, CallState.TRANSFERRING)
 
 TABLE: Mapping[tuple[CallState, type[Input]], tuple[CallState, Action]] = {
@@ -601,6 +608,7 @@ TABLE: Mapping[tuple[CallState, type[Input]], tuple[CallState, Action]] = {
     (CallState.ORDERED, Shutdown): (CallState.ENDED, Call._forgo),
     (CallState.CALLING, Declined): (CallState.ENDED, Call._drop),
     (CallState.CALLING, sip.Progressed): (CallState.CALLING, Call._ring),
+    (CallState.CALLING, sip.Reoffered): (CallState.CALLING, Call._renegotiate),
     (CallState.CALLING, sip.Answered): (CallState.TALKING, Call._connect),
     (CallState.CALLING, Drain): (CallState.CALLING, Call._cancel),
     (CallState.CALLING, Shutdown): (CallState.CALLING, Call._cancel),
@@ -612,7 +620,7 @@ TABLE: Mapping[tuple[CallState, type[Input]], tuple[CallState, Action]] = {
     (CallState.ANSWERED, sip.Ended): (CallState.ENDED, Call._finish),
     **{(state, sip.Requested): (state, Call._serve) for state in UP},
     **{(state, sip.Offered): (state, Call._take_over) for state in UP},
-    **{(state, sip.Requested): (state, Call._postpone) for state in (CallState.OFFERED, CallState.ENDING)},
+    **{(state, sip.Requested): (state, Call._postpone) for state in NOT_UP},
     (CallState.ANSWERED, Resumed): (CallState.ANSWERED, Call._note),
     (CallState.TALKING, Resumed): (CallState.TALKING, Call._note),
     (CallState.STAYING, Resumed): (CallState.TALKING, Call._note),

@@ -22,10 +22,14 @@ LONG = [{"say": TEXT, "then": "stay", "stay_s": 60}]
 
 
 class Phone:
-    """A telephone with an ear: it rings, and answers, or refuses with `status`, unless that is 180."""
+    """A telephone with an ear: it rings, and answers, or refuses with `status`, unless that is 180.
 
-    def __init__(self, *, status: int = 200) -> None:
+    early  its description comes in a reliable 183, and not again
+    """
+
+    def __init__(self, *, status: int = 200, early: bool = False) -> None:
         self.status = status
+        self.early = early
         self.ear = Ear()
         self.transport: sip.Transport
         self.events: list[sip.Event] = []
@@ -49,7 +53,10 @@ class Phone:
             self.notified.append(event.message.body.decode().strip())
         now = self.transport.now()
         if isinstance(event, sip.Offered):
-            self.transport.ring(event.call)
+            if self.early:
+                self.transport.ring(event.call, status=183, body=self.offer, reliable=True)
+            else:
+                self.transport.ring(event.call)
             if self.status == 200:
                 self.transport.answer(event.call, body=self.offer)
             elif self.status > 200:
@@ -89,8 +96,8 @@ class Phone:
 
 
 @asynccontextmanager
-async def phone(*, status: int = 200) -> AsyncIterator[Phone]:
-    made = Phone(status=status)
+async def phone(*, status: int = 200, early: bool = False) -> AsyncIterator[Phone]:
+    made = Phone(status=status, early=early)
     agent = sip.Agent(
         random=random.Random(), serve_within={"NOTIFY": ("message/sipfrag",)}, serve_outside={"NOTIFY": ()}
     )
@@ -164,6 +171,15 @@ async def test_without_words_the_target_hears_what_the_transferred_call_said() -
         caller.refer(await caller.dial(running), callee.uri)
         await callee.until(sip.Ended)
         assert likeness(callee.ear.heard(), await spoken(running.engine, TEXT, voice="de")) > 0.98
+
+
+@pytest.mark.conformance("RFC 3262", "5", "the answer may come in a reliable provisional response")
+async def test_a_target_whose_answer_comes_early_is_spoken_to() -> None:
+    async with serving(route=LONG, sip=TRUSTED) as running, phone() as caller, phone(early=True) as callee:
+        caller.refer(await caller.dial(running), f"{callee.uri}?{said(WORDS)}")
+        await callee.until(sip.Ended)
+        assert "SIP/2.0 183 Session Progress" in caller.notified
+        assert likeness(callee.ear.heard(), await spoken(running.engine, WORDS)) > 0.98
 
 
 @pytest.mark.conformance("RFC 5589", "7.1", "an attended transfer has the transferee call the target with a Replaces")
