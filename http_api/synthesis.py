@@ -190,12 +190,15 @@ class Synthesis:
                 continue
             complete = chunk is None
             pending += chunk or b""
+            ready = bytearray()  # one write for all that there is
             while len(pending) >= size:
                 await file.feed(bytes(pending[:size]))
                 del pending[:size]
                 if octets := file.take():
-                    yield _event("audio", base64.b64encode(octets).decode(), id=sequence)
+                    ready += _event("audio", base64.b64encode(octets).decode(), id=sequence)
                     sequence += 1
+            if ready:
+                yield bytes(ready)
         await file.feed(bytes(pending))
         await file.finish()
         if octets := file.take():

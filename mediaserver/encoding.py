@@ -1,7 +1,8 @@
-"""Speech as a file in a compressed format, made while the speech is: Opus in Ogg, FLAC, MP3.
+"""Speech in other forms than samples: G.711, and files that are written while it is made, Opus in Ogg, FLAC and MP3.
 
-By libsndfile, which soundfile's wheel carries: LGPL-2.1 with BSD and LGPL codecs, no GPL, so it may be loaded here; and
-it writes what a stream needs, piece by piece, where PyAV would want a process for each file (see decoder.py).
+The files are by libsndfile, which soundfile's wheel carries: LGPL-2.1 with BSD and LGPL codecs, no GPL, so it may be
+loaded here; and it writes what a stream needs, piece by piece, where PyAV would want a process for each file (see
+decoder.py).
 """
 
 from __future__ import annotations
@@ -9,9 +10,12 @@ from __future__ import annotations
 import os
 from typing import Final, Literal
 
+import numpy as np
 import soundfile
 
-__all__ = ["FORMATS", "FileEncoder", "Format"]
+from rtp import g711
+
+__all__ = ["FORMATS", "FileEncoder", "Format", "alaw", "mulaw"]
 
 Format = Literal["opus", "flac", "mp3"]
 
@@ -21,6 +25,20 @@ FORMATS: Final[dict[Format, tuple[str, str]]] = {
     "mp3": ("MP3", "MPEG_LAYER_III"),
 }
 """The container and the coding, in libsndfile's words."""
+
+
+_MULAW: Final = np.frombuffer(g711.MULAW_FROM_LINEAR, np.uint8)
+_ALAW: Final = np.frombuffer(g711.ALAW_FROM_LINEAR, np.uint8)
+
+
+def mulaw(samples: bytes) -> bytes:
+    """PCMU of signed 16-bit samples in native byte order."""
+    return _MULAW[np.frombuffer(samples, np.uint16)].tobytes()
+
+
+def alaw(samples: bytes) -> bytes:
+    """PCMA of signed 16-bit samples in native byte order."""
+    return _ALAW[np.frombuffer(samples, np.uint16)].tobytes()
 
 
 class FileEncoder:

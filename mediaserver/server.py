@@ -21,10 +21,9 @@ import engines
 import http_api
 import rtp
 import sip
-from mediaserver import audio, config
+from mediaserver import audio, config, encoding
 from mediaserver.call import SERVED, Means
 from mediaserver.control import Control
-from mediaserver.encoding import FORMATS, FileEncoder
 from mediaserver.fetch import Fetcher
 from mediaserver.metrics import Metrics, connection_families, rtp_families, sip_families
 from mediaserver.push import Pushes
@@ -35,7 +34,6 @@ from mediaserver.speech import Speech
 from mediaserver.store import Store, StoreError
 from mediaserver.switchboard import Switchboard
 from mediaserver.trunks import Trunks
-from rtp import g711
 
 __all__ = ["Server", "StartError", "open_engine", "problems", "running", "serve"]
 
@@ -322,8 +320,8 @@ async def running(settings: config.Config) -> AsyncIterator[Server]:
                 speech, pushes, speakers, metrics, calls=switchboard.__len__, accepting=lambda: switchboard.accepting
             ),
             version=version("mediaserver"),
-            encode={"mulaw": g711.mulaw_encode, "alaw": g711.alaw_encode},
-            encoders={format: partial(FileEncoder, format) for format in FORMATS},
+            encode={"mulaw": encoding.mulaw, "alaw": encoding.alaw},
+            encoders={format: partial(encoding.FileEncoder, format) for format in encoding.FORMATS},
             limits=http_api.ApiLimits(
                 max_text_chars=settings.http.max_text_chars,
                 max_body_bytes=settings.http.max_body_bytes,

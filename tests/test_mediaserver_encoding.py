@@ -9,7 +9,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from mediaserver import encoding
 from mediaserver.encoding import FORMATS, FileEncoder, Format
+from rtp import g711
 
 Samples = npt.NDArray[np.int16]
 CODECS = {"opus": "opus", "flac": "flac", "mp3": "mp3float"}
@@ -44,6 +46,13 @@ def decoded(file: bytes) -> tuple[str, int, npt.NDArray[np.float64]]:
         samples = np.concatenate(frames).astype(float)
         scale = 1.0 if frames[0].dtype == np.int16 else 32768.0
         return stream.codec_context.name, stream.rate, samples * scale
+
+
+def test_g711_is_that_of_the_reference_for_every_sample() -> None:
+    samples = np.arange(-32768, 32768, dtype=np.int16).tobytes()
+    assert encoding.mulaw(samples) == g711.mulaw_encode(samples)
+    assert encoding.alaw(samples) == g711.alaw_encode(samples)
+    assert encoding.mulaw(b"") == encoding.alaw(b"") == b""
 
 
 @pytest.mark.parametrize("streamed", [False, True])
