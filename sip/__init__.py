@@ -6,7 +6,7 @@ answers the usual kind of body.
 
 from __future__ import annotations
 
-from .agent import Admission, Admit, Agent, Counters
+from .agent import Agent
 from .call import (
     Acknowledged,
     Answered,
@@ -24,6 +24,7 @@ from .call import (
     Withdrawn,
 )
 from .connection import StreamLimits
+from .counters import Counters
 from .digest import Keyring, Login, Realm
 from .errors import LocalProtocolError, RemoteProtocolError, SipError
 from .guard import Guard
@@ -40,6 +41,7 @@ from .streams import StreamCounters
 from .tls import Tls, TlsError
 from .transaction import Flow, Timers
 from .transport import Transport
+from .uas import Admission, Admit
 from .uri import Uri
 
 __all__ = [

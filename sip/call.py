@@ -21,6 +21,7 @@ from .transaction import ClientTransaction, Flow, Schedule, ServerTransaction, T
 __all__ = [
     "CALL_DEADLINES",
     "CALL_ROWS",
+    "NO_CONTENT",
     "Acknowledged",
     "Answered",
     "Call",
@@ -486,9 +487,21 @@ _REMIND_S = 60.0
 class Content:
     """What the host says with a verb."""
 
-    headers: tuple[tuple[str, str], ...]
-    body: bytes
-    content_type: str
+    headers: tuple[tuple[str, str], ...] = ()
+    body: bytes = b""
+    content_type: str = ""
+
+    @property
+    def fields(self) -> tuple[tuple[str, str], ...]:
+        """The header fields with the Content-Type. Raises LocalProtocolError if the body has none."""
+        if not self.body:
+            return self.headers
+        if not self.content_type:
+            raise LocalProtocolError("a body without a type")
+        return (*self.headers, ("Content-Type", self.content_type))
+
+
+NO_CONTENT = Content()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -518,6 +531,8 @@ class Call(Timed[Deadline]):
     exchanged  whether offer and answer of that INVITE are complete before its final response
     owed       whether that ACK must bring an answer, because the INVITE had no offer
     acked      the CSeq number of the INVITE whose ACK is, or was last, waited for
+    serving    the peer's requests that wait for their final response, by their keys
+    asking     the keys of the host's requests that wait for theirs, in order
     asked      the peer's UPDATE or PRACK whose offer waits for our answer
     invite     the transaction of our INVITE while it waits for a final response
     owing      the peer's offer that waits for our answer, in the ACK or PRACK to this
@@ -537,6 +552,7 @@ class Call(Timed[Deadline]):
         "_timers",
         "acked",
         "asked",
+        "asking",
         "cause",
         "change",
         "contact",
@@ -555,6 +571,7 @@ class Call(Timed[Deadline]):
         "reliable",
         "replaces",
         "server",
+        "serving",
         "session",
         "source",
         "state",
@@ -589,6 +606,8 @@ class Call(Timed[Deadline]):
         self.exchanged = False
         self.owed = False
         self.acked = 0
+        self.serving: dict[str, Serving] = {}
+        self.asking: dict[str, None] = {}
         self.asked: Serving | None = None
         self.invite: ClientTransaction | None = None
         self.owing: Owing | None = None

@@ -9,16 +9,18 @@ import enum
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from .errors import RemoteProtocolError
+from .errors import LocalProtocolError, RemoteProtocolError
 from .headers import Parameterised
-from .message import Message
+from .message import Message, Request, Response
 from .transaction import Schedule, Timed
 
 __all__ = [
     "LEAST_MIN_SE_S",
     "TIMER_DEADLINES",
     "TIMER_ROWS",
+    "Agreed",
     "SessionExpires",
+    "SessionTerms",
     "SessionTimer",
     "TimerDeadline",
     "TimerInput",
@@ -89,6 +91,15 @@ class SessionExpires:
         return f"{self.interval_s};refresher={self.refresher}" if self.refresher else str(self.interval_s)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Agreed:
+    """What was agreed on about the timer of a session: LEAD or FOLLOW; `alone` as in SessionTimer."""
+
+    happening: TimerInput
+    interval_s: int
+    alone: bool
+
+
 class SessionTimer(Timed[TimerDeadline]):
     """The session timer of one call.
 
@@ -113,6 +124,24 @@ class SessionTimer(Timed[TimerDeadline]):
         """Whether we are the refresher."""
         return self.state in (TimerState.REFRESHER, TimerState.REFRESHING)
 
+    def begin(self, agreed: Agreed | None, now: float) -> None:
+        """Our 2xx to a request that makes or refreshes the session agreed on that; None: on no timer."""
+        if agreed is None:
+            self.step(TimerInput.STOP, now)
+        else:
+            self.restart(agreed.happening, agreed.interval_s, now, alone=agreed.alone)
+
+    def agreed(self, request: Request, response: Response, now: float) -> None:
+        """The peer's 2xx to our `request` came (RFC 4028 section 7.2)."""
+        asked, got = session_expires(request), session_expires(response)
+        if got is not None:
+            happening = TimerInput.FOLLOW if got.refresher == "uas" else TimerInput.LEAD
+            self.restart(happening, max(got.interval_s, LEAST_MIN_SE_S), now)
+        elif asked is not None:
+            self.restart(TimerInput.LEAD, asked.interval_s, now, alone=True)
+        else:
+            self.step(TimerInput.STOP, now)
+
     def restart(self, happening: TimerInput, interval_s: int, now: float, *, alone: bool = False) -> None:
         """A refresh succeeded: LEAD or FOLLOW for another `interval_s`."""
         self.interval_s, self.alone = interval_s, alone
@@ -132,6 +161,71 @@ class SessionTimer(Timed[TimerDeadline]):
         if deadline is TimerDeadline.REFRESH:
             return self.interval_s / 2
         return self.interval_s if self.leads else self.interval_s - min(32, self.interval_s / 3)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionTerms:
+    """What we want of session timers.
+
+    expires_s  how long a session lasts unless it is refreshed; 0: it has an end only where the peer wants one
+    min_se_s   the least that peers may ask for
+
+    Raises LocalProtocolError if that is a contradiction, or less than RFC 4028 allows.
+    """
+
+    expires_s: int
+    min_se_s: int
+
+    def __post_init__(self) -> None:
+        if self.min_se_s < LEAST_MIN_SE_S or 0 < self.expires_s < self.min_se_s:
+            raise LocalProtocolError(
+                f"not {LEAST_MIN_SE_S} <= {self.min_se_s} (min_se_s) <= {self.expires_s} (session_expires_s) or 0"
+            )
+
+    def fields(self, session: SessionTimer | None) -> tuple[tuple[str, str], ...]:
+        """What a request that makes or refreshes a session says of its timer (RFC 4028 sections 7.1 and 7.4)."""
+        running = session is not None and session.state is not TimerState.OFF
+        wanted_s = session.interval_s if session is not None and running else self.expires_s
+        if not wanted_s:
+            return ()
+        least_s = max(self.min_se_s, LEAST_MIN_SE_S if session is None else session.least_s)
+        refresher = "" if session is None or not running else "uac" if session.leads else "uas"
+        field = SessionExpires(interval_s=max(wanted_s, least_s), refresher=refresher)
+        floor = (("Min-SE", str(least_s)),) if least_s > LEAST_MIN_SE_S else ()
+        return (("Session-Expires", str(field)), *floor)
+
+    def too_brief(self, request: Request) -> bool:
+        """Whether the session would have to be refreshed too often, which is answered with 422 (RFC 4028 section 9)."""
+        asked = session_expires(request)
+        return asked is not None and asked.interval_s < self.min_se_s and _capable(request)
+
+    def answer(self, session: SessionTimer, request: Request) -> tuple[tuple[tuple[str, str], ...], Agreed | None]:
+        """What the 2xx to the peer's request says of the session timer, and what that means (RFC 4028 section 9)."""
+        asked = session_expires(request)
+        capable = _capable(request)
+        if asked is not None and asked.interval_s < LEAST_MIN_SE_S:
+            # Section 5: nobody may ask for that, and 422 would not be understood.
+            asked = None
+        ours_s = self.expires_s
+        if asked is None and not ours_s:
+            return (), None
+        floor_s = max(self.min_se_s, min_se(request))
+        if asked is None:
+            interval_s = max(ours_s, floor_s)
+        else:
+            interval_s = min(asked.interval_s, max(ours_s, floor_s)) if ours_s else asked.interval_s
+        # Table 2: who does not know the timer cannot refresh; what the peer leaves open stays as it is, or is ours.
+        kept = "uac" if session.state is TimerState.WAITING else "uas"
+        refresher = (asked.refresher if asked is not None and asked.refresher else kept) if capable else "uas"
+        field = SessionExpires(interval_s=interval_s, refresher=refresher)
+        required = (("Require", "timer"),) if refresher == "uac" else ()
+        happening = TimerInput.FOLLOW if refresher == "uac" else TimerInput.LEAD
+        agreed = Agreed(happening=happening, interval_s=interval_s, alone=not capable)
+        return (*required, ("Session-Expires", str(field))), agreed
+
+
+def _capable(request: Request) -> bool:
+    return "timer" in (*request.supported, *request.require)
 
 
 def session_expires(message: Message) -> SessionExpires | None:

@@ -108,7 +108,7 @@ class Desk(Side):
 
     def assert_clean(self) -> None:
         super().assert_clean()
-        assert not self.agent._retained
+        assert not self.agent._calls._retained
         assert all(part.wake_at() is None for part in self.parts)
 
 

@@ -77,7 +77,7 @@ def test_the_first_rseq_is_random() -> None:
 def _sides(count: int) -> list[Side]:
     sides = [Side() for _ in range(count)]
     for number, side in enumerate(sides):
-        side.agent._random.seed(number)
+        side.agent._identity.random.seed(number)
     return sides
 
 
@@ -382,7 +382,7 @@ def test_a_thousand_branches_do_not_fill_the_memory() -> None:
     call, invite = side.calling()
     for number in range(1000):
         side.say(respond(invite, 180, tag=f"t{number}"))
-    assert len(side.agent._calls[call].early) == 64
+    assert len(side.agent._calls.by_key[call].early) == 64
     side.say(accept(invite, tag="t999"))
     assert isinstance(side.events()[-1], Answered)
-    assert side.agent._calls[call].early == {}
+    assert side.agent._calls.by_key[call].early == {}

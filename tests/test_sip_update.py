@@ -390,7 +390,7 @@ def test_a_change_that_crosses_the_peers_is_sent_again_after_the_pause(ours: boo
     for _ in range(40):
         side = Side()
         for _ in range(len(pauses)):
-            side.agent._random.random()
+            side.agent._identity.random.random()
         call = connected(side) if ours else side.confirmed(headers=("Allow: UPDATE",))
         first = only(side.do(getattr(side.agent, verb), call, body=NEW, headers=[("X-A", "b")]))
         side.say(respond(first, 491, tag=None))
