@@ -48,7 +48,7 @@ class Utterance:
     text       what to say: plain text, or an SSML document (W3C SSML 1.1) when `ssml` is true
     voice      an id out of `Engine.voices()`, or "default"
     language   BCP 47 tag such as "de" or "en-GB"; "" leaves it to the voice
-    speed      speaking rate relative to the voice's own, 0.25 to 4.0, of which an engine may manage less
+    speed      speaking rate relative to the voice's own, 0.25 to 4.0
     seed       which of the ways in which an engine may say it; None for any
     rate_hz    sampling rate that the PCM is to have: 8000, 16000 or 24000
     continues  more will be said after it, so it ends with the pause that its last punctuation calls for

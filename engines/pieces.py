@@ -30,13 +30,6 @@ def check(utterance: Utterance, hello: Hello, catalogue: Catalogue) -> None:
         raise UnsuitableUtterance(f"rate_hz is {utterance.rate_hz}; it is to be 8000, 16000 or 24000")
     if not _SLOWEST <= utterance.speed <= _FASTEST:
         raise UnsuitableUtterance(f"speed is {utterance.speed:g}; it is to be from {_SLOWEST} to {_FASTEST}")
-    slowest, fastest = hello.speeds
-    if not slowest <= utterance.speed <= fastest:
-        raise Unsupported(
-            f"not supported by this engine: speed {utterance.speed:g}; {hello.version} speaks at {slowest:.2f} to "
-            f"{fastest:.2f} of a voice's own speed",
-            field="speed",
-        )
     if utterance.ssml and not hello.ssml:
         raise Unsupported(
             f"not supported by this engine: {hello.version} does not understand SSML; send plain text", field="ssml"

@@ -4,7 +4,8 @@
             8, 16, 24 kHz         22.05 kHz
 
 Both sockets carry wire.py. Resampling happens here, so that the host's event loop pays nothing for it, and the speaking
-half need not load numpy: every page that it uses makes forking it dearer.
+half need not load numpy: every page that it uses makes forking it dearer. So is stretching, where a speed is
+asked for at which the engine does not speak: it speaks at the nearest one, and the rest is done to its samples.
 
 Each piece has one soxr stream of its own. A piece ends in silence longer than the filter remembers (8 ms), so that one
 stream over a whole utterance would sound the same (the difference is more than 60 dB below full scale), and there is no
@@ -13,6 +14,7 @@ state to lose with a worker: any worker can continue any utterance.
 
 from __future__ import annotations
 
+import dataclasses
 import select
 import socket
 from dataclasses import dataclass
@@ -20,6 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 import soxr
 
+from engines.stretch import Stretcher
 from engines.wire import PACKET_SIZE, Chunk, Done, Failed, Hello, Speak, Stopped, decode, encode
 
 __all__ = ["relay"]
@@ -29,15 +32,19 @@ __all__ = ["relay"]
 class _Passage:
     """The samples of one piece on their way; `unsent` bytes at the start were delivered by an earlier attempt."""
 
+    stretcher: Stretcher | None
     stream: soxr.ResampleStream | None
     unsent: int
 
-    def resample(self, samples: bytes, *, last: bool) -> bytes:
-        if self.stream is not None:
+    def pass_on(self, samples: bytes, *, last: bool) -> bytes:
+        if self.stretcher is not None or self.stream is not None:
             # In floating point: libsoxr dithers 16-bit output, and silence must stay silent.
-            source = np.frombuffer(samples, np.int16).astype(np.float32)
-            target = self.stream.resample_chunk(source, last=last)
-            samples = np.clip(np.rint(target), -32768, 32767).astype(np.int16).tobytes()
+            sound = np.frombuffer(samples, np.int16).astype(np.float32)
+            if self.stretcher is not None:
+                sound = self.stretcher.feed(sound, last=last)
+            if self.stream is not None:
+                sound = self.stream.resample_chunk(sound, last=last)
+            samples = np.clip(np.rint(sound), -32768, 32767).astype(np.int16).tobytes()
         skipped = samples[: self.unsent]
         self.unsent -= len(skipped)
         return samples[len(skipped) :]
@@ -48,22 +55,29 @@ class _Relay:
         self._host = host
         self._inner = inner
         self._source_rate_hz = 0
+        self._slowest = self._fastest = 1.0
         self._passages: dict[int, _Passage] = {}
 
     def to_inner(self, packet: bytes) -> None:
         message = decode(packet)
         if isinstance(message, Speak):
-            stream = None
-            if self._source_rate_hz not in (0, message.rate_hz):
-                stream = soxr.ResampleStream(self._source_rate_hz, message.rate_hz, 1, dtype="float32", quality="HQ")
-            self._passages[message.id] = _Passage(stream, message.skip_bytes)
+            source_hz = self._source_rate_hz or message.rate_hz
+            stretcher = stream = None
+            nearest = min(max(message.speed, self._slowest), self._fastest)
+            if nearest != message.speed:
+                stretcher = Stretcher(source_hz, nearest / message.speed)
+                packet = encode(dataclasses.replace(message, speed=nearest))
+            if source_hz != message.rate_hz:
+                stream = soxr.ResampleStream(source_hz, message.rate_hz, 1, dtype="float32", quality="HQ")
+            self._passages[message.id] = _Passage(stretcher, stream, message.skip_bytes)
         self._inner.send(packet)
 
     def to_host(self, packet: bytes) -> None:
         message = decode(packet)
         match message:
-            case Hello(source_rate_hz=rate_hz):
+            case Hello(source_rate_hz=rate_hz, speeds=(slowest, fastest)):
                 self._source_rate_hz = rate_hz
+                self._slowest, self._fastest = slowest, fastest
             case Chunk(id=piece, samples=samples):
                 self._deliver(piece, samples, last=False)
                 return
@@ -74,9 +88,9 @@ class _Relay:
         self._host.send(packet)
 
     def _deliver(self, piece: int, samples: bytes, *, last: bool) -> None:
-        resampled = self._passages[piece].resample(samples, last=last)
-        if resampled:
-            self._host.send(encode(Chunk(id=piece, samples=resampled)))
+        passed = self._passages[piece].pass_on(samples, last=last)
+        if passed:
+            self._host.send(encode(Chunk(id=piece, samples=passed)))
 
 
 def relay(host: socket.socket, inner: socket.socket) -> None:

@@ -66,7 +66,7 @@ class Hello:
     languages         BCP 47 tag to the id of the voice that speaks it best
     cloning           whether an enrolled speaker is recognised by ear
     embedding_kind    what an embedding has to be
-    speeds            the slowest and the fastest that it speaks, relative to a voice's own speed
+    speeds            the slowest and the fastest that it speaks itself, relative to a voice's own speed
     """
 
     version: str

@@ -181,8 +181,8 @@ Speed = Annotated[
     Field(
         ge=0.25,
         le=4.0,
-        description="Speaking rate relative to the speaker's own. An engine that does not speak so slowly or fast says "
-        "so with 400.",
+        description="Speaking rate relative to the speaker's own. At speeds at which the engine itself does not speak, "
+        "its speech is stretched at the same pitch.",
         examples=[1.2],
     ),
 ]

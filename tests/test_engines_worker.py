@@ -161,6 +161,20 @@ def test_speed_variant_and_language_change_the_sound(espeak: tuple[Worker, Hello
     assert len(set(voices.values())) == 3
 
 
+@pytest.mark.parametrize(("speed", "nearest"), [(0.25, 80 / 175), (0.4, 80 / 175), (3.0, 450 / 175), (4.0, 450 / 175)])
+def test_beyond_what_espeak_speaks_its_speech_is_stretched_at_the_same_pitch(
+    espeak: tuple[Worker, Hello], speed: float, nearest: float
+) -> None:
+    one, hello = espeak
+    assert hello.speeds == (80 / 175, 450 / 175)
+    own, asked = (one.speak(piece(HELLO, speed=each))[0] for each in (nearest, speed))
+    assert len(asked) / len(own) == pytest.approx(nearest / speed, rel=0.01)
+    # It moves within a sentence, but by less than the speech would have been resampled: by 1.6 or more.
+    assert pitch_hz(asked, 8000) == pytest.approx(pitch_hz(own, 8000), rel=0.3)
+    again, _ = one.speak(piece(HELLO, speed=speed, skip_bytes=1000))
+    assert again.tobytes() == asked.tobytes()[1000:]
+
+
 def test_pitch_and_range_are_settings() -> None:
     with worker(pitch=85, pitch_range=0, words_per_minute=100) as (high, _), worker(pitch_range=0) as (usual, _):
         low, (raised, _) = usual.speak(piece(HELLO))[0], high.speak(piece(HELLO))
