@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import sqlite3
 import time
 import wave
@@ -23,7 +24,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Concatenate, Final, ParamSpec, TypeVar
 
-__all__ = ["Recording", "Speaker", "Store", "StoreError"]
+__all__ = ["Recording", "Speaker", "Store", "StoreError", "is_speaker"]
 
 SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS speaker (
@@ -53,8 +54,15 @@ PATIENCE_S: Final = 5.0
 ORPHAN_S: Final = 3600.0
 """A recording without a record that is so old was left by a crash, not by an enrolment that is under way."""
 
+ID: Final = re.compile(r"spk_[0-9a-f]{24}")
+
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
+
+
+def is_speaker(voice: str) -> bool:
+    """Whether an id is a speaker's, and not one of the engine's voices. What is, may stand in a path or a header."""
+    return ID.fullmatch(voice) is not None
 
 
 class StoreError(Exception):

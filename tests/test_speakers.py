@@ -45,7 +45,7 @@ class Running:
 async def api(**sections: Any) -> AsyncIterator[Running]:
     async with (
         serving(**sections) as server,
-        aiohttp.ClientSession(f"http://{server.http_address}") as http,
+        aiohttp.ClientSession(f"http://{server.http_address}", timeout=aiohttp.ClientTimeout(total=20)) as http,
     ):
         yield Running(server, http)
 
