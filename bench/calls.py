@@ -55,6 +55,11 @@ ports = "{options.ports}"
 threads = {options.threads}
 [log]
 level = "warning"
+[store]
+path = "{folder}/store"
+[cache]
+memory_mb = 0
+disk_mb = 0
 [[route]]
 {words}
 """,

@@ -198,7 +198,7 @@ def main() -> None:
         path.write_text(
             f'[sip]\nlisten = "127.0.0.1:{SIP_PORT}"\n[http]\nlisten = "127.0.0.1:{PORT}"\n'
             f"max_concurrent = {max(options.streams)}\n[engine]\nworkers = {options.workers}\n"
-            '[rtp]\nports = "9000-9999"\n[log]\nlevel = "warning"\n',
+            f'[rtp]\nports = "9000-9999"\n[log]\nlevel = "warning"\n[store]\npath = "{folder}/store"\n',
             encoding="utf-8",
         )
         server = subprocess.Popen(

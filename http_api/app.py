@@ -14,6 +14,7 @@ from .health import HEALTH, METRICS, READY, Condition
 from .intake import FORM_BYTES, expecting
 from .openai import MODEL, MODELS, SPEECH, OpenAi
 from .openapi import OPENAPI, Description, describe
+from .prompts import PROMPTS, Prompts
 from .push import LIST, OPEN, SHOW, STOP, Pushes
 from .rendition import audio_formats
 from .route import FORM, Route
@@ -31,6 +32,7 @@ def make_table(
     synthesis: Synthesis,
     talks: Talks,
     openai: OpenAi,
+    prompts: Prompts,
     pushes: Pushes,
     speakers: Speakers,
     condition: Condition,
@@ -47,6 +49,7 @@ def make_table(
         Route("pushes", "GET", "/v1/rtp", pushes.list, LIST),
         Route("push", "GET", "/v1/rtp/{id}", pushes.show, SHOW),
         Route("push", "DELETE", "/v1/rtp/{id}", pushes.stop, STOP),
+        Route("prompts", "POST", "/v1/prompts", prompts.make, PROMPTS),
         Route("speakers", "POST", "/v1/speakers", speakers.enrol, ENROL),
         Route("speakers", "GET", "/v1/speakers", speakers.list, SPEAKERS),
         Route("speaker", "GET", "/v1/speakers/{id}", speakers.show, INSPECT),
@@ -87,6 +90,7 @@ def make_app(
         Synthesis(control, limits=limits, admission=admission, formats=formats),
         talks,
         OpenAi(control, limits=limits, admission=admission, formats=formats),
+        Prompts(control, limits=limits, admission=admission),
         Pushes(control, limits=limits),
         Speakers(control, limits=limits),
         Condition(control, version=version),

@@ -19,7 +19,10 @@ __all__ = [
     "Forbidden",
     "Health",
     "Host",
+    "Kept",
     "NotFound",
+    "PromptControl",
+    "PromptFacts",
     "PushControl",
     "PushFacts",
     "PushOrder",
@@ -53,6 +56,20 @@ class Speech:
     speed: float = 1.0
     seed: int | None = None
     continues: bool = False
+
+
+class Kept(bytes):
+    """A chunk of speech that nobody had to synthesise for this request."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptFacts:
+    """What became of a prompt; the fields are those of schema.PromptResult."""
+
+    status: Literal["made", "kept", "failed"]
+    duration_ms: float
+    field: str | None = None
+    error: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -278,6 +295,13 @@ class PushControl(Protocol):
         """Stop sending, unless it has ended; when it returns, nothing leaves any more. Raises NotFound."""
 
 
+class PromptControl(Protocol):
+    """Speech that is made ahead."""
+
+    async def make_prompts(self, prompts: Sequence[Speech]) -> Sequence[PromptFacts]:
+        """Have each made, unless it is kept already; in the order given. Raises Conflict when nothing is kept."""
+
+
 class SpeakerControl(Protocol):
     """Voices that were enrolled. Every method raises Busy when the speakers cannot be reached."""
 
@@ -297,5 +321,5 @@ class SpeakerControl(Protocol):
         """Raises NotFound."""
 
 
-class Host(SpeechControl, PushControl, SpeakerControl, Protocol):
+class Host(SpeechControl, PushControl, PromptControl, SpeakerControl, Protocol):
     """All that the API needs."""

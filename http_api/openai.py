@@ -85,7 +85,7 @@ SPEECH = Operation(
                 "text/event-stream": 'data: {"type":"speech.audio.delta","audio":"//79/A=="}\n\ndata: '
                 '{"type":"speech.audio.done","usage":{"input_tokens":0,"output_tokens":0,"total_tokens":0}}\n\n',
             },
-            headers={"X-Model-Version": "Engine and version that spoke."},
+            headers={"X-Model-Version": "Engine and version that spoke.", "X-Cache": "`hit` or `miss`."},
         ),
     ),
     problems=PROBLEMS,
@@ -163,7 +163,9 @@ class OpenAi:
         else:
             waits = audio.tells_length and not order.stream
             complete = await hold(rendition, file, hold_ms=self._limits.hold_ms if waits else 0)
-        response = web.StreamResponse(headers={"Content-Type": audio.content_type, **self._headers()})
+        response = web.StreamResponse(
+            headers={"Content-Type": audio.content_type, **self._headers(), "X-Cache": rendition.cache}
+        )
         await deliver(request, response, rendition, file, complete=complete, limits=self._limits)
         return response
 
@@ -182,6 +184,7 @@ class OpenAi:
 
         async def send(data: str) -> None:
             if not response.prepared:
+                response.headers["X-Cache"] = rendition.cache
                 await response.prepare(request)
             await patiently(response.write(f"data: {data}\n\n".encode()), self._limits)
 

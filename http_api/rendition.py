@@ -8,9 +8,9 @@ import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import Literal, Self
 
-from .control import Encoder
+from .control import Encoder, Kept
 from .schema import SpeechFigures
 
 __all__ = ["AudioFormat", "Encoding", "Rendition", "audio_formats"]
@@ -149,6 +149,7 @@ class Rendition:
         self._model_version = model_version
         self._pull: asyncio.Task[bytes | None] | None = None
         self._inference_s = 0.0
+        self._made = False
         self._samples = 0
 
     async def __aenter__(self) -> Self:
@@ -183,7 +184,13 @@ class Rendition:
         finally:
             self._inference_s += time.perf_counter() - asked
         self._samples += len(chunk or b"") // SAMPLE_BYTES
+        self._made = self._made or not (chunk is None or isinstance(chunk, Kept))
         return chunk
+
+    @property
+    def cache(self) -> Literal["hit", "miss"]:
+        """Whether an earlier or simultaneous request had the work; known from the first chunk on."""
+        return "miss" if self._made or not self._samples else "hit"
 
     def figures(self) -> SpeechFigures:
         """The figures so far; final once `next` has returned None."""

@@ -39,6 +39,9 @@ __all__ = [
     "OpenAiUsage",
     "OpenAiVoice",
     "ProblemDetails",
+    "PromptReport",
+    "PromptResult",
+    "PromptsRequest",
     "PushList",
     "PushReport",
     "PushRequest",
@@ -675,6 +678,44 @@ class SpeakerList(RootModel[tuple[SpeakerReport, ...]]):
     """All speakers, in the order in which they were enrolled."""
 
 
+class FieldError(_Body):
+    """What is wrong with one field, or with one header; nested fields are joined by dots."""
+
+    field: str
+    message: str
+
+
+class Prompt(_Said):
+    """A text to be made ahead. Exactly one of `text` and `ssml` is given."""
+
+    sample_rate: Annotated[SampleRate, Field(description="Samples a second; calls want 8000.")] = 8000
+    speed: Speed = 1.0
+    seed: Annotated[int | None, Field(ge=0, le=2**32 - 1, description="As in /v1/synthesize.")] = None
+
+
+class PromptsRequest(_Body):
+    """Have texts made ahead."""
+
+    prompts: Annotated[tuple[Prompt, ...], Field(strict=False, min_length=1, max_length=100)]
+
+
+class PromptResult(_Body):
+    """What became of one prompt."""
+
+    status: Annotated[
+        Literal["made", "kept", "failed"],
+        Field(description="`made`: now. `kept`: since earlier. `failed`: see `error`."),
+    ]
+    duration_ms: Annotated[float, Field(description="How much speech it is.")]
+    error: Annotated[FieldError | None, Field(description="Why it failed; `field` is empty where none is at fault.")]
+
+
+class PromptReport(_Body):
+    """What became of the prompts, in the order of the request."""
+
+    results: tuple[PromptResult, ...]
+
+
 class SpeechFigures(_Body):
     """How the speech was made: the data of `event: done`."""
 
@@ -703,13 +744,6 @@ class Readiness(_Body):
     """Whether new work is taken now."""
 
     ready: bool
-
-
-class FieldError(_Body):
-    """What is wrong with one field, or with one header; nested fields are joined by dots."""
-
-    field: str
-    message: str
 
 
 class ProblemDetails(_Body):

@@ -58,6 +58,7 @@ INSPECT = Operation(
 CHANGE = Operation(
     summary="Rename a speaker",
     body=SpeakerChange,
+    examples={"another name": {"name": "Ada Lovelace"}},
     answers=(Answer(status=200, description="It has the name.", content={"application/json": SpeakerReport}),),
     problems=(400, 404, 408, 413, 415, 417, 422, 500, 503),
 )

@@ -41,7 +41,10 @@ __all__ = ["STREAM", "SYNTHESIZE", "Synthesis"]
 
 KEEP_ALIVE = b": keep-alive\n\n"
 
-MODEL_HEADER = {"X-Model-Version": "Engine and version that spoke."}
+MODEL_HEADER = {
+    "X-Model-Version": "Engine and version that spoke.",
+    "X-Cache": "`hit`: the speech had been made before, or was being made for somebody else. `miss`: made for this.",
+}
 FIGURE_HEADERS = {
     "X-Inference-Time-Ms": "Time spent waiting for the engine. Absent from a body that is streamed.",
     "X-Audio-Duration-Ms": "How much speech came of it. Absent from a body that is streamed.",
@@ -129,6 +132,7 @@ class Synthesis:
                     complete = await hold(rendition, file, hold_ms=self._limits.hold_ms)
                 response = web.StreamResponse(headers={"Content-Type": audio.content_type})
                 response.headers["X-Model-Version"] = self._control.model_version
+                response.headers["X-Cache"] = rendition.cache
                 if complete:
                     response.headers.update(_headers(rendition.figures()))
                 await deliver(request, response, rendition, file, complete=complete, limits=self._limits)
@@ -151,6 +155,7 @@ class Synthesis:
                     async with aclosing(self._events(rendition, order)) as events:
                         async for event in events:
                             if not response.prepared:
+                                response.headers["X-Cache"] = rendition.cache
                                 await response.prepare(request)
                             await patiently(response.write(event), self._limits)
                 except ControlError as error:

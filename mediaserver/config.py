@@ -377,6 +377,14 @@ class Speakers(Section):
     max_speakers: int = Field(default=1000, ge=1)
 
 
+class Cache(Section):
+    """How much speech is kept once it was made; 0 for none in that place, and none at all if the first two are 0."""
+
+    memory_mb: int = Field(default=64, ge=0, le=65_536)
+    disk_mb: int = Field(default=512, ge=0, le=1_048_576)
+    redis_ttl_s: int = Field(default=86_400, ge=0, le=30 * 86_400)
+
+
 class Log(Section):
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Literal["auto", "console", "json"] = "auto"
@@ -462,6 +470,7 @@ class Config(Section):
     fetch: Fetch = Fetch()
     store: Store = Store()
     speakers: Speakers = Speakers()
+    cache: Cache = Cache()
     log: Log = Log()
     redis: Redis = Redis()
     trunk: tuple[Trunk, ...] = ()

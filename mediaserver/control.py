@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Iterator
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing, contextmanager, suppress
 from dataclasses import replace
 
@@ -11,6 +12,7 @@ import http_api
 import rtp
 from mediaserver import audio, push
 from mediaserver.metrics import Metrics
+from mediaserver.prompts import Kept
 from mediaserver.push import Pushes
 from mediaserver.recording import UnfitRecording
 from mediaserver.speakers import Speakers, TooManySpeakers, UnknownSpeaker
@@ -21,6 +23,9 @@ __all__ = ["Control"]
 
 # For a push to end, or for a port to have rested.
 RETRY_AFTER_S = 5.0
+
+# Of one list of prompts: enough to keep an engine busy, and few enough that callers are not kept waiting by it.
+PROMPTS_AT_ONCE = 2
 
 
 class Control:
@@ -52,21 +57,47 @@ class Control:
         return f"{self._speech.engine.name} {self._speech.engine.version}"
 
     async def synthesize(self, speech: http_api.Speech) -> AsyncGenerator[bytes, None]:
-        utterance = engines.Utterance(
-            text=speech.text,
-            ssml=speech.ssml,
-            voice=speech.speaker_id,
-            language=speech.language,
-            speed=speech.speed,
-            seed=speech.seed,
-            rate_hz=speech.rate_hz,
-            continues=speech.continues,
-        )
+        utterance = _utterance(speech)
         with self._translated(utterance):
             prepared = await self._speech.prepare(utterance)
             async with aclosing(self._speech.synthesize(prepared)) as chunks:
                 async for chunk in chunks:
-                    yield chunk.samples
+                    yield http_api.Kept(chunk.samples) if isinstance(chunk, Kept) else chunk.samples
+
+    async def make_prompts(self, prompts: Sequence[http_api.Speech]) -> list[http_api.PromptFacts]:
+        if not self._speech.keeping:
+            raise http_api.Conflict("nothing is kept: cache.memory_mb and cache.disk_mb are 0", field="prompts")
+        at_work = asyncio.Semaphore(PROMPTS_AT_ONCE)
+
+        async def one(prompt: http_api.Speech) -> http_api.PromptFacts:
+            async with at_work:
+                try:
+                    return await self._make_prompt(prompt)
+                except http_api.Failed:
+                    return http_api.PromptFacts(status="failed", duration_ms=0, error="the speech could not be made")
+                except http_api.ControlError as error:
+                    field = error.field if isinstance(error, http_api.FieldFault) else None
+                    return http_api.PromptFacts(status="failed", duration_ms=0, field=field, error=str(error))
+
+        return await asyncio.gather(*map(one, prompts))
+
+    async def _make_prompt(self, prompt: http_api.Speech) -> http_api.PromptFacts:
+        utterance = _utterance(prompt)
+        size, kept = 0, True
+        with self._translated(utterance):
+            prepared = await self._speech.prepare(utterance)
+            async with aclosing(self._speech.synthesize(prepared)) as chunks:
+                async for chunk in chunks:
+                    size += len(chunk.samples)
+                    kept = kept and isinstance(chunk, Kept)
+        duration_ms = round(size * 500 / prompt.rate_hz, 3)
+        if not size:
+            return http_api.PromptFacts(status="failed", duration_ms=0, error="it makes no sound")
+        if not self._speech.kept(prepared):
+            return http_api.PromptFacts(
+                status="failed", duration_ms=duration_ms, error="it is too long for what may be kept: cut it up"
+            )
+        return http_api.PromptFacts(status="kept" if kept else "made", duration_ms=duration_ms)
 
     def clauses(self) -> engines.Arriving:
         return engines.Arriving()
@@ -213,6 +244,19 @@ class Control:
     def observe_request(self, *, endpoint: str, status: int, latency_ms: float) -> None:
         self._metrics.tts_requests.labels(endpoint, str(status)).inc()
         self._metrics.tts_request_latency.labels(endpoint).observe(latency_ms)
+
+
+def _utterance(speech: http_api.Speech) -> engines.Utterance:
+    return engines.Utterance(
+        text=speech.text,
+        ssml=speech.ssml,
+        voice=speech.speaker_id,
+        language=speech.language,
+        speed=speech.speed,
+        seed=speech.seed,
+        rate_hz=speech.rate_hz,
+        continues=speech.continues,
+    )
 
 
 @contextmanager

@@ -65,6 +65,13 @@ class Metrics:
         self.tts_gpu_memory = Gauge("tts_gpu_memory_gb", "GPU memory in use by the engine, GB", registry=self.registry)
         self.tts_active = Gauge("tts_active_requests", "Utterances being made now", registry=self.registry)
         self.tts_failures = Counter("tts_failures", "Utterances the engine failed at", registry=self.registry)
+        self.cache_lookups = Counter(
+            "tts_cache_lookups",
+            'Utterances by where they were: memory, disk, redis; "joined": being made; "miss": made for this one',
+            ["result"],
+            registry=self.registry,
+        )
+        self.cache_bytes = Gauge("tts_cache_bytes", "Speech that is kept, bytes", ["place"], registry=self.registry)
         self.calls = Counter(
             "sip_calls_ended", "Calls ended, by why and final status", ["cause", "status"], registry=self.registry
         )

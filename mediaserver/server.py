@@ -26,9 +26,11 @@ from mediaserver.call import SERVED, Means
 from mediaserver.control import Control
 from mediaserver.fetch import Fetcher
 from mediaserver.metrics import Metrics, connection_families, rtp_families, sip_families
+from mediaserver.prompts import Prompts
 from mediaserver.push import Pushes
 from mediaserver.referrals import REFERRED_TYPES
 from mediaserver.script import BODY_TYPES
+from mediaserver.shared import Shared
 from mediaserver.speakers import Speakers, SpeakersUnavailable, UnknownSpeaker, is_speaker
 from mediaserver.speech import Speech
 from mediaserver.store import Store, StoreError
@@ -219,8 +221,6 @@ def _raise_file_limit(settings: config.Sip) -> None:
 @asynccontextmanager
 async def running(settings: config.Config) -> AsyncIterator[Server]:
     """A server, from its first listening to its last good-bye. Raises StartError."""
-    if settings.redis.url is not None:
-        log.warning("redis.url is set, but nothing is kept in Redis yet")
     try:
         directory = settings.store.directory(os.environ)
     except config.ConfigError as error:
@@ -247,9 +247,23 @@ async def running(settings: config.Config) -> AsyncIterator[Server]:
         decoding = asyncio.Semaphore(DECODERS)
         with _naming("store.path"):
             store = await stack.enter_async_context(Store.open(directory))
-        speakers = Speakers(engine, store, settings.speakers, decoding=decoding)
+        shared = None
+        if settings.redis.url is not None:
+            with _naming("redis.url"):
+                shared = await stack.enter_async_context(Shared.open(settings.redis.url.get_secret_value()))
+        prompts = await stack.enter_async_context(
+            Prompts.open(
+                settings.cache,
+                metrics,
+                directory=directory / "cache",
+                shared=shared,
+                salt=settings.engine.model_dump_json(exclude={"workers"}),
+            )
+        )
+        speakers = Speakers(engine, store, settings.speakers, decoding=decoding, prompts=prompts, shared=shared)
+        await stack.enter_async_context(speakers.following())
         await _introduce(settings.route, speakers)
-        speech = Speech(engine, metrics, speakers)
+        speech = Speech(engine, metrics, speakers, prompts)
         fetcher = await stack.enter_async_context(Fetcher(settings.fetch))
 
         def deliver(event: sip.Event) -> None:

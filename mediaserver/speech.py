@@ -10,18 +10,20 @@ from dataclasses import replace
 import engines
 import rtp
 from mediaserver.metrics import Metrics
+from mediaserver.prompts import Prompts
 from mediaserver.speakers import Speakers, is_speaker
 
 __all__ = ["Speech"]
 
 
 class Speech:
-    """What an engine says, counted and timed."""
+    """What an engine says, once; counted and timed."""
 
-    def __init__(self, engine: engines.Engine, metrics: Metrics, speakers: Speakers) -> None:
+    def __init__(self, engine: engines.Engine, metrics: Metrics, speakers: Speakers, prompts: Prompts) -> None:
         self.engine = engine
         self._metrics = metrics
         self._speakers = speakers
+        self._prompts = prompts
 
     async def prepare(self, utterance: engines.Utterance) -> engines.Utterance:
         """The utterance as the engine wants it, its speaker looked up, and checked.
@@ -32,16 +34,38 @@ class Speech:
         self.engine.check(utterance)
         return utterance
 
+    def kept(self, utterance: engines.Utterance) -> bool:
+        """Whether what was just said in full, of a prepared utterance, will be found again."""
+        return self._prompts.holds(self._prompts.key(utterance, self.engine))
+
+    @property
+    def keeping(self) -> bool:
+        """Whether anything that is said is kept."""
+        return self._prompts.keeping
+
     def check(self, utterance: engines.Utterance) -> None:
         """As `prepare` as far as nobody has to be looked up: there may be no such speaker."""
         self.engine.check(replace(utterance, voice="default") if is_speaker(utterance.voice) else utterance)
 
-    async def synthesize(self, utterance: engines.Utterance) -> AsyncGenerator[engines.Pcm, None]:
-        """The engine's chunks as they come. Time spent by the consumer between chunks is not the engine's.
+    async def synthesize(
+        self, utterance: engines.Utterance, *, looked_up: bool = False
+    ) -> AsyncGenerator[engines.Pcm, None]:
+        """Chunks as they come: prompts.Kept if nobody had to make them, otherwise the engine's.
+
+        looked_up  it is known not to be kept
 
         Raises what `prepare` raises and what the engine raises.
         """
         utterance = await self._speakers.voiced(utterance)
+        key = self._prompts.key(utterance, self.engine)
+        async with aclosing(
+            self._prompts.said(key, utterance.rate_hz, lambda: self._make(utterance), looked_up=looked_up)
+        ) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+    async def _make(self, utterance: engines.Utterance) -> AsyncGenerator[engines.Pcm, None]:
+        """The engine's chunks. Time spent by the consumer between chunks is not the engine's."""
         self._metrics.tts_active.inc()
         inference_s = audio_s = 0.0
         try:
@@ -71,6 +95,11 @@ class Speech:
         The utterance is ended whatever happens, so that what was written of it is heard. Raises what the engine raises,
         and rtp.StreamClosed.
         """
+        if isinstance(content, engines.Utterance):
+            content = await self._speakers.voiced(content)
+            key = self._prompts.key(content, self.engine)
+            # The plane reads a clip where it lies: to hear a prompt again costs a call nothing.
+            content = await self._prompts.clip(key, content.rate_hz) or content
         if isinstance(content, rtp.Clip):
             if content.duration_ms:
                 begin()
@@ -78,7 +107,7 @@ class Speech:
             return content.duration_ms > 0
         said = False
         try:
-            async with aclosing(self.synthesize(content)) as chunks:
+            async with aclosing(self.synthesize(content, looked_up=True)) as chunks:
                 async for chunk in chunks:
                     if not said:
                         said = True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import struct
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -20,6 +20,7 @@ from http_api import (
     Health,
     Listening,
     NotFound,
+    PromptFacts,
     PushFacts,
     PushOrder,
     SocketEnd,
@@ -171,6 +172,15 @@ class FakeControl:
 
     async def stop_push(self, id: str) -> None:
         raise NotFound(f"There is no push {id!r}", field="id")
+
+    async def make_prompts(self, prompts: Sequence[Speech]) -> list[PromptFacts]:
+        self.asked += prompts
+        return [
+            PromptFacts(status="failed", duration_ms=0, field="text", error="It is forbidden.")
+            if prompt.text == "forbidden"
+            else PromptFacts(status="made", duration_ms=500.0)
+            for prompt in prompts
+        ]
 
     async def enrol_speaker(self, order: SpeakerOrder) -> SpeakerFacts:
         self.enrolled.append(order)

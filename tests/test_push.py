@@ -25,6 +25,7 @@ import rtp
 from http_api.schema import PushRequest
 from mediaserver import config, push, server
 from mediaserver.metrics import Metrics
+from mediaserver.prompts import Prompts
 from mediaserver.speakers import Speakers
 from mediaserver.speech import Speech
 from mediaserver.store import Store
@@ -552,8 +553,10 @@ async def pushing(engine: Scripted) -> AsyncIterator[push.Pushes]:
     settings = config.Config().rtp
     async with rtp.Endpoint(host="127.0.0.1", ports=PORTS) as endpoint, Store.open(Path(store())) as kept:
         metrics = Metrics()
-        speakers = Speakers(engine, kept, config.Config().speakers, decoding=asyncio.Semaphore(1))
-        speech = Speech(engine, metrics, speakers)
+        nothing = config.Cache(memory_mb=0, disk_mb=0)
+        prompts = Prompts(nothing, metrics, directory=Path(store()), shared=None, salt="")
+        speakers = Speakers(engine, kept, config.Config().speakers, decoding=asyncio.Semaphore(1), prompts=prompts)
+        speech = Speech(engine, metrics, speakers, prompts)
         async with push.Pushes(
             endpoint, speech, metrics, host="127.0.0.1", networks=settings.push_networks, max_pushes=1
         ) as pushes:
