@@ -170,6 +170,7 @@ class Espeak:
             languages={tag: voice for tag, (_, voice) in sorted(best.items())},
             embedding_kind=KIND,
             speeds=(_SLOWEST_WPM / self._settings.words_per_minute, _FASTEST_WPM / self._settings.words_per_minute),
+            enrolled_speeds=(_SLOWEST_WPM / _SLOWEST_SPEAKER_WPM, _FASTEST_WPM / _FASTEST_SPEAKER_WPM),
         )
 
     def rehearsal(self) -> Speak | None:

@@ -55,7 +55,7 @@ class _Relay:
         self._host = host
         self._inner = inner
         self._source_rate_hz = 0
-        self._slowest = self._fastest = 1.0
+        self._speeds = self._enrolled_speeds = (1.0, 1.0)
         self._passages: dict[int, _Passage] = {}
 
     def to_inner(self, packet: bytes) -> None:
@@ -63,7 +63,8 @@ class _Relay:
         if isinstance(message, Speak):
             source_hz = self._source_rate_hz or message.rate_hz
             stretcher = stream = None
-            nearest = min(max(message.speed, self._slowest), self._fastest)
+            slowest, fastest = self._enrolled_speeds if message.embedding else self._speeds
+            nearest = min(max(message.speed, slowest), fastest)
             if nearest != message.speed:
                 stretcher = Stretcher(source_hz, nearest / message.speed)
                 packet = encode(dataclasses.replace(message, speed=nearest))
@@ -75,9 +76,9 @@ class _Relay:
     def to_host(self, packet: bytes) -> None:
         message = decode(packet)
         match message:
-            case Hello(source_rate_hz=rate_hz, speeds=(slowest, fastest)):
-                self._source_rate_hz = rate_hz
-                self._slowest, self._fastest = slowest, fastest
+            case Hello():
+                self._source_rate_hz = message.source_rate_hz
+                self._speeds, self._enrolled_speeds = message.speeds, message.enrolled_speeds
             case Chunk(id=piece, samples=samples):
                 self._deliver(piece, samples, last=False)
                 return

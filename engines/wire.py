@@ -67,6 +67,7 @@ class Hello:
     cloning           whether an enrolled speaker is recognised by ear
     embedding_kind    what an embedding has to be
     speeds            the slowest and the fastest that it speaks itself, relative to a voice's own speed
+    enrolled_speeds   the same for every enrolled speaker, relative to the speaker's own
     """
 
     version: str
@@ -80,6 +81,7 @@ class Hello:
     cloning: bool = False
     embedding_kind: str = ""
     speeds: tuple[float, float] = (0.25, 4.0)
+    enrolled_speeds: tuple[float, float] = (0.25, 4.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,7 +193,8 @@ def decode(packet: bytes) -> Message:
         if kind == _KINDS[Hello]:
             fields["voices"] = tuple(tuple(voice) for voice in fields["voices"])
             fields["variants"] = tuple(fields["variants"])
-            fields["speeds"] = tuple(fields["speeds"])
+            for speeds in ("speeds", "enrolled_speeds"):
+                fields[speeds] = tuple(fields[speeds])
         else:
             fields["id"] = identity
         return _TYPES[kind](**fields)

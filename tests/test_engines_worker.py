@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import signal
 import subprocess
@@ -17,6 +18,7 @@ import pytest
 import soxr
 
 from engines import tone
+from engines.profile import VoiceProfile
 from engines.sentences import split
 from engines.wire import Cancel, Chunk, Done, Failed, Hello, Ping, Pong, Stopped
 from tests.engines_support import (
@@ -173,6 +175,21 @@ def test_beyond_what_espeak_speaks_its_speech_is_stretched_at_the_same_pitch(
     assert pitch_hz(asked, 8000) == pytest.approx(pitch_hz(own, 8000), rel=0.3)
     again, _ = one.speak(piece(HELLO, speed=speed, skip_bytes=1000))
     assert again.tobytes() == asked.tobytes()[1000:]
+
+
+@pytest.mark.parametrize("syllables_per_s", [0.0, 9.0])
+def test_an_enrolled_speaker_is_stretched_where_espeak_would_not_follow(
+    espeak: tuple[Worker, Hello], syllables_per_s: float
+) -> None:
+    one, hello = espeak
+    assert hello.enrolled_speeds == (0.8, 1.5)
+    profile = VoiceProfile(median_f0_hz=120, range_hz=40, syllables_per_s=syllables_per_s)
+    embedding = base64.b64encode(profile.serialise()).decode()
+    lengths = {
+        speed: len(one.speak(piece(HELLO, speed=speed, embedding=embedding))[0]) for speed in (0.4, 0.8, 1.5, 3.0)
+    }
+    assert lengths[0.4] / lengths[0.8] == pytest.approx(2, rel=0.01)
+    assert lengths[3.0] / lengths[1.5] == pytest.approx(0.5, rel=0.01)
 
 
 def test_pitch_and_range_are_settings() -> None:
