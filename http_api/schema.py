@@ -354,11 +354,12 @@ class TalkCancelled(_Body):
     """No audio follows but for text that came after the cancel."""
 
     type: Literal["cancelled"]
-    spoken_chars: Annotated[
+    spoken_to: Annotated[
         int,
         Field(
-            description="Characters of the connection's text that were spoken, in whole words. Within a passage that "
-            "was not yet sent to its end, it is an estimate."
+            description="Where in the connection's text speech stopped, in characters and whole words. Within a "
+            "passage that was not yet sent to its end, it is an estimate. Text that an earlier cancel forgot may lie "
+            "before it."
         ),
     ]
     text_chars: Annotated[int, Field(description="Characters that had come.")]

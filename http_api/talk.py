@@ -6,7 +6,7 @@
     {"text": " today?", "flush": true}              <binary audio> ...                 what the mark named
                                                     {"type": "mark", ...} <binary audio> ...
                                                     {"type": "flushed", ...}           all text so far was said
-    {"cancel": true, "played_ms": 900}              {"type": "cancelled", "spoken_chars": 9, ...}    no audio follows
+    {"cancel": true, "played_ms": 900}              {"type": "cancelled", "spoken_to": 9, ...}    no audio follows
     {"end": true}                                   {"type": "done", ...}, and the connection is closed
 
 Text is spoken clause by clause, as soon as the end of one is certain. Two tasks work on a talk: `run` reads what the
@@ -64,7 +64,7 @@ TALK = Operation(
 * `{"end": true}`: speak what is left, and close.
 
 Messages of the server are audio (binary) and JSON, told apart by `type`: `ready`; `mark` ahead of the audio of each
-passage, with its place in the text and in the audio; `flushed`; `cancelled`, with `spoken_chars`; `done`; `error`, with
+passage, with its place in the text and in the audio; `flushed`; `cancelled`, with `spoken_to`; `done`; `error`, with
 a `ProblemDetails` as `problem`, before the connection is closed with 1003 (no JSON text), 1007 (not UTF-8), 1008 (a
 message or its content is at fault, or nothing came for long), 1009 (too much text), 1011 (the speech failed), 1013 (no
 room now) or 1001 (the server ends). Characters are Unicode code points, and they and `audio_ms` are counted from the
@@ -316,7 +316,7 @@ class _Talk:
         await self._line.send(
             TalkCancelled(
                 type="cancelled",
-                spoken_chars=self._transcript.spoken(played_ms),
+                spoken_to=self._transcript.spoken(played_ms),
                 text_chars=self._received,
                 audio_ms=self._transcript.audio_ms,
             )

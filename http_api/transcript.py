@@ -67,7 +67,7 @@ class Transcript:
         self._said[-1].complete = True
 
     def spoken(self, at_ms: float | None = None) -> int:
-        """How many characters of the text were spoken when the audio is heard up to `at_ms`; None: up to its end.
+        """The position that speech has come to in the text when the audio is heard up to `at_ms`; None: up to its end.
 
         A word counts when it was spoken as a whole.
         """

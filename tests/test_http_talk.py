@@ -160,7 +160,7 @@ async def test_a_cancel_is_silence_and_tells_what_was_spoken() -> None:
         cancelled = await talk.hears("cancelled")
         assert talk.audio == SPEECH
         # 100 ms of a passage that is still being made: a character and a half at the typical pace, and no whole word.
-        assert cancelled == {"type": "cancelled", "spoken_chars": 0, "text_chars": 63, "audio_ms": 100}
+        assert cancelled == {"type": "cancelled", "spoken_to": 0, "text_chars": 63, "audio_ms": 100}
         assert engine.closed.is_set()
         api.control.script = says(SPEECH)
         await talk.say(text="Yes?", flush=True)
@@ -170,7 +170,7 @@ async def test_a_cancel_is_silence_and_tells_what_was_spoken() -> None:
 
 
 @pytest.mark.parametrize(
-    ("played_ms", "spoken_chars"),
+    ("played_ms", "spoken_to"),
     [
         (None, 60),
         (0, 0),
@@ -182,13 +182,13 @@ async def test_a_cancel_is_silence_and_tells_what_was_spoken() -> None:
         (9999, 60),
     ],
 )
-async def test_what_was_played_counts_as_spoken(played_ms: float | None, spoken_chars: int) -> None:
+async def test_what_was_played_counts_as_spoken(played_ms: float | None, spoken_to: int) -> None:
     async with talking(says(SPEECH)) as (_, talk):
         await talk.say(text=FIRST + SECOND, flush=True)
         for kind in ("ready", "mark", "mark", "flushed"):
             await talk.hears(kind)
         await talk.say(cancel=True, **({} if played_ms is None else {"played_ms": played_ms}))
-        assert (await talk.hears("cancelled"))["spoken_chars"] == spoken_chars
+        assert (await talk.hears("cancelled"))["spoken_to"] == spoken_to
 
 
 async def test_a_cancel_stops_within_20_ms() -> None:
