@@ -15,7 +15,7 @@ from mediaserver.metrics import Metrics
 from mediaserver.prompts import Kept
 from mediaserver.push import Pushes
 from mediaserver.recording import UnfitRecording
-from mediaserver.speakers import Speakers, TooManySpeakers, UnknownSpeaker
+from mediaserver.speakers import Sharing, Speakers, TooManySpeakers, UnknownSpeaker
 from mediaserver.speech import Speech
 from mediaserver.store import Speaker
 
@@ -234,10 +234,12 @@ class Control:
                 "active_utterances": engine.active,
                 "active_calls": self._calls(),
                 "active_pushes": len(self._pushes),
+                "redis": self._speakers.sharing.value,
             },
         )
 
     def metrics(self) -> tuple[bytes, str]:
+        self._metrics.redis_up.set(self._speakers.sharing is Sharing.UP)
         self._metrics.tts_gpu_memory.set(self._speech.engine.health().gpu_memory_bytes / 1e9)
         return self._metrics.exposition()
 

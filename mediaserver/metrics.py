@@ -72,6 +72,7 @@ class Metrics:
             registry=self.registry,
         )
         self.cache_bytes = Gauge("tts_cache_bytes", "Speech that is kept, bytes", ["place"], registry=self.registry)
+        self.redis_up = Gauge("redis_up", "Whether other servers are followed by Redis", registry=self.registry)
         self.calls = Counter(
             "sip_calls_ended", "Calls ended, by why and final status", ["cause", "status"], registry=self.registry
         )

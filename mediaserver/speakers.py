@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import enum
 import secrets
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -19,7 +20,7 @@ from mediaserver.recording import UnfitRecording, judge
 from mediaserver.shared import Shared, Unreachable
 from mediaserver.store import Recording, Speaker, Store, StoreError, is_speaker
 
-__all__ = ["Speakers", "SpeakersUnavailable", "TooManySpeakers", "UnknownSpeaker", "is_speaker"]
+__all__ = ["Sharing", "Speakers", "SpeakersUnavailable", "TooManySpeakers", "UnknownSpeaker", "is_speaker"]
 
 log = structlog.get_logger("speakers")
 
@@ -35,6 +36,14 @@ PATIENCE_S: Final = 3.0
 SHORTEST_PAUSE_S: Final = 0.1
 LONGEST_PAUSE_S: Final = 2.0
 """Between two attempts to reach Redis."""
+
+
+class Sharing(enum.Enum):
+    """Whether speakers are those of other servers too: not at all, now, or not now."""
+
+    OFF = "off"
+    UP = "up"
+    DOWN = "down"
 
 
 class UnknownSpeaker(Exception):
@@ -58,6 +67,10 @@ class Speakers:
     With `shared`, Redis has the last word on which speakers there are, and the store is this server's copy: all that is
     known here goes on while Redis is away, and only what the others would have to know as well has to wait for it.
 
+    sharing  whether Redis is there
+
+    Arguments:
+
     decoding  bounds how many recordings are decoded and measured at a time
     """
 
@@ -78,6 +91,7 @@ class Speakers:
         self._settings = settings
         self._decoding = decoding
         self._comparing = asyncio.Lock()
+        self.sharing = Sharing.OFF if shared is None else Sharing.DOWN
 
     @asynccontextmanager
     async def following(self) -> AsyncIterator[None]:
@@ -103,6 +117,7 @@ class Speakers:
                 async with shared.changes() as following:
                     await self._compare(shared)
                     compared.set()
+                    self.sharing = Sharing.UP
                     log.info("speakers are shared by Redis")
                     pause_s, silent = SHORTEST_PAUSE_S, False
                     while True:
@@ -112,6 +127,7 @@ class Speakers:
                         elif is_speaker(id):
                             await self._fetch(shared, id)
             except (Unreachable, StoreError) as error:
+                self.sharing = Sharing.DOWN
                 if not silent:
                     log.warning("Redis cannot be reached: speakers are those known here", error=str(error))
                 silent = True

@@ -54,6 +54,11 @@ async def listed(running: Running) -> list[dict[str, Any]]:
         return told
 
 
+async def redis_state(running: Running) -> str:
+    async with running.http.get("/health") as response:
+        return str((await response.json())["redis"])
+
+
 async def until(condition: Callable[[], Awaitable[bool]], *, within_s: float = 8) -> None:
     async with asyncio.timeout(within_s):
         while not await condition():  # noqa: ASYNC110
@@ -120,6 +125,7 @@ async def test_without_redis_what_is_known_goes_on_and_what_is_not_waits(tmp_pat
         speaker = await one.enrol(wav_of(somebody()))
         path = f"/v1/speakers/{speaker['id']}"
         spoken = await other.say(speaker["id"])
+        assert await redis_state(one) == "up"
         await redis.kill()
         for running in (one, other):
             assert await running.say(speaker["id"]) == spoken
@@ -136,6 +142,8 @@ async def test_without_redis_what_is_known_goes_on_and_what_is_not_waits(tmp_pat
                     assert response.status == 503, (method, at)
                     assert response.headers["Retry-After"] == "5"
                     assert "Redis cannot be reached now" in (await response.json())["detail"]
+
+        assert await redis_state(one) == "down"
 
 
 async def test_a_redis_that_was_restarted_empty_is_filled_by_the_servers(tmp_path: Path, redis: RedisServer) -> None:
