@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import sys
+import warnings
 
+import aiohttp
 import structlog
 
 from mediaserver import config
@@ -14,6 +16,8 @@ __all__ = ["configure"]
 
 def configure(settings: config.Log) -> None:
     """Send the lines of structlog and of the standard library alike to stderr."""
+    for remark in (aiohttp.BadContentDispositionHeader, aiohttp.BadContentDispositionParam):
+        warnings.simplefilter("ignore", remark)  # a stranger's form is refused, and no reason for a line on stderr
     stamp = structlog.processors.TimeStamper(fmt="iso", utc=True)
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,

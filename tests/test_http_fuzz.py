@@ -151,3 +151,44 @@ def test_a_broken_request_is_answered_or_hung_up_on(impatient: Fuzzed, sent: byt
         assert headers["server"] == "mediaserver"
         if status >= 400 and body:
             assert ProblemDetails.model_validate_json(body).status == status
+
+
+FORM = (
+    b'--x\r\nContent-Disposition: form-data; name="name"\r\n\r\nAda\r\n--x\r\n'
+    b'Content-Disposition: form-data; name="file"; filename="a.wav"\r\nContent-Type: audio/wav\r\n\r\nRIFF\r\n--x--\r\n'
+)
+
+
+@st.composite
+def broken_forms(draw: st.DrawFn) -> bytes:
+    """A good form, with some octets replaced, dropped or doubled; or octets."""
+    body = bytearray(FORM)
+    for _ in range(draw(st.integers(1, 4))):
+        start = draw(st.integers(0, len(body)))
+        end = draw(st.integers(start, min(len(body), start + 30)))
+        odd = [
+            b"\r\n",
+            b"\r\n--x\r\n",
+            b"--x--",
+            b'"',
+            b";",
+            b"multipart/mixed; boundary=y",
+            b"\xff",
+            b"name*=utf-8''a",
+        ]
+        body[start:end] = draw(st.sampled_from([b"", body[start:end] * 2, *odd]) | st.binary(max_size=30))
+    return bytes(draw(st.sampled_from([body, bytearray(draw(st.binary(max_size=100)))])))
+
+
+@pytest.mark.filterwarnings("ignore::aiohttp.BadContentDispositionParam")
+@pytest.mark.filterwarnings("ignore::aiohttp.BadContentDispositionHeader")
+@fuzz
+@given(body=broken_forms())
+def test_a_broken_form_is_taken_or_refused(fuzzed: Fuzzed, body: bytes) -> None:
+    head = f"POST /v1/speakers HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\nConnection: close\r\n"
+    answer = fuzzed.exchange(head.encode() + b"Content-Type: multipart/form-data; boundary=x\r\n\r\n" + body)
+    assert answer is not None
+    status, _, told = answer
+    assert status in (201, 400, 413, 415, 422)
+    if status != 201:
+        assert ProblemDetails.model_validate_json(told).status == status
