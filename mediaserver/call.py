@@ -207,7 +207,7 @@ class Call:
         self._timers: list[asyncio.TimerHandle] = []
         self._digits = 0
         self._log = structlog.get_logger("call").bind(**facts)
-        self._programme = Programme(means.speech, finished=lambda turn: self.deliver(Spoken(turn)), log=self._log)
+        self._programme = Programme(means.speech, log=self._log)
 
     def deliver(self, event: Input) -> None:
         """Hand in what happened; the call's task acts on it."""
@@ -313,7 +313,7 @@ class Call:
                 Item(content=content, repeat=script.repeat, delay_ms=script.delay_ms, duration_ms=script.duration_ms)
             )
             self.deliver(Prepared(description))
-            await self._programme.run(self._media.stream)
+            await self._programme.run(self._media.stream, finished=lambda turn: self.deliver(Spoken(turn)))
 
     async def _resolve(self, content: Text | AudioFile | Remote) -> engines.Utterance | rtp.Clip:
         """Fetch and decode what must be, check what will be synthesised: afterwards only the engine can fail."""
@@ -496,7 +496,12 @@ class Call:
             self._log.error("the new media cannot be had", error=str(error))
             self._means.signalling.reject(call, status=500)
         else:
-            self._means.signalling.answer(call, body=answer)
+            try:
+                self._means.signalling.answer(call, body=answer)
+            except sip.LocalProtocolError:
+                # A CANCEL was quicker (RFC 3261 section 14.2): the call goes on as it was.
+                self._media.revert()
+                return False
             return True
         return False
 

@@ -23,6 +23,13 @@ class _Remote(NamedTuple):
     rtcp_port: int
 
 
+class _State(NamedTuple):
+    audio: sdp.Audio | None = None
+    remote: _Remote | None = None
+    described: sdp.SessionDescription | None = None
+    offer: bytes | None = None
+
+
 class Media:
     """Owns an `rtp.Stream` and keeps it as the offers and answers want it.
 
@@ -47,6 +54,7 @@ class Media:
         self._offer: bytes | None = None  # the peer's, if it was the last word
         self._remote: _Remote | None = None
         self._described: sdp.SessionDescription | None = None
+        self._before = _State()
         self._capabilities = sdp.Capabilities(
             host=host, port=self.stream.port, session_id=secrets.randbits(62), codecs=codecs
         )
@@ -60,12 +68,22 @@ class Media:
         if offer == self._offer and self._described is not None:
             return self._described.serialise()
         answer, audio = sdp.answer(sdp.SessionDescription.parse(offer), self._capabilities, self._described)
+        before = self._state()
         self._take_up(audio)
-        self._described, self._offer = answer, offer
+        self._described, self._offer, self._before = answer, offer, before
         return answer.serialise()
+
+    def revert(self) -> None:
+        """Go back to before the latest `answer` or `offer`: it was not sent, the peer having withdrawn its INVITE."""
+        audio, remote, self._described, self._offer = self._before
+        if audio is not None and remote is not None:
+            self._connect(audio, remote)
+        self.audio, self._remote = audio, remote
+        self._flow()
 
     def offer(self) -> bytes:
         """Our own offer, in an INVITE of ours or in the answer to one that brought none (delayed offer)."""
+        self._before = self._state()
         self._described, self._offer = sdp.offer(self._capabilities, self._described), None
         return self._described.serialise()
 
@@ -110,6 +128,9 @@ class Media:
     async def wait_closed(self) -> None:
         """Wait, after `close`, until nothing leaves any more and `facts` are final."""
         await self.stream.wait_closed()
+
+    def _state(self) -> _State:
+        return _State(self.audio, self._remote, self._described, self._offer)
 
     def _take_up(self, audio: sdp.Audio) -> None:
         remote: _Remote | None = _Remote(audio.remote_host, audio.remote_port, audio.rtcp_host, audio.rtcp_port)

@@ -44,17 +44,12 @@ class Programme:
 
     turn      how much has been handed in so far; it tells one end of the queue from another
     began_at  time.monotonic() of the first sound, None before it
-
-    Arguments:
-
-    finished  gets the turn whenever all is said and sent
     """
 
-    def __init__(self, speech: Speech, *, finished: Callable[[int], None], log: structlog.stdlib.BoundLogger) -> None:
+    def __init__(self, speech: Speech, *, log: structlog.stdlib.BoundLogger) -> None:
         self.turn = 0
         self.began_at: float | None = None
         self._speech = speech
-        self._finished = finished
         self._log = log
         # Mostly empty, and there is one for each call: an empty deque is ten times as large.
         self._items: list[Item] = []
@@ -99,16 +94,22 @@ class Programme:
         """Finish what is being said, and repeat nothing."""
         self._draining.set()
 
-    async def run(self, stream: rtp.Stream) -> None:
-        """Say it all, until cancelled. `stream` holds it back until the media start."""
-        while True:
-            await self._waiting.wait()
-            while self._items:
-                self._item = self._items.pop(0)
-                await self._say(self._item, stream)
-                self._item = None
-            self._waiting.clear()
-            self._finished(self.turn)
+    async def run(self, stream: rtp.Stream, *, finished: Callable[[int], None]) -> None:
+        """Say it all, until cancelled. `stream` holds it back until the media start.
+
+        finished  gets the turn whenever all is said and sent
+        """
+        try:
+            while True:
+                await self._waiting.wait()
+                while self._items:
+                    self._item = self._items.pop(0)
+                    await self._say(self._item, stream)
+                    self._item = None
+                self._waiting.clear()
+                finished(self.turn)
+        finally:
+            self._limit = asyncio.timeout(None)  # the one that was used holds on to the task, and that to all of this
 
     async def _say(self, item: Item, stream: rtp.Stream) -> None:
         """Have the stream say an item, and wait until it is sent."""

@@ -36,10 +36,10 @@ class Referrals:
     """The referrals that are being carried out.
 
     place  begins a call
-    room   tells whether there is room for one
+    room   tells whether there is room for one with an address
     """
 
-    def __init__(self, means: Means, *, place: Callable[[Order], None], room: Callable[[], bool]) -> None:
+    def __init__(self, means: Means, *, place: Callable[[Order], None], room: Callable[[str], bool]) -> None:
         self._means = means
         self._place = place
         self._room = room
@@ -61,7 +61,7 @@ class Referrals:
         if referral is not None:
             if call is not None and not call.transferable:
                 referral.decline(now, status=491)
-            elif not self._room():
+            elif not self._room(requested.flow.remote[0]):
                 referral.decline(now, status=503, headers=(("Retry-After", "5"),))
             else:
                 self._accept(_Errand(referral, call), requested, now)
@@ -109,6 +109,9 @@ class Referrals:
         except sip.SipError as error:
             log.info("the target of a REFER is not reached", error=str(error))
             self._tell(errand, 404, "Target Not Reached")
+            return
+        if not self._room(flows[0].remote[0]):
+            self._tell(errand, 503, "Service Unavailable")
             return
         script = referred(
             order,

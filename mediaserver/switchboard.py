@@ -29,7 +29,7 @@ class Switchboard:
         self._calls: dict[str, Call] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._gate = Gate(means.config, means.trunk_of)
-        self._referrals = Referrals(means, place=self._begin, room=lambda: self._gate.open)
+        self._referrals = Referrals(means, place=self._begin, room=self._has_room)
         means.signalling.agent.admit = self._gate.judge
         means.signalling.welcome = self._gate.welcomes
         means.metrics.watch(self._gate.families)
@@ -92,6 +92,9 @@ class Switchboard:
         task = asyncio.create_task(self._run(call, rooms), name=f"call {call.id}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    def _has_room(self, host: str) -> bool:
+        return self._gate.open and not self._gate.wait_s(host, self._means.signalling.now())
 
     def _move(self, former: str, call: Call) -> None:
         self._calls[call.id] = self._calls.pop(former)

@@ -841,6 +841,7 @@ class Stream:
             self._send_rtcp(self._reports.goodbye(sent=sent, heard=self._heard(), now_ns=now_ns))
         self._rtp.close()
         self._rtcp.close()
+        self._deliver_event = None
         _wake(self._gone)
 
     def _take_room(self) -> None:

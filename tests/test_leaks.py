@@ -10,7 +10,8 @@ import gc
 import logging
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import pytest
@@ -115,6 +116,22 @@ class Exchange:
         return self.endpoint.counters().ports_free + self.running.endpoint.counters().ports_free
 
 
+@asynccontextmanager
+async def exchanging() -> AsyncIterator[Exchange]:
+    """A server, and what calls it, in this process."""
+    routes = [{"user": "short", "say": "a"}, {"user": "long", "say": "a", "then": "stay", "stay_s": 30}]
+    exchanges: list[Exchange] = []
+    agent = sip.Agent(random=random.Random(1))
+    first, last = (int(port) for port in rtp_ports().split("-"))
+    async with (
+        serving(engine={"name": "tone"}, route=routes, rtp={"ports": f"{first}-{first + 1499}"}) as running,
+        sip.Transport.open(agent, [("127.0.0.1", 0)], deliver=lambda event: exchanges[0].deliver(event)) as transport,
+        rtp.Endpoint(host="127.0.0.1", ports=range(first + 1500, last), realtime=False, quarantine_s=0.1) as endpoint,
+    ):
+        exchanges.append(Exchange(running, transport, endpoint))
+        yield exchanges[0]
+
+
 class _MallocState(ctypes.Structure):
     """struct mallinfo2 of malloc.h."""
 
@@ -142,20 +159,26 @@ def silent_log() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("silent_log")
+async def test_a_call_leaves_no_cycle_for_the_garbage_collector(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sip, "Agent", functools.partial(sip.Agent, timers=TIMERS))
+    async with exchanging() as exchange:
+        await exchange.calls(AT_ONCE)
+        await exchange.alive()
+        gc.collect()
+        gc.disable()
+        try:
+            await exchange.calls(2 * AT_ONCE)
+            await asyncio.sleep(64 * TIMERS.t1 + 1)
+            assert gc.collect() < AT_ONCE
+        finally:
+            gc.enable()
+
+
+@pytest.mark.usefixtures("silent_log")
 @pytest.mark.parametrize("count", [300, pytest.param(10_000, marks=pytest.mark.slow)])
 async def test_calls_in_a_row_leave_nothing_behind(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sip, "Agent", functools.partial(sip.Agent, timers=TIMERS))
-    routes = [{"user": "short", "say": "a"}, {"user": "long", "say": "a", "then": "stay", "stay_s": 30}]
-    exchanges: list[Exchange] = []
-    agent = sip.Agent(random=random.Random(1))
-    first, last = (int(port) for port in rtp_ports().split("-"))
-    async with (
-        serving(engine={"name": "tone"}, route=routes, rtp={"ports": f"{first}-{first + 1499}"}) as running,
-        sip.Transport.open(agent, [("127.0.0.1", 0)], deliver=lambda event: exchanges[0].deliver(event)) as transport,
-        rtp.Endpoint(host="127.0.0.1", ports=range(first + 1500, last), realtime=False, quarantine_s=0.1) as endpoint,
-    ):
-        exchange = Exchange(running, transport, endpoint)
-        exchanges.append(exchange)
+    async with exchanging() as exchange:
         await exchange.calls(2 * AT_ONCE)  # what is made once and kept: caches, workers, threads' memory
         before = await exchange.alive()
         assert (before.dialogs, before.transactions, before.streams, before.calls) == (0, 0, 0, 0)

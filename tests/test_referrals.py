@@ -284,6 +284,19 @@ async def test_outside_of_calls_a_number_is_called_and_told_something() -> None:
         await until_calls(running, 0)
 
 
+async def test_limits_of_a_trunk_bind_the_calls_that_we_place_there() -> None:
+    async with phone(status=180) as callee, phone() as boss:
+        host = callee.uri.partition("@")[2]
+        trunk = {"name": "carrier", "targets": [host], "max_calls": 1, "probe_s": 0}
+        async with serving(sip=TRUSTED, trunk=[trunk]) as running:
+            for status in (202, 202):
+                assert (await ordered(running, boss, f"{callee.uri}?{said(WORDS)}")).status == status
+            await callee.until(sip.Offered)
+            await asyncio.sleep(0.3)
+            assert [event.response is not None for event in boss.events if isinstance(event, sip.Responded)] == [True] * 2
+            assert len(running.switchboard) == 1
+
+
 async def test_what_is_ordered_when_the_server_drains_is_given_up_and_the_call_goes_on() -> None:
     async with phone(status=180) as callee, phone() as caller, serving(route=LONG, sip=TRUSTED) as running:
         call = await caller.dial(running)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import re
 import socket
@@ -19,7 +20,7 @@ from mediaserver import server
 from mediaserver.media import Media
 from rtp.packet import Packet, parse, serialise
 from sip import sdp
-from tests.live import anext_of, dialled, invited, rtp_ports, serving, until_calls
+from tests.live import OFFER, anext_of, dialled, invited, rtp_ports, serving, until_calls
 
 SILENCE = 0xFF
 
@@ -192,6 +193,51 @@ async def test_reinvite_that_cannot_be_taken_up_leaves_the_call_as_it_was() -> N
         refused = await anext_of(telephone.events, sip.Refused)
         assert refused.response.status == 488
         assert {packet.payload_type for packet in await telephone.heard(0.1)} == {0}
+
+
+def written(method: str, number: int, port: int, *, to_tag: str = "", branch: str, body: bytes = b"") -> bytes:
+    """A request of a caller at `port`, in the one dialog of its."""
+    tag = f";tag={to_tag}" if to_tag else ""
+    head = (
+        f"{method} sip:x@127.0.0.1 SIP/2.0\r\nVia: SIP/2.0/UDP 127.0.0.1:{port};rport;branch=z9hG4bK{branch}\r\n"
+        f"Max-Forwards: 70\r\nFrom: <sip:t@127.0.0.1>;tag=t\r\nTo: <sip:x@127.0.0.1>{tag}\r\nCall-ID: c\r\n"
+        f"CSeq: {number} {method}\r\nContact: <sip:t@127.0.0.1:{port}>\r\n"
+    )
+    return f"{head}Content-Type: application/sdp\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+
+
+async def test_reinvite_that_is_cancelled_at_once_leaves_the_call_and_its_media_as_they_were() -> None:
+    loop = asyncio.get_running_loop()
+    ears = [Telephone._bound() for _ in range(2)]
+    offers = [OFFER.replace(b"4000", str(ear.getsockname()[1]).encode()) for ear in ears]
+    with contextlib.ExitStack() as sockets:
+        line, *_ = (sockets.enter_context(made) for made in (Telephone._bound(), *ears))
+        port = line.getsockname()[1]
+
+        async def response(method: str) -> tuple[int, str]:
+            while True:
+                parsed = sip.parse_datagram(await asyncio.wait_for(loop.sock_recv(line, 65535), 5))
+                if isinstance(parsed, sip.Response) and parsed.status >= 200 and parsed.cseq.method == method:
+                    return parsed.status, parsed.to.tag
+
+        async with serving(engine={"name": "tone"}, route=[{"say": "a", "then": "stay"}]) as running:
+            there = ("127.0.0.1", running.sip_address.port)
+            line.sendto(written("INVITE", 1, port, branch="1", body=offers[0]), there)
+            _, tag = await response("INVITE")
+            line.sendto(written("ACK", 1, port, to_tag=tag, branch="2"), there)
+            await loop.sock_recv(ears[0], 2048)
+            # Both are there before the server reads the first.
+            line.sendto(
+                written("INVITE", 2, port, to_tag=tag, branch="3", body=offers[1].replace(b"1 1", b"1 2")), there
+            )
+            line.sendto(written("CANCEL", 2, port, to_tag=tag, branch="3"), there)
+            assert [await response("CANCEL"), await response("INVITE")] == [(200, tag), (487, tag)]
+            line.sendto(written("ACK", 2, port, to_tag=tag, branch="3"), there)
+            for _ in range(30):
+                await loop.sock_recv(ears[0], 2048)
+            assert len(running.switchboard) == 1
+            line.sendto(written("BYE", 3, port, to_tag=tag, branch="4"), there)
+            assert await response("BYE") == (200, tag)
 
 
 async def test_silent_caller_is_hung_up_on() -> None:
