@@ -36,7 +36,11 @@ near_orders = st.fixed_dictionaries(
     optional={
         "text": st.text(max_size=60) | json_values,
         "speaker_id": st.text(max_size=140) | json_values,
-        "format": st.sampled_from(["wav", "pcm", "mulaw", "alaw", "WAV", ""]) | json_values,
+        "ssml": st.text(max_size=60) | json_values,
+        "language": st.text(max_size=40) | json_values,
+        "speed": st.floats(0, 5) | json_values,
+        "seed": st.integers(-1, 2**33) | json_values,
+        "format": st.sampled_from(["wav", "pcm", "mulaw", "alaw", "opus", "mp3", "WAV", ""]) | json_values,
         "sample_rate": st.sampled_from([8000, 16000, 24000, 8000.0, "8000", -1, 2**64]) | json_values,
         "chunk_size_ms": st.integers(-10, 1100) | json_values,
     },
@@ -122,6 +126,49 @@ def test_any_octets_are_refused(fuzzed: Fuzzed, path: str, body: bytes) -> None:
     status, answer = fuzzed.post(path, body)
     check(status, answer)
     assert status != 200
+
+
+near_messages = st.fixed_dictionaries(
+    {},
+    optional={
+        "text": st.text(max_size=60) | json_values,
+        "flush": st.booleans() | json_values,
+        "cancel": st.booleans() | json_values,
+        "end": st.booleans() | json_values,
+        "played_ms": st.floats(-1, 5000) | json_values,
+        "format": st.sampled_from(["pcm", "mulaw", "wav"]) | json_values,
+        "sample_rate": st.sampled_from([8000, 24000, 1]) | json_values,
+    },
+)
+
+
+@fuzz
+@given(messages=st.lists(near_messages | json_values | st.text(max_size=20) | st.binary(max_size=20), max_size=5))
+def test_any_messages_of_a_talk_are_obeyed_or_refused(fuzzed: Fuzzed, messages: list[object]) -> None:
+    fuzzed.runner.run(_talk(fuzzed.api, messages))
+    assert "failed" not in fuzzed.api.control.sockets
+
+
+async def _talk(api: Api, messages: list[object]) -> None:
+    """Say it all, and hear the talk to its end."""
+    async with api.client.ws_connect("/v1/synthesize/ws") as socket:
+        try:
+            for message in messages:
+                match message:
+                    case bytes():
+                        await socket.send_bytes(message)
+                    case str():
+                        await socket.send_str(message)
+                    case _:
+                        await socket.send_str(json.dumps(message))
+            await socket.send_json({"end": True})
+        except ConnectionError:
+            pass  # refused already
+        async with asyncio.timeout(5):
+            heard = [received async for received in socket]
+        kinds = [received.json()["type"] for received in heard if received.type is aiohttp.WSMsgType.TEXT]
+        assert kinds[-1] in ("done", "error")
+        assert socket.close_code in (1000, 1003, 1008, 1009)
 
 
 @st.composite
