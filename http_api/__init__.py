@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from .access import ROLES, Gate, Token
 from .app import make_app
 from .control import (
     Busy,
@@ -38,6 +39,7 @@ from .schema import ApiLimits
 from .server import Listening, serve
 
 __all__ = [
+    "ROLES",
     "ApiLimits",
     "Busy",
     "Clauses",
@@ -48,6 +50,7 @@ __all__ = [
     "Failed",
     "FieldFault",
     "Forbidden",
+    "Gate",
     "Health",
     "Host",
     "Kept",
@@ -65,6 +68,7 @@ __all__ = [
     "SpeakerOrder",
     "Speech",
     "SpeechControl",
+    "Token",
     "Unsupported",
     "make_app",
     "serve",

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from .access import Client
 from .problem import Problem
 from .schema import ApiLimits
 
@@ -20,14 +21,14 @@ class Admission:
         self._at_work: Counter[str] = Counter()
 
     @contextmanager
-    def slot(self, client: str) -> Iterator[None]:
+    def slot(self, client: Client) -> Iterator[None]:
         """A place for one request of `client` while the block runs.
 
         Raises Problem: 429 when the client has its share already (RFC 6585 section 4), 503 when the server is full.
         """
         limits = self._limits
-        share = limits.max_concurrent_per_client
-        if share is not None and self._at_work[client] >= share:
+        share = limits.max_concurrent_per_client if client.max_speech is None else client.max_speech
+        if share is not None and self._at_work[client.key] >= share:
             raise Problem.of_overload(
                 429, f"This client has {share} requests at work already.", retry_after_s=limits.retry_after_s
             )
@@ -35,10 +36,10 @@ class Admission:
             raise Problem.of_overload(
                 503, "The server has as many requests at work as it takes.", retry_after_s=limits.retry_after_s
             )
-        self._at_work[client] += 1
+        self._at_work[client.key] += 1
         try:
             yield
         finally:
-            self._at_work[client] -= 1
-            if not self._at_work[client]:
-                del self._at_work[client]
+            self._at_work[client.key] -= 1
+            if not self._at_work[client.key]:
+                del self._at_work[client.key]

@@ -3,27 +3,34 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 
 from aiohttp import web
+from pydantic import BaseModel
 
+from .access import Gate
 from .admission import Admission
 from .control import Encoder, Host
+from .entrance import Entrance
 from .exchange import dress, exchange
 from .health import HEALTH, METRICS, READY, Condition
 from .intake import FORM_BYTES, expecting
-from .openai import MODEL, MODELS, SPEECH, OpenAi
+from .openai import MODEL, MODELS, SPEECH, OpenAi, complaint
 from .openapi import OPENAPI, Description, describe
+from .problem import Problem
 from .prompts import PROMPTS, Prompts
 from .push import LIST, OPEN, SHOW, STOP, Pushes
 from .rendition import audio_formats
-from .route import FORM, Route
-from .schema import ApiLimits
+from .route import FORM, Access, Route
+from .schema import ApiLimits, OpenAiError
 from .speakers import CHANGE, ENROL, FORGET, INSPECT, SPEAKERS, Speakers
 from .synthesis import STREAM, SYNTHESIZE, Synthesis
 from .talk import TALK, Talks
 
 __all__ = ["LIMITS", "make_app"]
+
+# How problems are told where it is not as RFC 9457 has it, by the model of them.
+DIALECTS: Mapping[type[BaseModel] | None, Callable[[Problem, str], web.Response]] = {OpenAiError: complaint}
 
 LIMITS: web.AppKey[ApiLimits] = web.AppKey("limits", ApiLimits)
 
@@ -39,25 +46,25 @@ def make_table(
 ) -> tuple[Route, ...]:
     """Every route, but for OPTIONS, which is answered everywhere, and HEAD, which is answered wherever GET is."""
     return (
-        Route("synthesize", "POST", "/v1/synthesize", synthesis.synthesize, SYNTHESIZE),
-        Route("stream", "POST", "/v1/synthesize/stream", synthesis.stream, STREAM),
-        Route("talk", "GET", "/v1/synthesize/ws", talks.talk, TALK),
-        Route("speech", "POST", "/v1/audio/speech", openai.speech, SPEECH),
-        Route("models", "GET", "/v1/models", openai.models, MODELS),
-        Route("model", "GET", "/v1/models/{model}", openai.model, MODEL),
-        Route("pushes", "POST", "/v1/rtp", pushes.open, OPEN),
-        Route("pushes", "GET", "/v1/rtp", pushes.list, LIST),
-        Route("push", "GET", "/v1/rtp/{id}", pushes.show, SHOW),
-        Route("push", "DELETE", "/v1/rtp/{id}", pushes.stop, STOP),
-        Route("prompts", "POST", "/v1/prompts", prompts.make, PROMPTS),
-        Route("speakers", "POST", "/v1/speakers", speakers.enrol, ENROL),
-        Route("speakers", "GET", "/v1/speakers", speakers.list, SPEAKERS),
-        Route("speaker", "GET", "/v1/speakers/{id}", speakers.show, INSPECT),
-        Route("speaker", "PATCH", "/v1/speakers/{id}", speakers.change, CHANGE),
-        Route("speaker", "DELETE", "/v1/speakers/{id}", speakers.forget, FORGET),
-        Route("health", "GET", "/health", condition.health, HEALTH),
-        Route("ready", "GET", "/ready", condition.ready, READY),
-        Route("metrics", "GET", "/metrics", condition.metrics, METRICS),
+        Route("synthesize", "POST", "/v1/synthesize", synthesis.synthesize, SYNTHESIZE, Access.SPEAK),
+        Route("stream", "POST", "/v1/synthesize/stream", synthesis.stream, STREAM, Access.SPEAK),
+        Route("talk", "GET", "/v1/synthesize/ws", talks.talk, TALK, Access.SPEAK),
+        Route("speech", "POST", "/v1/audio/speech", openai.speech, SPEECH, Access.SPEAK),
+        Route("models", "GET", "/v1/models", openai.models, MODELS, Access.TOKEN),
+        Route("model", "GET", "/v1/models/{model}", openai.model, MODEL, Access.TOKEN),
+        Route("pushes", "POST", "/v1/rtp", pushes.open, OPEN, Access.CALL),
+        Route("pushes", "GET", "/v1/rtp", pushes.list, LIST, Access.READ),
+        Route("push", "GET", "/v1/rtp/{id}", pushes.show, SHOW, Access.READ),
+        Route("push", "DELETE", "/v1/rtp/{id}", pushes.stop, STOP, Access.CALL),
+        Route("prompts", "POST", "/v1/prompts", prompts.make, PROMPTS, Access.SPEAK),
+        Route("speakers", "POST", "/v1/speakers", speakers.enrol, ENROL, Access.ADMIN),
+        Route("speakers", "GET", "/v1/speakers", speakers.list, SPEAKERS, Access.TOKEN),
+        Route("speaker", "GET", "/v1/speakers/{id}", speakers.show, INSPECT, Access.ADMIN),
+        Route("speaker", "PATCH", "/v1/speakers/{id}", speakers.change, CHANGE, Access.ADMIN),
+        Route("speaker", "DELETE", "/v1/speakers/{id}", speakers.forget, FORGET, Access.ADMIN),
+        Route("health", "GET", "/health", condition.health, HEALTH, Access.OPEN),
+        Route("ready", "GET", "/ready", condition.ready, READY, Access.OPEN),
+        Route("metrics", "GET", "/metrics", condition.metrics, METRICS, Access.READ),
     )
 
 
@@ -68,19 +75,23 @@ def make_app(
     encode: Mapping[str, Callable[[bytes], bytes]],
     encoders: Mapping[str, Callable[[int], Encoder]],
     limits: ApiLimits | None = None,
+    gate: Gate | None = None,
 ) -> web.Application:
     """The application, to be carried by `serve`.
 
     encode    companding by format name, "mulaw" and "alaw": signed 16-bit little-endian samples to G.711 octets
     encoders  what makes the encoder of one file, by its sampling rate; by format name, "opus", "flac" and "mp3"
     version   the server's own, as /health tells it
+    gate      who may do what; None: everybody everything
 
     Raises ValueError when one of the formats is missing.
     """
     if missing := {"mulaw", "alaw", "opus", "flac", "mp3"} - {*encode, *encoders}:
         raise ValueError(f"there is nothing to encode {', '.join(sorted(missing))}")
     limits = limits or ApiLimits()
-    app = web.Application(middlewares=[exchange(control)], client_max_size=limits.max_body_bytes)
+    gate = gate or Gate()
+    entrance = Entrance(gate, control)
+    app = web.Application(middlewares=[exchange(control, entrance)], client_max_size=limits.max_body_bytes)
     app[LIMITS] = limits
     app.on_response_prepare.append(dress)
     formats, admission = audio_formats(encode, encoders), Admission(limits)
@@ -95,12 +106,13 @@ def make_app(
         Speakers(control, limits=limits),
         Condition(control, version=version),
     )
-    description = Description(describe(table, version=version, limits=limits))
-    _install(app, limits, (*table, Route("openapi", "GET", "/openapi.json", description.show, OPENAPI)))
+    description = Description(describe(table, version=version, limits=limits, guarded=gate.guarded))
+    openapi = Route("openapi", "GET", "/openapi.json", description.show, OPENAPI, Access.OPEN)
+    _install(app, limits, entrance, (*table, openapi))
     return app
 
 
-def _install(app: web.Application, limits: ApiLimits, table: tuple[Route, ...]) -> None:
+def _install(app: web.Application, limits: ApiLimits, entrance: Entrance, table: tuple[Route, ...]) -> None:
     by_resource: defaultdict[tuple[str, str], list[Route]] = defaultdict(list)
     for route in table:
         by_resource[route.path, route.name].append(route)
@@ -109,14 +121,9 @@ def _install(app: web.Application, limits: ApiLimits, table: tuple[Route, ...]) 
         methods = {"OPTIONS"}
         for row in rows:
             most = limits.max_upload_bytes + FORM_BYTES if row.operation.media_type == FORM else limits.max_body_bytes
+            act = entrance.before(row, DIALECTS.get(row.operation.problem, Problem.response))
+            expect = expecting(most, entrance.inviting(row))
             for method in (row.method, "HEAD") if row.method == "GET" else (row.method,):
-                resource.add_route(method, row.act, expect_handler=expecting(most))
+                resource.add_route(method, act, expect_handler=expect)
                 methods.add(method)
-        resource.add_route("OPTIONS", _options(", ".join(sorted(methods))))
-
-
-def _options(allow: str) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
-    async def options(request: web.Request) -> web.StreamResponse:
-        return web.Response(status=204, headers={"Allow": allow})
-
-    return options
+        resource.add_route("OPTIONS", entrance.options(", ".join(sorted(methods))))

@@ -275,6 +275,9 @@ class SpeechControl(Protocol):
         the end, 408 when it stopped reading and was cut off, 500 when the speech broke half-way.
         """
 
+    def observe_refusal(self, status: int) -> None:
+        """Somebody was not let in: 400, 401, 403 or 429."""
+
 
 class PushControl(Protocol):
     """Speech in RTP packets to an address that the request names."""

@@ -1,4 +1,8 @@
-"""What every request has in common: an id, an answer whatever happens, one access line, one observation."""
+"""What every request has in common: an id, an answer whatever happens, one access line, one observation.
+
+What asks for the roles `call` or `admin` leaves an audit line too, whether or not it was let through: who, from where,
+did what, and what came of it. A body, a query or a secret is in no line.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +16,16 @@ from aiohttp import web
 from aiohttp.typedefs import Middleware
 
 from .control import ControlError, SpeechControl
-from .intake import DIALECT, FAILURE, REQUEST_ID, request_id
+from .entrance import Entrance
+from .intake import BESIDE, CLIENT, DIALECT, FAILURE, REQUEST_ID, ROUTE, request_id
 from .problem import Problem, of_control, of_http
+from .route import Access
 
 __all__ = ["COMMON_HEADERS", "dress", "exchange"]
 
 access = logging.getLogger("http_api.access")
 errors = logging.getLogger("http_api.error")
+audit = logging.getLogger("http_api.audit")
 
 Act = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -30,6 +37,7 @@ COMMON_HEADERS = {"Server": "mediaserver", "X-Content-Type-Options": "nosniff"}
 
 OBSERVED = frozenset({"synthesize", "stream", "speech", "pushes"})
 POLLED = frozenset({"health", "ready", "metrics"})
+AUDITED = frozenset({Access.CALL, Access.ADMIN})
 
 MAX_PATH_CHARS = 200
 
@@ -37,13 +45,14 @@ MAX_PATH_CHARS = 200
 LINGER_RESET = struct.pack("ii", 1, 0)
 
 
-def exchange(control: SpeechControl) -> Middleware:
+def exchange(control: SpeechControl, entrance: Entrance) -> Middleware:
     """The one middleware. Requests for speech, which are POST to the routes OBSERVED, are observed by `control`."""
 
     @web.middleware
     async def run(request: web.Request, handler: Act) -> web.StreamResponse:
         began = time.perf_counter()
         request[REQUEST_ID] = request_id(request)
+        request[BESIDE] = entrance.beside(request)
         outcome = CLIENT_CLOSED
         try:
             try:
@@ -75,6 +84,7 @@ def exchange(control: SpeechControl) -> Middleware:
 async def dress(request: web.Request, response: web.StreamResponse) -> None:
     """Give a response what all have."""
     response.headers.update(COMMON_HEADERS)
+    response.headers.update(request.get(BESIDE, {}))
     if "X-Request-Id" not in response.headers:
         response.headers["X-Request-Id"] = request[REQUEST_ID]
 
@@ -110,8 +120,13 @@ def _cut(request: web.Request) -> None:
 
 
 def _log(request: web.Request, endpoint: str, status: int, elapsed_ms: float) -> None:
-    """One line. Neither the query nor a body is in it, and the path is as it came, percent-encoded."""
+    """One line, or two. Neither the query nor a body is in it, and the path is as it came, percent-encoded."""
     path = request.rel_url.raw_path[:MAX_PATH_CHARS]
+    client = request.get(CLIENT)
+    who = {"client": client.name if client else "", "remote": request.remote, "request_id": request[REQUEST_ID]}
+    route = request.get(ROUTE)
+    if route is not None and route.access in AUDITED:
+        audit.info("%s %d", route.id, status, extra={"action": route.id, "path": path, "status": status, **who})
     access.log(
         logging.DEBUG if endpoint in POLLED else logging.INFO,
         "%s %s %d %.1f ms",
@@ -124,7 +139,6 @@ def _log(request: web.Request, endpoint: str, status: int, elapsed_ms: float) ->
             "path": path,
             "status": status,
             "ms": round(elapsed_ms, 1),
-            "remote": request.remote,
-            "request_id": request[REQUEST_ID],
+            **who,
         },
     )

@@ -12,15 +12,19 @@ from aiohttp import BodyPartReader, web
 from aiohttp.http_exceptions import HttpProcessingError
 from pydantic import BaseModel, ValidationError
 
+from .access import Client
 from .problem import Problem, of_validation
-from .route import FORM
+from .route import FORM, Route
 from .schema import ApiLimits
 
 __all__ = [
+    "BESIDE",
+    "CLIENT",
     "DIALECT",
     "FAILURE",
     "FORM_BYTES",
     "REQUEST_ID",
+    "ROUTE",
     "answer",
     "expecting",
     "read_form",
@@ -33,6 +37,11 @@ REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
 FAILURE: web.RequestKey[Exception] = web.RequestKey("failure", Exception)
 # How a problem is written, by its request's id, where it is not written as RFC 9457 has it.
 DIALECT: web.RequestKey[Callable[[Problem, str], web.Response]] = web.RequestKey("dialect")
+# Which route was taken, and who takes it.
+ROUTE: web.RequestKey[Route] = web.RequestKey("route", Route)
+CLIENT: web.RequestKey[Client] = web.RequestKey("client", Client)
+# Headers that the answer has beside its own.
+BESIDE: web.RequestKey[dict[str, str]] = web.RequestKey("beside")
 
 FORM_BYTES = 16 * 1024
 """Of a form, beside its file: its fields, and the heads of its parts."""
@@ -52,8 +61,13 @@ def request_id(request: web.BaseRequest) -> str:
     return given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
 
 
-def expecting(max_bytes: int) -> Callable[[web.Request], Awaitable[web.StreamResponse | None]]:
-    """What answers an Expect header: a body is invited only if it may come (RFC 9110 section 10.1.1)."""
+def expecting(
+    max_bytes: int, check: Callable[[web.Request], None]
+) -> Callable[[web.Request], Awaitable[web.StreamResponse | None]]:
+    """What answers an Expect header: a body is invited only if it may come (RFC 9110 section 10.1.1).
+
+    check  raises Problem when it may not, whatever its length
+    """
 
     async def expect(request: web.Request) -> web.StreamResponse | None:
         expectation = request.headers.get("Expect", "")
@@ -62,8 +76,10 @@ def expecting(max_bytes: int) -> Callable[[web.Request], Awaitable[web.StreamRes
                 raise Problem.of_field(
                     417, "Expect", "The only expectation that can be met is 100-continue", closes=True
                 )
+            check(request)
             _check_length(request, max_bytes)
         except Problem as problem:
+            problem.closes = True
             return problem.response(request_id(request))
         assert request.transport is not None
         request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")

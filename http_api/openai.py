@@ -24,7 +24,7 @@ from aiohttp import web
 from .admission import Admission
 from .control import ControlError, Speech, SpeechControl
 from .delivery import collect, deliver, hold, patiently
-from .intake import DIALECT, FAILURE, answer, read_model
+from .intake import CLIENT, FAILURE, answer, read_model
 from .problem import Problem, of_control
 from .rendition import AudioFormat, Encoding, Rendition
 from .route import Answer, Operation
@@ -40,7 +40,7 @@ from .schema import (
     OpenAiUsage,
 )
 
-__all__ = ["MODEL", "MODELS", "SPEECH", "OpenAi"]
+__all__ = ["MODEL", "MODELS", "SPEECH", "OpenAi", "complaint"]
 
 # platform.openai.com/docs/guides/text-to-speech
 ALIASES = ("tts-1", "tts-1-hd", "gpt-4o-mini-tts", "gpt-4o-mini-tts-2025-12-15")
@@ -124,17 +124,14 @@ class OpenAi:
         self._born = int(time.time())
 
     async def models(self, request: web.Request) -> web.Response:
-        request[DIALECT] = complaint
         return answer(200, OpenAiModelList(object="list", data=tuple(map(self._card, self._names()))))
 
     async def model(self, request: web.Request) -> web.Response:
-        request[DIALECT] = complaint
         name = request.match_info["model"]
         self._check_model(name)
         return answer(200, self._card(name))
 
     async def speech(self, request: web.Request) -> web.StreamResponse:
-        request[DIALECT] = complaint
         order = await read_model(request, OpenAiSpeechRequest, self._limits)
         self._check_model(order.model)
         rate_hz = G711_RATE_HZ if order.response_format in ("mulaw", "alaw") else RATE_HZ
@@ -145,7 +142,7 @@ class OpenAi:
             rate_hz=rate_hz,
             speed=order.speed,
         )
-        with self._admission.slot(request.remote or ""):
+        with self._admission.slot(request[CLIENT]):
             chunks = self._control.synthesize(speech)
             async with Rendition(chunks, rate_hz=rate_hz, model_version=self._control.model_version) as rendition:
                 if order.stream_format == "sse":
@@ -241,6 +238,8 @@ def _fault(problem: Problem) -> OpenAiError:
     kind: str
     code: str | None
     match problem.status:
+        case 401:
+            kind, code = "invalid_request_error", "invalid_api_key"
         case 404 if field == "model":
             kind, code = "invalid_request_error", "model_not_found"
         case 404:

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from .problem import CONTENT_TYPE
-from .route import Answer, Operation, Route
+from .route import Access, Answer, Operation, Route
 from .schema import ApiLimits, ProblemDetails, SpeechFigures
 
 __all__ = ["OPENAPI", "Description", "describe"]
@@ -28,7 +28,16 @@ came with the request, or a new one; the server's log knows the request by it.""
 # Fields that a request is held to `ApiLimits.max_text_chars` in, wherever they are.
 WORDS = frozenset({"text", "ssml", "input"})
 
+BEARER = {
+    "type": "http",
+    "scheme": "bearer",
+    "description": "A token of the server's configuration (RFC 6750). A path names the role that a token needs for it: "
+    "`read`, `speak`, `call` (which includes both) or `admin` (which includes all). One that names none takes any "
+    "token. A WebSocket may bring the token as a subprotocol: `Sec-WebSocket-Protocol: mediaserver, bearer.TOKEN`.",
+}
+
 PROBLEM_HEADERS: dict[int, dict[str, str]] = {
+    401: {"WWW-Authenticate": "As RFC 6750 section 3 has it."},
     405: {"Allow": "What the path allows."},
     426: {"Upgrade": "websocket"},
     429: {"Retry-After": "Whole seconds after which to ask again."},
@@ -53,11 +62,11 @@ class Description:
         return web.Response(body=self._body, content_type="application/json")
 
 
-def describe(table: Sequence[Route], *, version: str, limits: ApiLimits) -> Json:
-    """The whole document. `limits` stand in it where they bound a field."""
+def describe(table: Sequence[Route], *, version: str, limits: ApiLimits, guarded: bool) -> Json:
+    """The whole document. `limits` stand in it where they bound a field; `guarded`: a token is asked for."""
     paths: dict[str, dict[str, Json]] = {}
     for route in table:
-        paths.setdefault(route.path, {})[route.method.lower()] = _operation(route)
+        paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, guarded=guarded)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -78,19 +87,23 @@ def describe(table: Sequence[Route], *, version: str, limits: ApiLimits) -> Json
                     "schema": {"type": "string", "maxLength": 128},
                 }
             },
-        },
+        }
+        | ({"securitySchemes": {"bearer": BEARER}} if guarded else {}),
     }
 
 
-def _operation(route: Route) -> Json:
+def _operation(route: Route, *, guarded: bool) -> Json:
     operation = route.operation
+    entrance = () if route.access is Access.OPEN else (*((401,) if guarded else ()), 400, 403, 429)
     described: dict[str, Json] = {
-        "operationId": f"{route.method.lower()}_{route.name}",
+        "operationId": route.id,
         "summary": operation.summary,
         "parameters": [{"$ref": "#/components/parameters/RequestId"}, *_path_parameters(route.path)],
         "responses": {str(answer.status): _answer(answer) for answer in operation.answers}
-        | {str(status): _problem(status, operation.problem) for status in operation.problems},
+        | {str(status): _problem(status, operation.problem) for status in sorted({*operation.problems, *entrance})},
     }
+    if guarded:
+        described["security"] = _security(route.access)
     if operation.description:
         described["description"] = operation.description
     if operation.body is not None:
@@ -99,6 +112,13 @@ def _operation(route: Route) -> Json:
             media["examples"] = {says: {"value": dict(value)} for says, value in operation.examples.items()}
         described["requestBody"] = {"required": True, "content": {operation.media_type: media}}
     return described
+
+
+def _security(access: Access) -> Json:
+    """OpenAPI 3.1.0 section 4.8.30: for a scheme of HTTP, the list may name the roles that are needed."""
+    if access is Access.OPEN:
+        return []
+    return [{"bearer": [] if access is Access.TOKEN else [access.value]}]
 
 
 def _path_parameters(path: str) -> list[Json]:

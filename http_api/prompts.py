@@ -8,7 +8,7 @@ from aiohttp import web
 
 from .admission import Admission
 from .control import PromptControl, PromptFacts, Speech
-from .intake import answer, read_model
+from .intake import CLIENT, answer, read_model
 from .route import Answer, Operation
 from .schema import ApiLimits, FieldError, PromptReport, PromptResult, PromptsRequest
 
@@ -55,7 +55,7 @@ class Prompts:
             )
             for prompt in order.prompts
         ]
-        with self._admission.slot(request.remote or ""):
+        with self._admission.slot(request[CLIENT]):
             results = await self._control.make_prompts(prompts)
         return answer(200, PromptReport(results=tuple(map(_result, results))))
 

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
 from aiohttp import web
 from pydantic import BaseModel
 
-__all__ = ["FORM", "JSON", "Answer", "Operation", "Route"]
+__all__ = ["FORM", "JSON", "Access", "Answer", "Operation", "Route"]
 
 JSON = "application/json"
 FORM = "multipart/form-data"
+
+
+class Access(enum.Enum):
+    """What a route asks of whoever calls it: nothing, any token, or one with this role."""
+
+    OPEN = "open"
+    TOKEN = "token"
+    READ = "read"
+    SPEAK = "speak"
+    CALL = "call"
+    ADMIN = "admin"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,10 +67,19 @@ class Operation:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One method of one path. A path has one name, which is unique, and by which it is counted."""
+    """One method of one path. A path has one name, which is unique, and by which it is counted.
+
+    What asks for `CALL` or `ADMIN` leaves an audit line.
+    """
 
     name: str
     method: str
     path: str
     act: Callable[[web.Request], Awaitable[web.StreamResponse]]
     operation: Operation
+    access: Access
+
+    @property
+    def id(self) -> str:
+        """The operationId, unique among all routes."""
+        return f"{self.method.lower()}_{self.name}"

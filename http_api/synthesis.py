@@ -31,7 +31,7 @@ from aiohttp import web
 from .admission import Admission
 from .control import ControlError, Speech, SpeechControl
 from .delivery import collect, deliver, hold, patiently
-from .intake import FAILURE, REQUEST_ID, read_model
+from .intake import CLIENT, FAILURE, REQUEST_ID, read_model
 from .problem import of_control
 from .rendition import SAMPLE_BYTES, AudioFormat, Encoding, Rendition
 from .route import Answer, Operation
@@ -121,7 +121,7 @@ class Synthesis:
         """Speech as one body."""
         order = await read_model(request, SynthesizeRequest, self._limits)
         audio = self._formats[order.format]
-        with self._admission.slot(request.remote or ""):
+        with self._admission.slot(request[CLIENT]):
             async with self._rendition(order) as rendition:
                 file = Encoding(audio, order.sample_rate)
                 if order.format == "wav":
@@ -149,7 +149,7 @@ class Synthesis:
                 "X-Model-Version": self._control.model_version,
             }
         )
-        with self._admission.slot(request.remote or ""):
+        with self._admission.slot(request[CLIENT]):
             async with self._rendition(order) as rendition:
                 try:
                     async with aclosing(self._events(rendition, order)) as events:

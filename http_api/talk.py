@@ -20,15 +20,15 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
-from urllib.parse import urlsplit
 
 from aiohttp import WSCloseCode, WSMsgType, web
 from pydantic import BaseModel, ValidationError
 
+from .access import SUBPROTOCOL
 from .admission import Admission
 from .control import ControlError, SocketEnd, Speech, SpeechControl
 from .delivery import patiently
-from .intake import REQUEST_ID
+from .intake import CLIENT, REQUEST_ID
 from .problem import Problem, of_control, of_validation
 from .rendition import SAMPLE_BYTES, AudioFormat, Encoding, Rendition
 from .route import Answer, Operation
@@ -69,7 +69,7 @@ a `ProblemDetails` as `problem`, before the connection is closed with 1003 (no J
 message or its content is at fault, or nothing came for long), 1009 (too much text), 1011 (the speech failed), 1013 (no
 room now) or 1001 (the server ends). Characters are Unicode code points, and they and `audio_ms` are counted from the
 beginning of the connection. A client that does not read is cut off. A browser may connect from this server's own pages
-only.""",
+and from listed ones only; it cannot set a header, and brings its token as a subprotocol.""",
     answers=(Answer(status=101, description="A WebSocket (RFC 6455).", content={}),),
     problems=(400, 403, 426, 500, 503),
     models=(TalkReady, TalkMark, TalkFlushed, TalkCancelled, TalkDone, TalkError),
@@ -111,12 +111,12 @@ class Talks:
         self._open: set[web.WebSocketResponse] = set()
 
     async def talk(self, request: web.Request) -> web.WebSocketResponse:
-        _check_origin(request)
         limits = self._limits
         socket = web.WebSocketResponse(
             timeout=CLOSE_TIMEOUT_S,
             heartbeat=limits.socket_ping_s,
             max_msg_size=limits.max_body_bytes,
+            protocols=(SUBPROTOCOL,),
             compress=False,  # neither speech nor tokens gain by it
         )
         if request.headers.get("Upgrade", "").lower() != "websocket":
@@ -177,7 +177,7 @@ class _Line:
         self._request = request
         self._socket = socket
         self._limits = limits
-        self.client = request.remote or ""
+        self.client = request[CLIENT]
         self.end: SocketEnd = "left"
         """Why nothing more comes, when that is so."""
 
@@ -391,10 +391,3 @@ async def _stopped(speaking: asyncio.Task[None]) -> None:
     await asyncio.wait({speaking})
     if not speaking.cancelled() and (error := speaking.exception()):
         raise error
-
-
-def _check_origin(request: web.Request) -> None:
-    """Refuse pages of other sites: a browser lets any page open a WebSocket to anywhere (RFC 6455 section 10.2)."""
-    origin = request.headers.get("Origin")
-    if origin is not None and urlsplit(origin).netloc != request.host:
-        raise Problem.of_field(403, "Origin", "A page of another site may not connect")

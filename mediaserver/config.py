@@ -7,6 +7,7 @@ deploy/mediaserver.toml is the commented reference.
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
 import json
 import re
@@ -15,7 +16,7 @@ import tomllib
 from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -29,9 +30,10 @@ from pydantic import (
     model_validator,
 )
 
+import http_api
 import sip
 
-__all__ = ["Address", "Config", "ConfigError", "Engine", "Route", "Then", "Trunk", "User", "load"]
+__all__ = ["Address", "Config", "ConfigError", "Engine", "Route", "Then", "Token", "Trunk", "User", "load"]
 
 PREFIX = "MEDIASERVER_"
 CUSTOMARY_VARIABLES = {
@@ -41,6 +43,8 @@ CUSTOMARY_VARIABLES = {
 }
 UNION_MEMBER = re.compile(r"function-|is-instance|lax-or-strict")
 TEMPLATE_FIELDS = frozenset({"from", "to"})
+
+Model = TypeVar("Model", bound=BaseModel)
 
 
 class ConfigError(Exception):
@@ -293,10 +297,71 @@ class Trunk(Section):
         return sip.Login(username=self.username, password=self.password.get_secret_value(), realm=self.realm)
 
 
+def _check_origin(value: str) -> str:
+    # RFC 6454 section 6.2: what browsers send has no path, and no port where it is the scheme's own.
+    if not re.fullmatch(r"https?://([a-z0-9.-]+|\[[0-9a-f:]+\])(:[0-9]{1,5})?", value):
+        raise ValueError('write it as browsers do, such as "https://console.example.com" or "http://localhost:3000"')
+    return value
+
+
+def _check_secret(value: SecretStr | None) -> SecretStr | None:
+    # RFC 6750 section 2.1, b64token. What can be guessed is no token.
+    if value is not None and not re.fullmatch(r"(?=.{16,512}$)[A-Za-z0-9._~+/-]+=*", value.get_secret_value()):
+        raise ValueError("at least 16 letters, digits and ._~+/- (openssl rand -hex 32 makes one)")
+    return value
+
+
+class Token(Section):
+    """Whoever presents it over HTTP (RFC 6750) may do what its roles say, and is known in the logs by its name.
+
+    token           or, so that the configuration tells nobody, its sha256, in hexadecimal
+    roles           "read", "speak", "call" (which includes both) and "admin" (which includes all)
+    requests_per_s  and as many at once; 0 for no limit
+    max_speech      speech requests at a time, of http.max_concurrent; 0 for no limit of its own
+    """
+
+    name: Name
+    token: Annotated[SecretStr | None, AfterValidator(_check_secret)] = None
+    sha256: Annotated[str, Field(pattern=r"^[0-9A-Fa-f]{64}$")] | None = None
+    roles: tuple[Literal["read", "speak", "call", "admin"], ...] = Field(min_length=1)
+    requests_per_s: float = Field(default=0, ge=0)
+    max_speech: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _is_one_token(self) -> Token:
+        if (self.token is None) == (self.sha256 is None):
+            raise ValueError("give exactly one of token and sha256")
+        return self
+
+    @property
+    def bearer(self) -> http_api.Token:
+        """As the HTTP API knows it."""
+        secret = "" if self.token is None else self.token.get_secret_value()
+        return http_api.Token(
+            name=self.name,
+            sha256=bytes.fromhex(self.sha256) if self.sha256 else hashlib.sha256(secret.encode()).digest(),
+            roles=frozenset(self.roles),
+            requests_per_s=self.requests_per_s,
+            max_speech=self.max_speech,
+        )
+
+
+class TokenFile(Section):
+    token: tuple[Token, ...] = Field(min_length=1)
+
+
 class Http(Section):
-    """HTTP has no authentication yet, so it listens on loopback only unless told otherwise."""
+    """Without any token everybody may do everything, so it then listens on loopback only unless told otherwise.
+
+    token_file             more [[token]]s, in a TOML file of their own, which SIGHUP has read anew
+    allow_unauthenticated  without any token, listen beyond this machine all the same
+    cors_origins           of other sites' pages that may ask from a browser
+    """
 
     listen: ListenAddress = Address(host="127.0.0.1", port=8080)
+    token_file: Path | None = None
+    allow_unauthenticated: bool = False
+    cors_origins: tuple[Annotated[str, AfterValidator(_check_origin)], ...] = ()
     max_text_chars: int = Field(default=5000, ge=1, le=1_000_000)
     max_body_bytes: int = Field(default=65536, ge=1024, le=16 * 1024 * 1024)
     max_concurrent: int = Field(default=64, ge=1)
@@ -475,14 +540,43 @@ class Config(Section):
     redis: Redis = Redis()
     trunk: tuple[Trunk, ...] = ()
     user: tuple[User, ...] = ()
+    token: tuple[Token, ...] = ()
     route: tuple[Route, ...] = ()
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> Config:
-        for kind, names in (("trunk", [one.name for one in self.trunk]), ("user", [one.name for one in self.user])):
+        for kind, names in (
+            ("trunk", [one.name for one in self.trunk]),
+            ("user", [one.name for one in self.user]),
+            ("token", [one.name for one in self.token]),
+        ):
             if twice := {name for name in names if names.count(name) > 1}:
                 raise ValueError(f"{kind}: two are named {min(twice)}")
         return self
+
+    @model_validator(mode="after")
+    def _lets_nobody_in_by_oversight(self) -> Config:
+        web = self.http
+        alone = ipaddress.ip_address(web.listen.host).is_loopback
+        if not (alone or self.token or web.token_file or web.allow_unauthenticated):
+            raise ValueError(
+                f"http.listen: whoever reaches {web.listen} could place calls and enrol voices: add a [[token]] or "
+                "http.token_file, or listen on 127.0.0.1, or set http.allow_unauthenticated = true if everybody on "
+                "that network is to be trusted"
+            )
+        return self
+
+    def bearers(self) -> tuple[http_api.Token, ...]:
+        """The tokens of here and of http.token_file, which is read. Raises ConfigError."""
+        tokens = list(self.token)
+        if self.http.token_file is not None:
+            tokens += _checked(TokenFile, _read(self.http.token_file), str(self.http.token_file)).token
+        bearers = tuple(token.bearer for token in tokens)
+        for what, values in (("name", [one.name for one in bearers]), ("secret", [one.sha256 for one in bearers])):
+            for number, value in enumerate(values):
+                if value in values[:number]:
+                    raise ConfigError(f"token: two have the {what} of {bearers[number].name}")
+        return bearers
 
     def route_for(self, *, user: str, caller: str, source: str) -> Route:
         """The first matching route, or the one that greets and stays for 30 s."""
@@ -496,18 +590,25 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Config:
     """Read `path` (None: defaults), put the environment on top, check. Raises ConfigError."""
     data: dict[str, Any] = {}
     if path is not None:
-        try:
-            data = tomllib.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path}: not TOML: {error}") from error
+        data = _read(path)
     for key, value, variable in _overrides(environ):
         _put(data, key.split("."), value, variable)
+    return _checked(Config, data, str(path) if path is not None else "configuration")
+
+
+def _read(path: Path) -> dict[str, Any]:
     try:
-        return Config.model_validate(data)
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not TOML: {error}") from error
+
+
+def _checked(model: type[Model], data: Mapping[str, Any], where: str) -> Model:
+    try:
+        return model.model_validate(data)
     except ValidationError as error:
-        where = str(path) if path is not None else "configuration"
         raise ConfigError("\n".join(f"{where}: {line}" for line in _explain(error))) from error
 
 

@@ -247,6 +247,9 @@ class Control:
         self._metrics.tts_requests.labels(endpoint, str(status)).inc()
         self._metrics.tts_request_latency.labels(endpoint).observe(latency_ms)
 
+    def observe_refusal(self, status: int) -> None:
+        self._metrics.http_refused.labels(str(status)).inc()
+
 
 def _utterance(speech: http_api.Speech) -> engines.Utterance:
     return engines.Utterance(

@@ -53,6 +53,7 @@ class Metrics:
         )
         self.sockets_open = Gauge("http_websockets_open", "WebSockets that are open", registry=self.registry)
         self.sockets_ended = Counter("http_websockets_ended", "WebSockets that ended", ["how"], registry=self.registry)
+        self.http_refused = Counter("http_refused", "Requests that were not let in", ["status"], registry=self.registry)
         self.tts_inference_latency = Histogram(
             "tts_inference_latency_ms",
             "Time the engine took for one utterance, ms",

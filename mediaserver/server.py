@@ -69,9 +69,16 @@ class Server:
     switchboard: Switchboard
     trunks: Trunks
     pushes: Pushes
+    gate: http_api.Gate
 
     def reload(self) -> None:
-        """Read the certificates of TLS anew, for new connections; if they cannot be used the old ones stay."""
+        """Read the tokens anew, and the certificates for new connections; what cannot be used stays as it was."""
+        try:
+            self.gate.replace(self.settings.bearers())
+        except config.ConfigError as error:
+            log.error("the tokens are not read anew: the old ones stay", reason=str(error))
+        else:
+            log.info("the tokens are read anew")
         try:
             self.transport.reload()
         except sip.TlsError as error:
@@ -102,6 +109,7 @@ class Server:
         uri = f"sip:hello@{config.Address(host=here, port=self.sip_address.port)}"
         web = f"http://{self.http_address}"
         tls = f", tls {self.sips_address}" if self.sips_address is not None else ""
+        token = " -H 'Authorization: Bearer TOKEN'" if self.gate.guarded else ""
         command = sys.argv[0] if Path(sys.argv[0]).name == "mediaserver" else "mediaserver"
         engine = f"{self.engine.name} {self.engine.version}, {len(self.engine.voices())} voices"
         return f"""\
@@ -109,7 +117,7 @@ Media server {version("mediaserver")} is up: {engine}
   SIP   udp {self.sip_address} and tcp{tls}    RTP  udp {ports.start}-{ports.stop - 1}    HTTP  {web}
 Try, in another terminal:
   {command} call "{uri}" --text "Hello from the media server." --record hello.wav
-  curl {web}/v1/synthesize -H 'Content-Type: application/json' -d '{{"text": "Hello"}}' -o hello-http.wav
+  curl {web}/v1/synthesize{token} -H 'Content-Type: application/json' -d '{{"text": "Hello"}}' -o hello-http.wav
 Stop with Ctrl-C."""
 
 
@@ -121,6 +129,8 @@ def open_engine(settings: config.Engine) -> AbstractAsyncContextManager[engines.
 async def problems(settings: config.Config) -> list[str]:
     """What the configuration names and this machine lacks: a sentence each, beginning with the key."""
     try:
+        with _naming("http.token_file"):
+            settings.bearers()
         with _naming("sip.tls"):
             _tls(settings.sip).load()
         with _naming("engine"):
@@ -172,7 +182,7 @@ def _naming(key: str) -> Iterator[None]:
     """Name the key of the configuration by which something could not be started."""
     try:
         yield
-    except (engines.EngineError, sip.TlsError, StoreError, OSError) as error:
+    except (config.ConfigError, engines.EngineError, sip.TlsError, StoreError, OSError) as error:
         raise StartError(f"{key}: {error}") from error
 
 
@@ -189,7 +199,7 @@ def _tls(settings: config.Sip) -> sip.Tls:
 async def serve(settings: config.Config, *, banner: Callable[[str], None]) -> None:
     """Run until SIGTERM or SIGINT, let the calls finish what they say, and return; a second signal hurries.
 
-    SIGHUP has the certificates read anew.
+    SIGHUP has the certificates and the tokens read anew.
 
     Raises StartError.
     """
@@ -238,6 +248,8 @@ async def running(settings: config.Config) -> AsyncIterator[Server]:
         directory = settings.store.directory(os.environ)
     except config.ConfigError as error:
         raise StartError(str(error)) from error
+    with _naming("http.token_file"):
+        gate = http_api.Gate(settings.bearers(), origins=settings.http.cors_origins)
     _raise_file_limit(settings.sip)
     async with AsyncExitStack() as stack:
         with _naming("engine"):
@@ -355,6 +367,7 @@ async def running(settings: config.Config) -> AsyncIterator[Server]:
                 max_concurrent=settings.http.max_concurrent,
                 max_upload_bytes=settings.speakers.max_bytes,
             ),
+            gate=gate,
         )
         with _naming("http.listen"):
             web = await stack.enter_async_context(
@@ -382,4 +395,5 @@ async def running(settings: config.Config) -> AsyncIterator[Server]:
             switchboard=switchboard,
             trunks=trunks,
             pushes=pushes,
+            gate=gate,
         )

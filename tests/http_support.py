@@ -17,6 +17,7 @@ from http_api import (
     Busy,
     Clauses,
     Embedding,
+    Gate,
     Health,
     Listening,
     NotFound,
@@ -127,6 +128,7 @@ class FakeControl:
     )
     asked: list[Speech] = field(default_factory=list)
     enrolled: list[SpeakerOrder] = field(default_factory=list)
+    refusals: list[int] = field(default_factory=list)
     requests: list[tuple[str, int]] = field(default_factory=list)
     latencies_ms: list[float] = field(default_factory=list)
     sockets: list[str] = field(default_factory=list)
@@ -200,6 +202,9 @@ class FakeControl:
     async def delete_speaker(self, id: str) -> None:
         await self.speaker(id)
 
+    def observe_refusal(self, status: int) -> None:
+        self.refusals.append(status)
+
     def observe_request(self, *, endpoint: str, status: int, latency_ms: float) -> None:
         self.requests.append((endpoint, status))
         self.latencies_ms.append(latency_ms)
@@ -258,9 +263,11 @@ class Api:
 
 
 @asynccontextmanager
-async def running(script: Script, limits: ApiLimits | None = None, *, grace_s: float = 1.0) -> AsyncIterator[Api]:
+async def running(
+    script: Script, limits: ApiLimits | None = None, *, grace_s: float = 1.0, gate: Gate | None = None
+) -> AsyncIterator[Api]:
     control = FakeControl(script)
-    app = make_app(control, version=VERSION, encode=ENCODE, encoders=ENCODERS, limits=limits)
+    app = make_app(control, version=VERSION, encode=ENCODE, encoders=ENCODERS, limits=limits, gate=gate)
     async with (
         serve(app, "127.0.0.1", 0, grace_s=grace_s) as listening,
         aiohttp.ClientSession(listening.url, timeout=aiohttp.ClientTimeout(total=10)) as client,

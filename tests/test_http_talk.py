@@ -309,8 +309,8 @@ async def test_a_flood_of_flushes_is_bounded() -> None:
         ({}, 426),
         ({"Connection": "Upgrade", "Upgrade": "h2c"}, 426),
         ({"Connection": "Upgrade", "Upgrade": "websocket"}, 400),
-        ({"Origin": "https://elsewhere.example"}, 403),
-        ({"Origin": "null"}, 403),
+        ({"Upgrade": "websocket", "Origin": "https://elsewhere.example"}, 403),
+        ({"Upgrade": "websocket", "Origin": "null"}, 403),
     ],
 )
 async def test_what_is_no_handshake_is_a_problem(headers: dict[str, str], status: int) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
+import http_api
 from mediaserver import config
 
 REFERENCE = Path(__file__).parents[1] / "deploy" / "mediaserver.toml"
@@ -38,7 +41,7 @@ def test_the_reference_file_loads_and_shows_the_defaults() -> None:
 def test_the_reference_file_names_every_key() -> None:
     text = REFERENCE.read_text(encoding="utf-8")
     for section, field in config.Config.model_fields.items():
-        tables = {"route": config.Route, "trunk": config.Trunk, "user": config.User}
+        tables = {"route": config.Route, "trunk": config.Trunk, "user": config.User, "token": config.Token}
         model = tables.get(section, field.annotation)
         names = [f.alias or n for n, f in model.model_fields.items()]  # type: ignore[union-attr]
         for name in names:
@@ -133,6 +136,109 @@ def test_the_first_matching_route_is_taken() -> None:
     assert said("1", "alice") == "c"
     assert said("1", source="10.255.0.1") == "d"
     assert said("1", source="::1") == config.DEFAULT_ROUTE.say
+
+
+TOKEN = '[[token]]\nname = "app"\ntoken = "0123456789abcdef"\nroles = ["speak"]\n'
+HASH = hashlib.sha256(b"0123456789abcdef").hexdigest()
+
+
+def test_a_token_is_given_or_its_hash_is(tmp_path: Path) -> None:
+    (given,) = load(TOKEN, tmp_path).bearers()
+    (hashed,) = load(TOKEN.replace('token = "0123456789abcdef"', f'sha256 = "{HASH.upper()}"'), tmp_path).bearers()
+    assert given == hashed
+    assert (given.name, given.sha256.hex(), given.roles) == ("app", HASH, {"speak"})
+    assert (given.requests_per_s, given.max_speech) == (0, 0)
+    assert "0123456789abcdef" not in repr(load(TOKEN, tmp_path))
+
+
+def test_every_role_can_be_given() -> None:
+    assert set(get_args(get_args(config.Token.model_fields["roles"].annotation)[0])) == http_api.ROLES.keys()
+
+
+def test_tokens_come_from_the_environment_and_from_a_file_of_their_own_too(tmp_path: Path) -> None:
+    file = tmp_path / "tokens.toml"
+    file.write_text(TOKEN)
+    settings = load(
+        MEDIASERVER_HTTP__TOKEN_FILE=str(file),
+        MEDIASERVER_TOKEN='[{"name": "a", "token": "fedcba9876543210", "roles": ["read", "call"]}]',
+    )
+    assert [(one.name, one.roles) for one in settings.bearers()] == [("a", {"read", "call"}), ("app", {"speak"})]
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("", "token: Field required"),
+        ("token = []", "token: "),
+        ("[token", "not TOML"),
+        (TOKEN.replace("app", "a b"), "token.0.name: "),
+        (TOKEN.replace("app", "main"), "token: two have the name of main"),
+        (TOKEN.replace("0123456789abcdef", "main-0123456789abcdef"), "token: two have the secret of app"),
+        (TOKEN + "[http]\n", "http: unknown key"),
+    ],
+)
+def test_a_token_file_that_cannot_be_used_says_why(text: str, complaint: str, tmp_path: Path) -> None:
+    file = tmp_path / "tokens.toml"
+    file.write_text(text)
+    settings = config.Config.model_validate(
+        {
+            "http": {"token_file": file},
+            "token": [{"name": "main", "token": "main-0123456789abcdef", "roles": ["admin"]}],
+        }
+    )
+    with pytest.raises(config.ConfigError) as caught:
+        settings.bearers()
+    assert complaint in str(caught.value)
+    assert "0123456789abcdef" not in str(caught.value)
+
+
+def test_a_token_file_that_is_not_there_says_so() -> None:
+    with pytest.raises(config.ConfigError, match=r"/nonexistent/t.toml: cannot be read"):
+        load(MEDIASERVER_HTTP__TOKEN_FILE="/nonexistent/t.toml").bearers()
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        (TOKEN * 2, "token: two are named app"),
+        (TOKEN.replace("0123456789abcdef", "short"), "token.0.token: at least 16 letters"),
+        (TOKEN.replace("0123456789abcdef", "with a space in its middle"), "token.0.token: at least 16 letters"),
+        (TOKEN.replace("0123456789abcdef", "0123456789abcdef\\r\\nX: y"), "token.0.token: at least 16 letters"),
+        (TOKEN.replace("0123456789abcdef", "a" * 513), "token.0.token: at least 16 letters"),
+        (TOKEN + f'sha256 = "{HASH}"', "token.0: give exactly one of token and sha256"),
+        (TOKEN.replace("token = ", "#"), "token.0: give exactly one of token and sha256"),
+        (TOKEN.replace("token = ", "sha256 = "), "token.0.sha256: "),
+        (TOKEN.replace('"speak"', ""), "token.0.roles: "),
+        (TOKEN.replace("speak", "root"), "token.0.roles.0: "),
+        (TOKEN + "requests_per_s = -1", "token.0.requests_per_s: "),
+        ('[http]\ncors_origins = ["*"]', "http.cors_origins.0: write it as browsers do"),
+        ('[http]\ncors_origins = ["https://a.example/"]', "http.cors_origins.0: write it as browsers do"),
+        ('[http]\ncors_origins = ["a.example"]', "http.cors_origins.0: write it as browsers do"),
+        ('[http]\ncors_origins = ["null"]', "http.cors_origins.0: write it as browsers do"),
+        ('[http]\nlisten = "0.0.0.0:8080"', "http.listen: whoever reaches 0.0.0.0:8080 could place calls"),
+        ('[http]\nlisten = "[::]:8080"', "http.listen: whoever reaches [::]:8080 could place calls"),
+    ],
+)
+def test_access_that_cannot_be_meant_is_named(text: str, complaint: str, tmp_path: Path) -> None:
+    with pytest.raises(config.ConfigError) as caught:
+        load(text, tmp_path)
+    assert complaint in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[http]\nlisten = "127.0.0.1:8080"',
+        '[http]\nlisten = "127.5.5.5:8080"',
+        '[http]\nlisten = "[::1]:8080"',
+        '[http]\nlisten = "localhost:8080"',
+        '[http]\nlisten = "0.0.0.0:8080"\nallow_unauthenticated = true',
+        '[http]\nlisten = "0.0.0.0:8080"\ntoken_file = "tokens.toml"',
+        TOKEN + '[http]\nlisten = "0.0.0.0:8080"',
+    ],
+)
+def test_http_is_open_to_this_machine_to_tokens_or_by_decision(text: str, tmp_path: Path) -> None:
+    assert load(text, tmp_path).http.listen.port == 8080
 
 
 TRUNK = '[[trunk]]\nname = "office"\ntargets = ["192.0.2.1:5080;transport=tcp", "pbx.example.com"]\n'
