@@ -298,19 +298,13 @@ class Calls:
     # Dialogs that outlive their calls.
 
     def retain(self, call: str) -> None:
-        """Keep the dialog of a call even when the call has ended: a subscription uses it too (RFC 5057 section 3).
-
-        Until `relinquish` has been called as often, REFER, NOTIFY and SUBSCRIBE go to and fro in it.
-        """
+        """See `Agent.retain`."""
         dialog, contact = self.dialog(call)
         retained = self._retained.setdefault(call, Retained(dialog=dialog, contact=contact))
         retained.users += 1
 
     def retain_outside(self, request: str) -> str:
-        """Keep the dialog that our 2xx to a request outside of calls makes (RFC 3515); the key that stands for a call.
-
-        Raises LocalProtocolError if the request waits no more, or is part of a call.
-        """
+        """See `Agent.retain_outside`."""
         serving = self._serving.get(request)
         if serving is None or serving.call is not None:
             raise LocalProtocolError(f"no such request outside of calls, or it has been answered: {request}")
@@ -320,7 +314,7 @@ class Calls:
         return key
 
     def relinquish(self, call: str) -> None:
-        """Undo one `retain`."""
+        """See `Agent.relinquish`."""
         retained = self._retained[call]
         retained.users -= 1
         if not retained.users:
