@@ -20,6 +20,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 from collections import OrderedDict
@@ -54,6 +55,8 @@ SWEEP_TO: Final = 0.9
 LARGEST_SHARE: Final = 0.25
 """Of the larger budget is what one utterance may take."""
 
+OURS: Final = re.compile(r"[0-9a-f]{64}|\.[0-9a-f]{16}\.new")
+
 MOST_WRITES: Final = 64
 """So many utterances may wait for the disk. More are kept in memory alone."""
 
@@ -74,6 +77,7 @@ class Key:
 @dataclass(slots=True)
 class _Entry:
     samples: bytes
+    tag: str
     clip: rtp.Clip | None = None
 
     @property
@@ -282,8 +286,8 @@ class Prompts:
         """Delete what was said in a speaker's voice, here; in Redis whoever deletes the speaker does so."""
         tag = hashlib.sha256(embedding).hexdigest()[:32]
         await asyncio.gather(*self._writes)
-        self._memory_used = 0
-        self._memory.clear()  # it does not know whose it is, and fills again in no time
+        for digest in [digest for digest, entry in self._memory.items() if entry.tag == tag]:
+            self._occupy(-self._memory.pop(digest).size)
         await asyncio.to_thread(shutil.rmtree, self._directory / tag, ignore_errors=True)
         if self._shared is not None:
             with suppress(Unreachable):
@@ -296,7 +300,7 @@ class Prompts:
 
     def _remember(self, key: Key, samples: bytes) -> None:
         if len(samples) <= self._memory_bytes * LARGEST_SHARE and key.digest not in self._memory:
-            self._memory[key.digest] = _Entry(samples)
+            self._memory[key.digest] = _Entry(samples, key.tag)
             self._occupy(len(samples))
 
     def _occupy(self, more_bytes: int) -> None:
@@ -362,8 +366,8 @@ def _write(file: Path, samples: bytes) -> None:
 def _sweep(directory: Path, budget_bytes: int) -> int:
     """Delete what was not used for longest until SWEEP_TO of the budget is left, if it is full; the bytes left."""
     files = []
-    for folder in directory.iterdir():
-        for file in folder.iterdir():
+    for file in directory.glob("*/*"):
+        if OURS.fullmatch(file.name):
             with suppress(OSError):
                 seen = file.stat()
                 files.append((seen.st_mtime, seen.st_size, file))

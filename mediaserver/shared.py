@@ -49,7 +49,7 @@ Result = TypeVar("Result")
 
 
 class Unreachable(Exception):
-    """Redis does not answer, or answers nonsense; the message says how, and holds no secret."""
+    """Redis does not answer; the message says how, and holds no secret."""
 
 
 class Shared:
@@ -93,13 +93,11 @@ class Shared:
     async def speakers(self) -> dict[str, Speaker]:
         """All of them, by id."""
         records = await self._ask(lambda: self._client.hgetall(SPEAKERS))
-        with _understood():
-            return {speaker.id: speaker for speaker in map(_speaker, records.values())}
+        return {speaker.id: speaker for record in records.values() if (speaker := _speaker(record)) is not None}
 
     async def speaker(self, id: str) -> Speaker | None:
         record = await self._ask(lambda: self._client.hget(SPEAKERS, id))
-        with _understood():
-            return None if record is None else _speaker(record)
+        return None if record is None else _speaker(record)
 
     async def deleted(self) -> set[str]:
         return {_octets(id).decode() for id in await self._ask(lambda: self._client.smembers(DELETED))}
@@ -144,9 +142,9 @@ class Shared:
                     with suppress(WatchError):
                         await batch.watch(SPEAKERS)
                         record = await batch.hget(SPEAKERS, id)  # at once, between WATCH and MULTI
-                        if record is None:
+                        known = None if record is None else _speaker(record)
+                        if known is None:
                             return None
-                        known = _speaker(record)
                         speaker = replace(known, name=name, version=known.version + 1)
                         batch.multi()  # type: ignore[no-untyped-call]
                         batch.hset(SPEAKERS, id, _record(speaker))
@@ -154,8 +152,7 @@ class Shared:
                         await batch.execute()
                         return speaker
 
-        with _understood():
-            return await self._ask(run)
+        return await self._ask(run)
 
     async def delete(self, id: str) -> None:
         """Delete a speaker everywhere."""
@@ -234,15 +231,6 @@ def _translated() -> Iterator[None]:
         raise Unreachable(told) from None
 
 
-@contextmanager
-def _understood() -> Iterator[None]:
-    """Somebody else may have written there."""
-    try:
-        yield
-    except (ValueError, TypeError, KeyError) as error:
-        raise Unreachable(f"it holds a record that is none: {type(error).__name__}") from None
-
-
 def _octets(value: bytes | str) -> bytes:
     """What the client answers with, whose types allow for one that decodes."""
     return value if isinstance(value, bytes) else value.encode()
@@ -252,9 +240,19 @@ def _record(speaker: Speaker) -> str:
     return json.dumps(asdict(speaker) | {"created_at": speaker.created_at.isoformat()})
 
 
-def _speaker(record: bytes | str) -> Speaker:
-    fields = json.loads(record)
-    speaker = Speaker(**fields | {"created_at": datetime.fromisoformat(fields["created_at"])})
-    if not is_speaker(speaker.id):  # it becomes the name of a file
-        raise ValueError(speaker.id)
-    return speaker
+def _speaker(record: bytes | str) -> Speaker | None:
+    """None for what somebody else has written there."""
+    try:
+        fields = json.loads(record)
+        speaker = Speaker(**fields | {"created_at": datetime.fromisoformat(fields["created_at"])})
+        numbers = (speaker.duration_s, speaker.speech_s, speaker.level_db)
+        sound = (
+            is_speaker(speaker.id)  # it becomes the name of a file
+            and isinstance(speaker.name, str)
+            and isinstance(speaker.consent, str | None)
+            and isinstance(speaker.version, int)
+            and all(isinstance(number, float | int) for number in numbers)
+        )
+        return speaker if sound else None
+    except (ValueError, TypeError, KeyError):
+        return None

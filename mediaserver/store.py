@@ -55,6 +55,7 @@ ORPHAN_S: Final = 3600.0
 """A recording without a record that is so old was left by a crash, not by an enrolment that is under way."""
 
 ID: Final = re.compile(r"spk_[0-9a-f]{24}")
+LEFT_BEHIND: Final = re.compile(ID.pattern + r"\.")
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
@@ -107,8 +108,10 @@ class Store:
     def __init__(self, path: Path) -> None:
         self._recordings = path / "speakers"
         with _translated(path):
-            self._recordings.mkdir(mode=0o700, parents=True, exist_ok=True)
-            path.chmod(0o700)  # voices are personal data
+            # Voices are personal data. The directory itself may be somebody else's as well, and stays as it is.
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._recordings.mkdir(mode=0o700, exist_ok=True)
+            os.close(os.open(path / "speakers.sqlite3", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
             self._writing = _connected(path / "speakers.sqlite3")
             if self._writing.execute("PRAGMA user_version").fetchone()[0] > FORMAT:
                 raise StoreError(f"{path}: written by a later version of the server")
@@ -229,7 +232,11 @@ class Store:
     def _sweep(self) -> None:
         known = {id for (id,) in self._writing.execute("SELECT id FROM speaker")}
         for file in self._recordings.iterdir():
-            if file.stem not in known and file.stat().st_mtime < time.time() - ORPHAN_S:
+            if (
+                LEFT_BEHIND.match(file.name)
+                and file.stem not in known
+                and file.stat().st_mtime < time.time() - ORPHAN_S
+            ):
                 file.unlink(missing_ok=True)
 
 

@@ -20,7 +20,7 @@ from mediaserver.prompts import Kept, Key, Prompts
 from mediaserver.shared import Shared
 from tests.redis_support import needs_redis, redis_server
 
-KEY = Key("k" * 64, "voices")
+KEY = Key("a" * 64, "voices")
 CHUNKS = [b"\1\0" * 4000, b"\2\0" * 4000]
 WHOLE = b"".join(CHUNKS)
 

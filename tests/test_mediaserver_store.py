@@ -76,8 +76,14 @@ async def test_only_a_later_version_replaces_what_is_known(tmp_path: Path) -> No
 
 
 async def test_voices_are_for_the_server_s_user_alone(tmp_path: Path) -> None:
-    async with Store.open(tmp_path / "store"):
-        assert stat.S_IMODE((tmp_path / "store").stat().st_mode) == 0o700
+    (tmp_path / "shared").mkdir(mode=0o755)
+    for path in (tmp_path / "store", tmp_path / "shared"):
+        async with Store.open(path) as store:
+            await store.keep(ADA, VOICE, {})
+            assert stat.S_IMODE((path / "speakers").stat().st_mode) == 0o700
+            assert {stat.S_IMODE(file.stat().st_mode) for file in path.glob("speakers.sqlite3*")} == {0o600}
+    assert stat.S_IMODE((tmp_path / "store").stat().st_mode) == 0o700
+    assert stat.S_IMODE((tmp_path / "shared").stat().st_mode) == 0o755
 
 
 async def test_a_store_of_a_later_version_is_refused(tmp_path: Path) -> None:
@@ -110,13 +116,14 @@ async def test_a_recording_that_is_lost_is_an_error_of_the_store(tmp_path: Path)
 async def test_what_a_crash_left_behind_is_swept_up_once_it_is_old(tmp_path: Path) -> None:
     async with Store.open(tmp_path) as store:
         await store.keep(ADA, VOICE, {})
-    kept, old, new = (tmp_path / "speakers" / name for name in (f"{ADA.id}.wav", f"{BOB.id}.77.new", "spk_new.wav"))
-    for file in (old, new):
+    names = (f"{ADA.id}.wav", f"{BOB.id}.77.new", f"{BOB.id}.wav", "somebody else's.wav")
+    kept, old, new, foreign = (tmp_path / "speakers" / name for name in names)
+    for file in (old, new, foreign):
         file.write_bytes(b"half")
-    for file in (old, kept):
+    for file in (old, kept, foreign):
         os.utime(file, (time.time() - 7200,) * 2)
     async with Store.open(tmp_path):
-        assert sorted((tmp_path / "speakers").iterdir()) == sorted([kept, new])
+        assert sorted((tmp_path / "speakers").iterdir()) == sorted([kept, new, foreign])
 
 
 @pytest.mark.parametrize(

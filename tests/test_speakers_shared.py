@@ -219,10 +219,12 @@ async def test_what_somebody_else_wrote_into_redis_disturbs_nobody(tmp_path: Pat
         record = json.loads(await redis.client.hget("mediaserver:speakers", speaker["id"]))
         await redis.client.hset("mediaserver:speakers", evil, json.dumps(record | {"id": evil}))
         await redis.client.set(f"mediaserver:recording:{evil}", b"\0\0\x1f\x40" + b"\1\1" * 100)
-        for garbage in (b"\xff", b"[]", b"{}", json.dumps(record | {"created_at": 5}).encode()):
+        odd = json.dumps(record | {"id": "spk_" + "1" * 24, "name": 5})
+        for garbage in (b"\xff", b"[]", b"{}", json.dumps(record | {"created_at": 5}).encode(), odd):
             await redis.client.hset("mediaserver:speakers", "spk_" + "1" * 24, garbage)
             await redis.client.publish("mediaserver:changed", "spk_" + "1" * 24)
             await redis.client.publish("mediaserver:changed", b"\xff\xfe")
             assert await listed(one) == [speaker]
+            assert await redis_state(one) == "up"
             assert await one.say(speaker["id"])
         assert [file.stem for file in (tmp_path / "one" / "speakers").iterdir()] == [speaker["id"]]
