@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from mediaserver.server import Server
+from rtp import g711
 from tests.engines_support import pitch_hz
 from tests.live import Ear, heard, likeness, serving
 from tests.speakers_support import RATE_HZ, form, somebody, wav_of
@@ -78,6 +79,10 @@ async def test_a_speaker_is_taken_wherever_a_voice_is(tmp_path: Path) -> None:
         order = {"text": TEXT, "speaker_id": speaker}
         async with running.http.post("/v1/synthesize/stream", json=order) as response:
             assert b"event: done" in await response.read()
+        order = {"model": "espeak", "voice": speaker, "input": TEXT, "response_format": "mulaw"}
+        async with running.http.post("/v1/audio/speech", json=order) as response:
+            assert likeness(g711.mulaw_decode(await response.read()), spoken) > 0.95
+        order = {"text": TEXT, "speaker_id": speaker}
         with Ear() as ear:
             push = order | {"host": "127.0.0.1", "port": ear.port}
             async with running.http.post("/v1/rtp", json=push) as response:
