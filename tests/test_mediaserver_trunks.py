@@ -81,8 +81,8 @@ async def metrics(running: server.Server) -> dict[str, float]:
     return {name: float(value) for name, _, value in samples}
 
 
-async def eventually(running: server.Server, name: str, value: float) -> dict[str, float]:
-    async with asyncio.timeout(10):
+async def eventually(running: server.Server, name: str, value: float, *, within_s: float = 10) -> dict[str, float]:
+    async with asyncio.timeout(within_s):
         while (samples := await metrics(running)).get(name) != value:  # noqa: ASYNC110
             await asyncio.sleep(0.02)
     return samples
