@@ -401,9 +401,13 @@ class Engine(Section):
 
 
 class Fetch(Section):
-    """What a caller may make this server fetch for `play=http...`: nothing, unless a host is listed."""
+    """What a caller may make this server fetch for `play=http...`: nothing, unless a host is listed.
+
+    allow_networks  that are not public, and to which the names of listed hosts may lead all the same
+    """
 
     allow_hosts: tuple[Annotated[str, AfterValidator(str.lower)], ...] = ()
+    allow_networks: tuple[Network, ...] = ()
     timeout_s: float = Field(default=5, gt=0, le=60)
     max_bytes: int = Field(default=10 * 1024 * 1024, ge=1024)
     max_audio_s: float = Field(default=600, gt=0)

@@ -161,8 +161,8 @@ async def test_an_announcement_is_fetched_from_a_listed_host_only(tmp_path: Path
         for path in ("words", "sound"):
             outcome = await announced(running, annc(str(prompts.make_url(path))))
             assert likeness(outcome.heard, speech) > 0.97, path
-        for path in ("missing", "away"):
-            assert (await announced(running, annc(str(prompts.make_url(path))))).status == 404
+        for path, status in (("missing", 404), ("away", 403)):
+            assert (await announced(running, annc(str(prompts.make_url(path))))).status == status
         assert (await announced(running, annc(f"http://localhost:{prompts.port}/words"))).status == 403
     async with TestServer(site) as prompts, serving() as running:
         assert (await announced(running, annc(str(prompts.make_url("words"))))).status == 403
