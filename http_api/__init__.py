@@ -9,6 +9,10 @@ from .access import ROLES, Gate, Token
 from .app import make_app
 from .control import (
     Busy,
+    CallControl,
+    CallEnd,
+    CallFacts,
+    CallOrder,
     Clauses,
     Conflict,
     ControlError,
@@ -34,6 +38,8 @@ from .control import (
     Speech,
     SpeechControl,
     Unsupported,
+    UtteranceFacts,
+    UtteranceOrder,
 )
 from .schema import ApiLimits
 from .server import Listening, serve
@@ -42,6 +48,10 @@ __all__ = [
     "ROLES",
     "ApiLimits",
     "Busy",
+    "CallControl",
+    "CallEnd",
+    "CallFacts",
+    "CallOrder",
     "Clauses",
     "Conflict",
     "ControlError",
@@ -70,6 +80,8 @@ __all__ = [
     "SpeechControl",
     "Token",
     "Unsupported",
+    "UtteranceFacts",
+    "UtteranceOrder",
     "make_app",
     "serve",
 ]

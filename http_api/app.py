@@ -10,7 +10,8 @@ from pydantic import BaseModel
 
 from .access import Gate
 from .admission import Admission
-from .control import Encoder, Host
+from .calls import CALL, CALLS, HANG_UP, PLACE, SAY, STOP_SPEECH, Calls
+from .control import CallControl, Encoder, Host
 from .entrance import Entrance
 from .exchange import dress, exchange
 from .health import HEALTH, METRICS, READY, Condition
@@ -42,6 +43,7 @@ def make_table(
     prompts: Prompts,
     pushes: Pushes,
     speakers: Speakers,
+    calls: Calls,
     condition: Condition,
 ) -> tuple[Route, ...]:
     """Every route, but for OPTIONS, which is answered everywhere, and HEAD, which is answered wherever GET is."""
@@ -62,6 +64,12 @@ def make_table(
         Route("speaker", "GET", "/v1/speakers/{id}", speakers.show, INSPECT, Access.ADMIN),
         Route("speaker", "PATCH", "/v1/speakers/{id}", speakers.change, CHANGE, Access.ADMIN),
         Route("speaker", "DELETE", "/v1/speakers/{id}", speakers.forget, FORGET, Access.ADMIN),
+        Route("calls", "POST", "/v1/calls", calls.place, PLACE, Access.CALL),
+        Route("calls", "GET", "/v1/calls", calls.list, CALLS, Access.READ),
+        Route("call", "GET", "/v1/calls/{id}", calls.show, CALL, Access.READ),
+        Route("call", "DELETE", "/v1/calls/{id}", calls.hang_up, HANG_UP, Access.CALL),
+        Route("say", "POST", "/v1/calls/{id}/say", calls.say, SAY, Access.CALL),
+        Route("stop_speech", "POST", "/v1/calls/{id}/stop", calls.stop_speech, STOP_SPEECH, Access.CALL),
         Route("health", "GET", "/health", condition.health, HEALTH, Access.OPEN),
         Route("ready", "GET", "/ready", condition.ready, READY, Access.OPEN),
         Route("metrics", "GET", "/metrics", condition.metrics, METRICS, Access.READ),
@@ -71,6 +79,7 @@ def make_table(
 def make_app(
     control: Host,
     *,
+    calls: CallControl,
     version: str,
     encode: Mapping[str, Callable[[bytes], bytes]],
     encoders: Mapping[str, Callable[[int], Encoder]],
@@ -104,6 +113,7 @@ def make_app(
         Prompts(control, limits=limits, admission=admission),
         Pushes(control, limits=limits),
         Speakers(control, limits=limits),
+        Calls(calls, limits=limits),
         Condition(control, version=version),
     )
     description = Description(describe(table, version=version, limits=limits, guarded=gate.guarded))

@@ -9,6 +9,10 @@ from typing import Literal, Protocol
 
 __all__ = [
     "Busy",
+    "CallControl",
+    "CallEnd",
+    "CallFacts",
+    "CallOrder",
     "Clauses",
     "Conflict",
     "ControlError",
@@ -34,6 +38,8 @@ __all__ = [
     "Speech",
     "SpeechControl",
     "Unsupported",
+    "UtteranceFacts",
+    "UtteranceOrder",
 ]
 
 
@@ -152,6 +158,86 @@ class Embedding:
     kind: str
     data: bytes
     figures: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UtteranceOrder:
+    """Something to be said in a call.
+
+    text        plain text, or an SSML document when `ssml` is true
+    speaker_id  None leaves it to the call; language "" to the speaker
+    interrupts  at once, and in the stead of all that waits
+    """
+
+    text: str
+    ssml: bool
+    speaker_id: str | None
+    language: str
+    interrupts: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UtteranceFacts:
+    """What is known of something that a call says; the fields are those of schema.UtteranceReport."""
+
+    id: str
+    state: Literal["queued", "speaking", "spoken", "interrupted", "failed"]
+    text: str | None
+    ssml: bool
+    speaker_id: str | None
+    spoken_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallOrder:
+    """A request for a call, already validated by the schema.
+
+    to            a SIP URI, or a number when there is a trunk
+    caller        likewise; None leaves it to the configuration
+    said          None: nothing at first
+    hangs_up      when all is said; otherwise the call stays for `stay_s`
+    """
+
+    to: str
+    caller: str | None
+    trunk: str | None
+    said: UtteranceOrder | None
+    speaker_id: str
+    language: str
+    headers: Mapping[str, str]
+    ring_timeout_s: float
+    hangs_up: bool
+    stay_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallEnd:
+    """Why a call has ended; the fields are those of schema.CallEndReport."""
+
+    reason: str
+    by: Literal["server", "peer", "network"]
+    sip_status: int | None
+    sip_reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallFacts:
+    """What is known of a call; the fields are those of schema.CallDetails, but for `caller` and `callee`."""
+
+    id: str
+    direction: Literal["inbound", "outbound"]
+    caller: str
+    callee: str
+    trunk: str | None
+    state: str
+    created_at: datetime
+    ringing_at: datetime | None
+    answered_at: datetime | None
+    ended_at: datetime | None
+    end: CallEnd | None
+    media: Mapping[str, int | float | str] | None
+    first_speech_ms: float | None
+    speech: tuple[UtteranceFacts, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -324,5 +410,27 @@ class SpeakerControl(Protocol):
         """Raises NotFound."""
 
 
+class CallControl(Protocol):
+    """Telephone calls."""
+
+    async def place_call(self, order: CallOrder) -> CallFacts:
+        """Begin to call somebody; what becomes of it is to be seen. Raises NotFound, Refused, Forbidden or Busy."""
+
+    def calls(self) -> Sequence[CallFacts]:
+        """Those that are alive, and for a while those that have ended."""
+
+    def call(self, id: str) -> CallFacts:
+        """One of `calls`. Raises NotFound."""
+
+    def hang_up(self, id: str) -> None:
+        """End a call, unless it has ended. Raises NotFound."""
+
+    async def say(self, id: str, order: UtteranceOrder) -> UtteranceFacts:
+        """Say something in a call. Raises NotFound, Refused, Unsupported, Conflict or Busy."""
+
+    async def stop_speech(self, id: str) -> CallFacts:
+        """Drop what a call is saying and is to say; returns when that is done. Raises NotFound, Conflict."""
+
+
 class Host(SpeechControl, PushControl, PromptControl, SpeakerControl, Protocol):
-    """All that the API needs."""
+    """All that the API needs, but for calls."""

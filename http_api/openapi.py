@@ -26,7 +26,7 @@ Errors are problem details (RFC 9457) that name the field at fault. Every respon
 came with the request, or a new one; the server's log knows the request by it."""
 
 # Fields that a request is held to `ApiLimits.max_text_chars` in, wherever they are.
-WORDS = frozenset({"text", "ssml", "input"})
+WORDS = frozenset({"text", "ssml", "say", "input"})
 
 BEARER = {
     "type": "http",
@@ -85,7 +85,14 @@ def describe(table: Sequence[Route], *, version: str, limits: ApiLimits, guarded
                     "in": "header",
                     "description": "An id of the client's own for this request, to be found in logs.",
                     "schema": {"type": "string", "maxLength": 128},
-                }
+                },
+                "IdempotencyKey": {
+                    "name": "Idempotency-Key",
+                    "in": "header",
+                    "description": "Makes it safe to send the request again: with the same key and the same body, the "
+                    "answer is the first one's, and nothing is done twice.",
+                    "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"},
+                },
             },
         }
         | ({"securitySchemes": {"bearer": BEARER}} if guarded else {}),
@@ -98,7 +105,11 @@ def _operation(route: Route, *, guarded: bool) -> Json:
     described: dict[str, Json] = {
         "operationId": route.id,
         "summary": operation.summary,
-        "parameters": [{"$ref": "#/components/parameters/RequestId"}, *_path_parameters(route.path)],
+        "parameters": [
+            {"$ref": "#/components/parameters/RequestId"},
+            *([{"$ref": "#/components/parameters/IdempotencyKey"}] if operation.repeats else []),
+            *_path_parameters(route.path),
+        ],
         "responses": {str(answer.status): _answer(answer) for answer in operation.answers}
         | {str(status): _problem(status, operation.problem) for status in sorted({*operation.problems, *entrance})},
     }
@@ -178,7 +189,8 @@ def _schemas(operations: Iterable[Operation], limits: ApiLimits) -> Json:
             models |= {body: "serialization" for body in answer.content.values() if isinstance(body, type)}
     _, schemas = models_json_schema(list(models.items()), ref_template="#/components/schemas/{model}")
     definitions: dict[str, dict[str, Any]] = schemas["$defs"]
-    for definition in definitions.values():
+    for model in (model for model, mode in models.items() if mode == "validation"):
+        definition = definitions[model.__name__]
         for name in WORDS & definition.get("properties", {}).keys():
             text = definition["properties"][name]
             words = next(way for way in text.get("anyOf", [text]) if way["type"] == "string")

@@ -51,6 +51,7 @@ class Operation:
     problem   how a problem is told; None: as the rest of the API tells it
     models    what is sent beside the bodies
     receives  what is received beside the body
+    repeats   whether Idempotency-Key makes a second request the first one again
     """
 
     summary: str
@@ -63,6 +64,7 @@ class Operation:
     problem: type[BaseModel] | None = None
     models: tuple[type[BaseModel], ...] = ()
     receives: tuple[type[BaseModel], ...] = ()
+    repeats: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,12 @@ from pydantic_core import PydanticCustomError
 
 __all__ = [
     "ApiLimits",
+    "CallDetails",
+    "CallEndReport",
+    "CallList",
+    "CallMedia",
+    "CallReport",
+    "CallRequest",
     "FieldError",
     "HealthReport",
     "OpenAiError",
@@ -46,6 +52,7 @@ __all__ = [
     "PushReport",
     "PushRequest",
     "Readiness",
+    "SayRequest",
     "SpeakerChange",
     "SpeakerDetails",
     "SpeakerList",
@@ -61,6 +68,7 @@ __all__ = [
     "TalkMark",
     "TalkMessage",
     "TalkReady",
+    "UtteranceReport",
 ]
 
 G711_RATE_HZ = 8000
@@ -193,8 +201,8 @@ SampleRate = Literal[8000, 16000, 24000]
 Codec = Literal["PCMU", "PCMA"]
 
 
-class _Said(_Body):
-    """What is to be said, and by whom. Exactly one of `text` and `ssml` is given."""
+class _Words(_Body):
+    """What is to be said. Exactly one of `text` and `ssml` is given."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -215,7 +223,6 @@ class _Said(_Body):
             examples=["<speak>Hello, <emphasis>world</emphasis>.</speak>"],
         ),
     ] = None
-    speaker_id: SpeakerId = "default"
     language: Language = ""
 
     @field_validator("ssml")
@@ -228,6 +235,12 @@ class _Said(_Body):
     def words(self) -> str:
         """The one of `text` and `ssml` that was given."""
         return self.text or self.ssml or ""
+
+
+class _Said(_Words):
+    """What is to be said, and by whom."""
+
+    speaker_id: SpeakerId = "default"
 
 
 class SynthesizeRequest(_Said):
@@ -715,6 +728,215 @@ class PromptReport(_Body):
     """What became of the prompts, in the order of the request."""
 
     results: tuple[PromptResult, ...]
+
+
+# Beside those of its own that any application may have (RFC 3261 section 20 and others): what a call is to be known by.
+CALL_HEADERS = frozenset(
+    {
+        "accept-language",
+        "alert-info",
+        "call-info",
+        "diversion",
+        "organization",
+        "p-asserted-identity",
+        "p-preferred-identity",
+        "priority",
+        "privacy",
+        "subject",
+        "user-to-user",
+    }
+)
+
+
+def _is_printable(value: str) -> str:
+    if not value.isprintable():
+        raise PydanticCustomError("one_line", "Value should be one line of printable text")
+    return value
+
+
+def _is_header(name: str) -> str:
+    if not name.lower().startswith("x-") and name.lower() not in CALL_HEADERS:
+        raise PydanticCustomError(
+            "header",
+            "Header should begin with X-, or be one of {allowed}",
+            {"allowed": ", ".join(sorted(CALL_HEADERS))},
+        )
+    return name
+
+
+Line = Annotated[str, Field(min_length=1, max_length=256), AfterValidator(_is_printable)]
+HeaderName = Annotated[str, Field(max_length=64, pattern="^[A-Za-z][A-Za-z0-9-]*$"), AfterValidator(_is_header)]
+HeaderValue = Annotated[str, Field(max_length=512), AfterValidator(_is_printable)]
+
+
+class CallRequest(_Body):
+    """Ask for somebody to be called. At most one of `say`, `text` and `ssml` is given."""
+
+    to: Annotated[
+        Line,
+        Field(
+            description="Whom to call: a SIP URI, which has to lead into one of the networks that the server may call, "
+            "or with `trunk` a number.",
+            examples=["sip:alice@127.0.0.1:5070"],
+        ),
+    ]
+    caller: Annotated[
+        Line | None,
+        Field(
+            alias="from",
+            description="Who calls: a SIP URI, with a display name or without, or a number. Left out, it is the "
+            "trunk's, or the server's own.",
+            examples=['"Reception" <sip:100@example.com>'],
+        ),
+    ] = None
+    trunk: Annotated[
+        Line | None, Field(description="The name of a trunk of the configuration, to call a number by.")
+    ] = None
+    say: Annotated[Words | None, Field(description="The same as `text`.")] = None
+    text: Annotated[Words | None, Field(description="What to say to whoever answers.", examples=["Good morning."])] = (
+        None
+    )
+    ssml: Annotated[
+        Words | None, Field(validate_default=True, description="The same as an SSML document (W3C SSML 1.1).")
+    ] = None
+    speaker_id: SpeakerId = "default"
+    language: Language = ""
+    headers: Annotated[
+        dict[HeaderName, HeaderValue],
+        Field(
+            max_length=20,
+            description="Of the INVITE: such as begin with X-, and some that tell more of the call.",
+            examples=[{"X-Order": "4711", "Subject": "Your order"}],
+        ),
+    ] = {}
+    ring_timeout: Annotated[
+        float, Field(ge=1, le=300, description="Seconds after which a call that nobody answers is given up.")
+    ] = 60.0
+    then: Annotated[
+        Literal["hangup", "stay"] | None,
+        Field(
+            description="What happens when all is said: left out, the call is hung up, or it stays if there was "
+            "nothing to say at first."
+        ),
+    ] = None
+    stay: Annotated[
+        float, Field(gt=0, le=86_400, description="Seconds for which it stays when there is nothing more to say.")
+    ] = 3600.0
+
+    @field_validator("ssml")
+    @classmethod
+    def _is_alone(cls, ssml: str | None, info: ValidationInfo) -> str | None:
+        if sum(words is not None for words in (info.data.get("say"), info.data.get("text"), ssml)) > 1:
+            raise PydanticCustomError("say_text_or_ssml", "At most one of say, text and ssml should be given")
+        return ssml
+
+    def words(self) -> str:
+        """What was given to be said; "" if nothing was."""
+        return self.say or self.text or self.ssml or ""
+
+
+class SayRequest(_Words):
+    """Ask for something to be said in a call. Exactly one of `text` and `ssml` is given."""
+
+    speaker_id: Annotated[
+        SpeakerId | None, Field(description="Left out, it is the speaker with whom the call began.")
+    ] = None
+    mode: Annotated[
+        Literal["queue", "interrupt"],
+        Field(description="`queue`: after all else. `interrupt`: at once, and all else is dropped."),
+    ] = "queue"
+
+
+class UtteranceReport(_Body):
+    """Something that a call says, and how far it has come."""
+
+    id: Annotated[str, Field(examples=["utt_0123456789abcdef"])]
+    state: Annotated[
+        Literal["queued", "speaking", "spoken", "interrupted", "failed"],
+        Field(
+            description="`queued` comes first, then `speaking`. `spoken`: to its end. `interrupted`: by other words, "
+            "by `/stop`, or by the end of the call. `failed`: the engine could not make it."
+        ),
+    ]
+    text: Annotated[str | None, Field(description="Null if it is a recording.")]
+    ssml: Annotated[bool, Field(description="Whether the text is an SSML document.")]
+    speaker_id: str | None
+    spoken_ms: Annotated[int, Field(description="How much of it has been sent to the peer.")]
+
+
+class CallEndReport(_Body):
+    """Why a call has ended."""
+
+    reason: Annotated[
+        str,
+        Field(
+            description="Of a call that was answered: `completed` (all was said), `hung_up`, `transferred`, "
+            "`media_timeout`, `max_duration`, `shutdown`, `lost` or `incompatible`. Of one that was not: `busy`, "
+            "`declined`, `no_answer`, `unavailable`, `not_found`, `forbidden`, `incompatible`, `unreachable`, "
+            "`cancelled` or `failed`.",
+            examples=["busy"],
+        ),
+    ]
+    by: Annotated[Literal["server", "peer", "network"], Field(description="Who ended it; `network`: nobody did.")]
+    sip_status: Annotated[int | None, Field(description="Of the response that ended it, if one did.")]
+    sip_reason: Annotated[str, Field(description="Its phrase, or the Reason of the peer's BYE or CANCEL.")]
+
+
+class CallMedia(_Body):
+    """The audio of a call. What is null is not known, or not yet."""
+
+    codec: str | None
+    packets_sent: int
+    packets_received: int
+    lost: Annotated[int, Field(description="Packets of the peer's that did not arrive.")]
+    jitter_ms: Annotated[float, Field(description="Of the peer's packets (RFC 3550).")]
+    peer_lost: Annotated[int | None, Field(description="Packets of ours that the peer says it missed.")]
+    rtt_ms: Annotated[float | None, Field(description="Round trip, by RTCP.")]
+    mos: Annotated[float | None, Field(description="Of our speech at the peer, estimated from its reports.")]
+    speech_frames: int
+    silence_frames: int
+    underrun_frames: int
+    underruns: Annotated[int, Field(description="How often speech was late.")]
+
+
+class CallReport(_Body):
+    """What is known of a call."""
+
+    model_config = ConfigDict(serialize_by_alias=True, validate_by_name=True)
+
+    id: Annotated[str, Field(examples=["call_0123456789abcdef01234567"])]
+    direction: Literal["inbound", "outbound"]
+    caller: Annotated[str, Field(alias="from")]
+    callee: Annotated[str, Field(alias="to")]
+    trunk: str | None
+    state: Annotated[
+        Literal["preparing", "calling", "ringing", "offered", "up", "transferring", "ending", "ended"],
+        Field(description="`offered`: a call that came, and is not answered yet."),
+    ]
+    created_at: datetime
+    ringing_at: datetime | None
+    answered_at: datetime | None
+    ended_at: datetime | None
+    end: Annotated[CallEndReport | None, Field(description="Null until it has ended.")]
+
+
+class CallDetails(CallReport):
+    """What is known of a call, with its media and what it says."""
+
+    first_speech_ms: Annotated[
+        float | None, Field(description="How long whoever answered had to wait for the first sound; known at the end.")
+    ]
+    media: CallMedia | None
+    speech: Annotated[
+        tuple[UtteranceReport, ...],
+        Field(description="What was said, is being said and will be said, in this order; the latest 50 or so."),
+    ]
+
+
+class CallList(_Body):
+    """What is known of all calls: first those that have ended, then those that are alive."""
+
+    calls: tuple[CallReport, ...]
 
 
 class SpeechFigures(_Body):

@@ -48,16 +48,15 @@ class Gate:
             return self._unknown
         if request.method not in BEGINNING or request.to.tag:
             return sip.Admission()
-        if self._closed_for_s is not None:
-            return sip.Admission(status=503, retry_after_s=self._closed_for_s)
         wait_s = self.wait_s(host, now)
-        if wait_s:
-            return sip.Admission(status=503, retry_after_s=min(math.ceil(wait_s), LONGEST_RETRY_AFTER_S))
-        return sip.Admission()
+        return sip.Admission(status=503, retry_after_s=wait_s) if wait_s else sip.Admission()
 
-    def wait_s(self, host: str, now: float) -> float:
-        """How long until there is room for a call with `host`, of either direction; 0 when there is."""
-        return max(room.wait_s(now) for room in self._rooms(self._trunk_of(host)))
+    def wait_s(self, host: str, now: float) -> int:
+        """After how long to ask again whether there is room for a call with `host`; 0 when there is."""
+        if self._closed_for_s is not None:
+            return self._closed_for_s
+        wait_s = max(room.wait_s(now) for room in self._rooms(self._trunk_of(host)))
+        return min(math.ceil(wait_s), LONGEST_RETRY_AFTER_S)
 
     def welcomes(self, host: str) -> bool:
         """Whether to take a connection from there: one whose requests will all be ignored takes up a place in vain."""

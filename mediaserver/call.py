@@ -20,16 +20,31 @@ import rtp
 import sip
 from mediaserver import audio
 from mediaserver.config import Config, Then, Trunk
+from mediaserver.detail import Detail, Facts
 from mediaserver.fetch import Fetcher, FetchError, Forbidden
 from mediaserver.media import DEFAULT_CODECS, Media
 from mediaserver.metrics import Metrics
-from mediaserver.programme import Item, Programme, ProgrammeFull
+from mediaserver.passage import Item, Passage
+from mediaserver.programme import Programme, ProgrammeFull
 from mediaserver.script import TEXT_TYPES, AudioFile, Remote, Script, Text, more, offer_in, text_of
 from mediaserver.script import read as read_script
 from mediaserver.speech import Speech
 from sip.info import DTMF_TYPES, read_tone
 
-__all__ = ["SERVED", "Call", "CallState", "Departed", "Drain", "Means", "Order", "Referred", "Shutdown", "Stranded"]
+__all__ = [
+    "SERVED",
+    "UNSERVABLE",
+    "Call",
+    "CallState",
+    "Departed",
+    "Drain",
+    "HangUp",
+    "Means",
+    "Order",
+    "Referred",
+    "Shutdown",
+    "Stranded",
+]
 
 # What is served within a call, and the bodies that it may have.
 SERVED: dict[str, tuple[str, ...]] = {"MESSAGE": tuple(TEXT_TYPES), "INFO": (*TEXT_TYPES, *DTMF_TYPES)}
@@ -67,6 +82,7 @@ class Order:
     headers  further header fields of the INVITE
     tell     gets each status of the INVITE's and its reason, up to the final one, which is ours if none came; then what
              comes is to be ignored
+    ring_timeout_s  after which it is given up
     """
 
     target: sip.Uri
@@ -75,6 +91,7 @@ class Order:
     script: Script
     headers: tuple[tuple[str, str], ...]
     tell: Callable[[int, str], None]
+    ring_timeout_s: float = 180.0
 
 
 class CallState(enum.Enum):
@@ -145,6 +162,11 @@ class Expired:
 
 
 @dataclass(frozen=True, slots=True)
+class HangUp:
+    """Whoever controls the call wants it to end."""
+
+
+@dataclass(frozen=True, slots=True)
 class Drain:
     """The server will stop: the call is to end once it has said what it is saying."""
 
@@ -166,6 +188,7 @@ Input = (
     | Departed
     | Stranded
     | Expired
+    | HangUp
     | Drain
     | Shutdown
 )
@@ -176,6 +199,7 @@ class Call:
 
     id      its key with the agent, once there is one; it changes when another call takes its place (RFC 3891)
     script  what it says
+    detail  what has become of it
 
     Arguments:
 
@@ -194,6 +218,13 @@ class Call:
             facts = {"call_id": begun.request.call_id}
         self._source = flow.remote[0]
         self._trunk = means.trunk_of(self._source)
+        self.detail = Detail(
+            "outbound" if isinstance(begun, Order) else "inbound",
+            caller=begun.from_.uri if isinstance(begun, Order) else begun.request.from_.uri,
+            callee=begun.target if isinstance(begun, Order) else begun.request.uri,
+            source=self._source,
+            trunk=None if self._trunk is None else self._trunk.name,
+        )
         self._means = means
         self._moved = moved
         settings = means.config
@@ -273,6 +304,19 @@ class Call:
         else:
             self._means.signalling.reject(offered.call, status=481)
 
+    def facts(self) -> Facts:
+        """What is known of it now."""
+        return self.detail.facts(
+            state="ringing" if self.state is CallState.CALLING and self.detail.ringing else STANDING[self.state],
+            media=None if self._media is None else self._media.facts(),
+            speech=self._programme.history(),
+        )
+
+    @property
+    def over(self) -> bool:
+        """Whether it has ended, or is about to."""
+        return self.state in (CallState.ENDING, CallState.ENDED)
+
     @property
     def transferable(self) -> bool:
         """Whether the peer may refer us elsewhere now."""
@@ -296,7 +340,7 @@ class Call:
                 script = begun.script
             else:
                 script = read_script(begun.request, self._source, self._means.config)
-            content = await self._resolve(script.content)
+            content = None if script.silent else await self._resolve(script.content)
             codecs = DEFAULT_CODECS if self._trunk is None else self._trunk.codecs
             self._media = Media(self._means.endpoint, host=self._host, deliver=self._hear, codecs=codecs)
             # A delayed offer (RFC 3264 section 4): an INVITE without SDP gets ours in the 200.
@@ -309,9 +353,14 @@ class Call:
             self.deliver(Declined(500, "Server Internal Error"))
         else:
             self.script = script
-            self._programme.add(
-                Item(content=content, repeat=script.repeat, delay_ms=script.delay_ms, duration_ms=script.duration_ms)
-            )
+            if content is None:
+                self._programme.rest()
+            else:
+                self._programme.add(
+                    Item(
+                        content=content, repeat=script.repeat, delay_ms=script.delay_ms, duration_ms=script.duration_ms
+                    )
+                )
             self.deliver(Prepared(description))
             await self._programme.run(self._media.stream, finished=lambda turn: self.deliver(Spoken(turn)))
 
@@ -344,6 +393,7 @@ class Call:
     def _answer(self, event: Prepared) -> None:
         self._means.signalling.answer(self.id, body=event.description)
         self._answered_at = time.monotonic()
+        self.detail.answer()
         self._means.metrics.call_setup.observe((self._answered_at - self._offered_at) * 1000)
 
     def _reject(self, event: Declined) -> None:
@@ -360,6 +410,7 @@ class Call:
                 from_=order.from_,
                 body=event.description,
                 headers=order.headers,
+                ring_timeout_s=order.ring_timeout_s,
             )
         except sip.LocalProtocolError as error:
             self.deliver(Declined(500, str(error)))
@@ -368,14 +419,19 @@ class Call:
 
     def _drop(self, event: Declined) -> None:
         self._log.info("call not placed", status=event.status, reason=event.reason)
+        self.detail.fail(event.status, event.reason)
         self._order.tell(event.status, event.reason)
 
-    def _forgo(self, event: Drain | Shutdown) -> None:
-        self._order.tell(503, "Service Unavailable")
+    def _forgo(self, event: Drain | HangUp | Shutdown) -> None:
+        status, reason = (487, "Request Terminated") if isinstance(event, HangUp) else (503, "Service Unavailable")
+        self.detail.fail(status, reason)
+        self._order.tell(status, reason)
 
     def _ring(self, event: sip.Progressed) -> None:
         assert self._media is not None, "a call is placed with its media"
         self._order.tell(event.response.status, event.response.reason)
+        if event.response.status == 180:
+            self.detail.ring()
         if event.response.body:
             # The answer may come in a reliable provisional response, and not again (RFC 3262 section 5).
             with contextlib.suppress(sip.RemoteProtocolError, rtp.PortsExhausted):
@@ -385,11 +441,12 @@ class Call:
         assert self._media is not None, "a call is placed with its media"
         self._order.tell(event.response.status, event.response.reason)
         self._answered_at = time.monotonic()
+        self.detail.answer()
         early = self._media.audio is not None and not event.response.body
         if early or self._accept(event.response.body):
             self._begin()
 
-    def _cancel(self, event: Drain | Shutdown) -> None:
+    def _cancel(self, event: Drain | HangUp | Shutdown) -> None:
         self._means.signalling.cancel(self.id)
 
     def _miss(self, event: sip.Ended) -> None:
@@ -400,6 +457,9 @@ class Call:
     def _order(self) -> Order:
         assert isinstance(self._begun, Order), "the rows of a call that we place"
         return self._begun
+
+    def _decline(self, event: HangUp) -> None:
+        self._means.signalling.reject(self.id, status=603)
 
     def _turn_away(self, event: Drain | Shutdown) -> None:
         self._means.signalling.reject(self.id, status=503, headers=(("Retry-After", "10"),))
@@ -423,6 +483,7 @@ class Call:
             self._media.accept(answer)
         except (sip.RemoteProtocolError, rtp.PortsExhausted) as error:
             self._log.info("there is no answer that can be taken up", reason=str(error))
+            self.detail.hang_up("incompatible")
             self.deliver(Shutdown())
             return False
         return True
@@ -459,14 +520,20 @@ class Call:
             self._digits += 1  # which ones is the caller's secret: they may be a PIN
         elif message.body or message.content_type or message.method == "MESSAGE":
             wanted = more(message, self._said())
-            item = Item(content=self._utterance(wanted.text))
-            if self._programme.draining:
-                raise ProgrammeFull("The server will stop")
-            if wanted.interrupts:
-                self._programme.interrupt(item)
-            else:
-                self._programme.add(item)
-            self.deliver(Resumed())
+            self.say(wanted.text, interrupts=wanted.interrupts)
+
+    def say(self, text: Text, *, interrupts: bool = False) -> Passage:
+        """Say it after all else, or at once and in the stead of it. Raises what is in UNSERVABLE."""
+        item = Item(content=self._utterance(text))
+        if self._programme.draining:
+            raise ProgrammeFull("The server will stop")
+        passage = self._programme.interrupt(item) if interrupts else self._programme.add(item)
+        self.deliver(Resumed())
+        return passage
+
+    async def be_silent(self) -> None:
+        """Drop what is being said and what waits to be; returns when no more of it is sent."""
+        await self._programme.silence()
 
     def _postpone(self, event: sip.Requested) -> None:
         self._means.signalling.respond(event.request, 480)
@@ -520,6 +587,7 @@ class Call:
                 self._log.info("the caller's media stopped", silent_ms=silent_ms)
             case Expired():
                 self._log.info("the call lasted as long as sip.max_call_s allows")
+        self.detail.hang_up(WHY[type(event)])
         self._means.signalling.bye(self.id)
 
     def _drain(self, event: Drain) -> None:
@@ -545,6 +613,7 @@ class Call:
         never = "not_placed" if self.state is CallState.ENDED else "abandoned"
         cause = self._end.cause.name.lower() if self._end else never
         status = self._end.status if self._end else None
+        self.detail.finish(self._end)
         self._means.metrics.calls.labels(cause, str(status or "")).inc()
         facts: dict[str, object] = {"cause": cause, "status": status, "digits": self._digits}
         if self._confirmed_at is not None:
@@ -554,7 +623,7 @@ class Call:
             if self._programme.began_at is not None:
                 waited_ms = max(0.0, self._programme.began_at - self._confirmed_at) * 1000
                 self._means.metrics.call_first_speech.observe(waited_ms)
-                facts["first_speech_ms"] = round(waited_ms, 1)
+                self.detail.first_speech_ms = facts["first_speech_ms"] = round(waited_ms, 1)
         if self._media is not None:
             seen = self._media.facts()
             facts |= seen
@@ -597,6 +666,28 @@ def _declined(error: Exception) -> Declined:
     return Declined(404, reason)
 
 
+# How a state is told, and why we hang up.
+STANDING: Mapping[CallState, str] = {
+    CallState.OFFERED: "offered",
+    CallState.ORDERED: "preparing",
+    CallState.CALLING: "calling",
+    CallState.ANSWERED: "up",
+    CallState.TALKING: "up",
+    CallState.STAYING: "up",
+    CallState.TRANSFERRING: "transferring",
+    CallState.ENDING: "ending",
+    CallState.ENDED: "ending",  # until the last packet is counted
+}
+WHY: Mapping[type[Input], str] = {
+    Stayed: "completed",
+    Departed: "transferred",
+    rtp.MediaTimeout: "media_timeout",
+    Expired: "max_duration",
+    HangUp: "hung_up",
+    Drain: "shutdown",
+    Shutdown: "shutdown",
+}
+
 Action = Callable[[Call, Any], None]
 NOT_UP = (CallState.OFFERED, CallState.CALLING, CallState.ENDING)
 UP = (CallState.ANSWERED, CallState.TALKING, CallState.STAYING, CallState.TRANSFERRING)
@@ -623,6 +714,10 @@ TABLE: Mapping[tuple[CallState, type[Input]], tuple[CallState, Action]] = {
     (CallState.ANSWERED, Drain): (CallState.ANSWERED, Call._drain),
     (CallState.ANSWERED, Shutdown): (CallState.ENDING, Call._hang_up),
     (CallState.ANSWERED, sip.Ended): (CallState.ENDED, Call._finish),
+    (CallState.OFFERED, HangUp): (CallState.ENDING, Call._decline),
+    (CallState.ORDERED, HangUp): (CallState.ENDED, Call._forgo),
+    (CallState.CALLING, HangUp): (CallState.CALLING, Call._cancel),
+    **{(state, HangUp): (CallState.ENDING, Call._hang_up) for state in UP},
     **{(state, sip.Requested): (state, Call._serve) for state in UP},
     **{(state, sip.Offered): (state, Call._take_over) for state in UP},
     **{(state, sip.Requested): (state, Call._postpone) for state in NOT_UP},

@@ -391,6 +391,12 @@ class Rtp(Section):
         return self
 
 
+class Calls(Section):
+    """Calls that the HTTP API places: by a trunk, or to a SIP URI that leads into one of `networks`."""
+
+    networks: tuple[Network, ...] = PRIVATE_NETWORKS
+
+
 class Engine(Section):
     """`voice` is what "default" means, "" leaves that to the engine; `workers` are processes, 0 for one per core."""
 
@@ -535,6 +541,7 @@ class Config(Section):
     sip: Sip = Sip()
     http: Http = Http()
     rtp: Rtp = Rtp()
+    calls: Calls = Calls()
     engine: Engine = Engine()
     fetch: Fetch = Fetch()
     store: Store = Store()

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
-from contextlib import aclosing, contextmanager, suppress
-from dataclasses import replace
+from contextlib import aclosing, contextmanager
 
 import engines
 import http_api
 import rtp
 from mediaserver import audio, push
+from mediaserver.faults import translated
 from mediaserver.metrics import Metrics
 from mediaserver.prompts import Kept
 from mediaserver.push import Pushes
@@ -58,7 +58,7 @@ class Control:
 
     async def synthesize(self, speech: http_api.Speech) -> AsyncGenerator[bytes, None]:
         utterance = _utterance(speech)
-        with self._translated(utterance):
+        with translated(utterance, self._speech):
             prepared = await self._speech.prepare(utterance)
             async with aclosing(self._speech.synthesize(prepared)) as chunks:
                 async for chunk in chunks:
@@ -84,7 +84,7 @@ class Control:
     async def _make_prompt(self, prompt: http_api.Speech) -> http_api.PromptFacts:
         utterance = _utterance(prompt)
         size, kept = 0, True
-        with self._translated(utterance):
+        with translated(utterance, self._speech):
             prepared = await self._speech.prepare(utterance)
             async with aclosing(self._speech.synthesize(prepared)) as chunks:
                 async for chunk in chunks:
@@ -121,7 +121,7 @@ class Control:
             ptime_ms=order.ptime_ms,
         )
         try:
-            with self._translated(utterance):
+            with translated(utterance, self._speech):
                 facts = await self._pushes.open(utterance, destination, ssrc=order.ssrc, local_port=order.local_port)
         except push.ForbiddenDestination as error:
             raise http_api.Forbidden(str(error), field="host") from error
@@ -190,30 +190,6 @@ class Control:
             speech_s=speaker.speech_s,
             level_db=speaker.level_db,
         )
-
-    @contextmanager
-    def _translated(self, utterance: engines.Utterance) -> Iterator[None]:
-        """What goes wrong with speech, in the API's words."""
-        try:
-            yield
-        except engines.UnknownVoice as error:
-            raise http_api.NotFound(str(error), field="speaker_id") from error
-        except engines.Unsupported as error:
-            raise http_api.Unsupported(str(error), field=error.field) from error
-        except engines.UnsuitableUtterance as error:
-            raise http_api.Refused(str(error), field=self._culprit(utterance)) from error
-        except engines.EngineBusy as error:
-            raise http_api.Busy(str(error), retry_after_s=error.retry_after_s) from error
-        except engines.EngineError as error:
-            raise http_api.Failed(str(error)) from error
-
-    def _culprit(self, utterance: engines.Utterance) -> str:
-        """The field without which an unsuitable utterance could be said, if it is the language; otherwise the words."""
-        if utterance.language:
-            with suppress(engines.UnsuitableUtterance):
-                self._speech.check(replace(utterance, language=""))
-                return "language"
-        return "ssml" if utterance.ssml else "text"
 
     def health(self) -> http_api.Health:
         engine = self._speech.engine.health()

@@ -7,36 +7,24 @@ import contextlib
 import itertools
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import structlog
 
 import engines
 import rtp
+from mediaserver.passage import Item, Passage, PassageState, Said
 from mediaserver.speech import Speech
 
-__all__ = ["Item", "Programme", "ProgrammeFull"]
+__all__ = ["Programme", "ProgrammeFull"]
 
 # So much can wait to be said. Who hands in more does not listen.
 MOST = 32
+# Of what was said, the latest is remembered while the call lasts.
+REMEMBERED = 50
 
 
 class ProgrammeFull(Exception):
     """Too much waits to be said already."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Item:
-    """One thing to be said.
-
-    repeat       how often, None for ever; delay_ms: silence between two repetitions
-    duration_ms  end of it, counted from the start of the media; None: no limit
-    """
-
-    content: engines.Utterance | rtp.Clip
-    repeat: int | None = 1
-    delay_ms: int = 0
-    duration_ms: int | None = None
 
 
 class Programme:
@@ -52,11 +40,14 @@ class Programme:
         self._speech = speech
         self._log = log
         # Mostly empty, and there is one for each call: an empty deque is ten times as large.
-        self._items: list[Item] = []
+        self._queue: list[Passage] = []
+        self._passages: list[Passage] = []
         self._waiting = asyncio.Event()
         self._confirmed = asyncio.Event()
         self._draining = asyncio.Event()
-        self._item: Item | None = None
+        self._passage: Passage | None = None
+        self._stream: rtp.Stream | None = None
+        self._began_ms = 0
         self._limit = asyncio.timeout(None)
 
     @property
@@ -67,28 +58,55 @@ class Programme:
     @property
     def idle(self) -> bool:
         """Whether all is said."""
-        return self._item is None and not self._items
+        return self._passage is None and not self._queue
 
-    def add(self, item: Item) -> None:
+    def add(self, item: Item) -> Passage:
         """Say it after all else. Raises ProgrammeFull."""
-        if len(self._items) >= MOST:
+        if len(self._queue) >= MOST:
             raise ProgrammeFull(f"{MOST} things wait to be said")
-        self._items.append(item)
+        passage = Passage(item)
+        self._queue.append(passage)
+        self._remember(passage)
         self.turn += 1
         self._waiting.set()
+        return passage
 
-    def interrupt(self, item: Item) -> None:
+    def rest(self) -> None:
+        """There is nothing to say at first: all is said as soon as the media start."""
+        self._waiting.set()
+
+    def interrupt(self, item: Item) -> Passage:
         """Say it at once, and nothing else: what is being said stops, what waits is dropped."""
-        self._items.clear()
-        self.add(item)
-        if self._item is not None and not self._limit.expired():
+        self.stop()
+        return self.add(item)
+
+    def stop(self) -> None:
+        """Say nothing more: what is being said stops, what waits is dropped."""
+        for passage in self._queue:
+            passage.end(PassageState.INTERRUPTED, spoken_ms=0)
+        self._queue.clear()
+        if self._passage is not None and not self._limit.expired():
             self._limit.reschedule(asyncio.get_running_loop().time())
+
+    async def silence(self) -> None:
+        """As `stop`, and wait until nothing of what was being said is sent any more."""
+        passage = self._passage
+        self.stop()
+        if passage is not None:
+            await passage.wait_ended()
+
+    def history(self) -> tuple[Said, ...]:
+        """What was said, is being said and will be said, in this order."""
+        return tuple(
+            passage.facts(spoken_ms=self._heard_ms() if passage.state is PassageState.SPEAKING else passage.spoken_ms)
+            for passage in self._passages
+        )
 
     def confirm(self) -> None:
         """The media have started: from now on what is said is heard."""
         self._confirmed.set()
-        if self._item is not None and self._item.duration_ms is not None and not self._limit.expired():
-            self._limit.reschedule(asyncio.get_running_loop().time() + self._item.duration_ms / 1000)
+        if self._passage is not None:
+            self._start(self._passage)
 
     def drain(self) -> None:
         """Finish what is being said, and repeat nothing."""
@@ -99,33 +117,62 @@ class Programme:
 
         finished  gets the turn whenever all is said and sent
         """
+        self._stream = stream
         try:
             while True:
                 await self._waiting.wait()
-                while self._items:
-                    self._item = self._items.pop(0)
-                    await self._say(self._item, stream)
-                    self._item = None
+                while self._queue:
+                    self._passage = self._queue.pop(0)
+                    await self._say(self._passage, stream)
+                    self._passage = None
                 self._waiting.clear()
-                finished(self.turn)
+                turn = self.turn
+                await self._confirmed.wait()
+                finished(turn)
         finally:
             self._limit = asyncio.timeout(None)  # the one that was used holds on to the task, and that to all of this
+            if self._passage is not None:
+                self._passage.end(PassageState.INTERRUPTED, spoken_ms=self._heard_ms())
+            for passage in self._queue:
+                passage.end(PassageState.INTERRUPTED, spoken_ms=0)
 
-    async def _say(self, item: Item, stream: rtp.Stream) -> None:
-        """Have the stream say an item, and wait until it is sent."""
+    def _start(self, passage: Passage) -> None:
+        """The passage is heard from now on."""
+        passage.state = PassageState.SPEAKING
+        assert passage.item is not None, "it has not ended"
+        if passage.item.duration_ms is not None and not self._limit.expired():
+            self._limit.reschedule(asyncio.get_running_loop().time() + passage.item.duration_ms / 1000)
+
+    def _heard_ms(self) -> int:
+        """How much of the passage that is being said has been sent."""
+        return 0 if self._stream is None else self._stream.counters().played_ms - self._began_ms
+
+    def _remember(self, passage: Passage) -> None:
+        self._passages.append(passage)
+        if len(self._passages) > REMEMBERED and self._passages[0].ended:
+            del self._passages[0]
+
+    async def _say(self, passage: Passage, stream: rtp.Stream) -> None:
+        """Have the stream say a passage, and wait until it is sent."""
+        assert passage.item is not None, "it has not ended"
+        self._began_ms = stream.counters().played_ms
+        outcome = PassageState.SPOKEN
         try:
             async with asyncio.timeout(None) as self._limit:
                 if self._confirmed.is_set():
-                    self.confirm()
+                    self._start(passage)
                 try:
-                    await self._repeat(item, stream)
+                    await self._repeat(passage.item, stream)
                 except engines.EngineError as error:
                     self._log.error("speech failed", error=str(error))
+                    outcome = PassageState.FAILED
                 await self._confirmed.wait()
                 await stream.drained()
         except TimeoutError:
             stream.flush()
             self._log.info("speech was cut short")
+            outcome = PassageState.INTERRUPTED
+        passage.end(outcome, spoken_ms=self._heard_ms())
 
     async def _repeat(self, item: Item, stream: rtp.Stream) -> None:
         for turn in itertools.count() if item.repeat is None else range(item.repeat):

@@ -39,7 +39,7 @@ class Referrals:
     room   tells whether there is room for one with an address
     """
 
-    def __init__(self, means: Means, *, place: Callable[[Order], None], room: Callable[[str], bool]) -> None:
+    def __init__(self, means: Means, *, place: Callable[[Order], Call], room: Callable[[str], bool]) -> None:
         self._means = means
         self._place = place
         self._room = room

@@ -82,6 +82,7 @@ class Script:
     repeat       how often, None for ever; delay_ms: silence between two repetitions
     duration_ms  end of all speech, counted from its start; None: no limit
     stay_s       how long to stay on the line after the words when `then` is STAY
+    silent       nothing is said at first: `content` only tells the voice of what may be said later
     """
 
     content: Text | AudioFile | Remote
@@ -90,6 +91,12 @@ class Script:
     duration_ms: int | None = None
     then: Then = Then.HANGUP
     stay_s: float = 0
+    silent: bool = False
+
+    @property
+    def voice(self) -> str:
+        """That of words which do not choose one."""
+        return "default" if isinstance(self.content, AudioFile) else self.content.voice
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,6 +24,7 @@ import rtp
 import sip
 from mediaserver import audio, config, encoding
 from mediaserver.call import SERVED, Means
+from mediaserver.calls import Calls
 from mediaserver.control import Control
 from mediaserver.fetch import Fetcher
 from mediaserver.metrics import Metrics, connection_families, rtp_families, sip_families
@@ -358,6 +359,7 @@ async def running(settings: config.Config) -> AsyncIterator[Server]:
             Control(
                 speech, pushes, speakers, metrics, calls=switchboard.__len__, accepting=lambda: switchboard.accepting
             ),
+            calls=Calls(means, switchboard),
             version=version("mediaserver"),
             encode={"mulaw": encoding.mulaw, "alaw": encoding.alaw},
             encoders={format: partial(encoding.FileEncoder, format) for format in encoding.FORMATS},

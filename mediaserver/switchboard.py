@@ -11,9 +11,10 @@ import structlog
 import sip
 from mediaserver.admission import Gate, Room
 from mediaserver.call import Call, Drain, Means, Order, Shutdown
+from mediaserver.ledger import Ledger
 from mediaserver.referrals import Referrals
 
-__all__ = ["Switchboard"]
+__all__ = ["NoRoom", "Switchboard"]
 
 log = structlog.get_logger("switchboard")
 
@@ -21,11 +22,23 @@ log = structlog.get_logger("switchboard")
 FAREWELL_S = 4
 
 
+class NoRoom(Exception):
+    """No call can be taken or placed now: the server is full, or will stop. Ask again after `retry_after_s`."""
+
+    def __init__(self, retry_after_s: int) -> None:
+        super().__init__("There is no room for another call now")
+        self.retry_after_s = retry_after_s
+
+
 class Switchboard:
-    """The calls that are alive, each a task. An async context manager, whose end is the end of all calls."""
+    """The calls that are alive, each a task. An async context manager, whose end is the end of all calls.
+
+    ledger  what is known of them, and of those that have ended
+    """
 
     def __init__(self, means: Means) -> None:
         self._means = means
+        self.ledger = Ledger()
         self._calls: dict[str, Call] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._gate = Gate(means.config, means.trunk_of)
@@ -84,17 +97,26 @@ class Switchboard:
         elif (call := self._calls.get(event.call)) is not None:
             call.deliver(event)
 
-    def _begin(self, begun: sip.Offered | Order) -> None:
+    def place(self, order: Order) -> Call:
+        """Begin a call that nobody has asked for by SIP. Raises NoRoom."""
+        wait_s = self._gate.wait_s(order.flows[0].remote[0], self._means.signalling.now())
+        if wait_s:
+            raise NoRoom(wait_s)
+        return self._begin(order)
+
+    def _begin(self, begun: sip.Offered | Order) -> Call:
         call = Call(begun, self._means, moved=self._move)
         self._calls[call.id] = call
+        self.ledger.begin(call)
         peer = begun.flows[0] if isinstance(begun, Order) else begun.flow
         rooms = self._gate.begin(peer.remote[0], self._means.signalling.now())
         task = asyncio.create_task(self._run(call, rooms), name=f"call {call.id}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return call
 
     def _has_room(self, host: str) -> bool:
-        return self._gate.open and not self._gate.wait_s(host, self._means.signalling.now())
+        return not self._gate.wait_s(host, self._means.signalling.now())
 
     def _move(self, former: str, call: Call) -> None:
         self._calls[call.id] = self._calls.pop(former)
@@ -107,4 +129,6 @@ class Switchboard:
             call.abandon()
         finally:
             del self._calls[call.id]
-            self._gate.end(rooms, self._means.signalling.now())
+            now = self._means.signalling.now()
+            self.ledger.end(call, now)
+            self._gate.end(rooms, now)

@@ -15,7 +15,11 @@ from engines import Arriving
 from http_api import (
     ApiLimits,
     Busy,
+    CallEnd,
+    CallFacts,
+    CallOrder,
     Clauses,
+    Conflict,
     Embedding,
     Gate,
     Health,
@@ -28,6 +32,8 @@ from http_api import (
     SpeakerFacts,
     SpeakerOrder,
     Speech,
+    UtteranceFacts,
+    UtteranceOrder,
     make_app,
     serve,
 )
@@ -45,6 +51,27 @@ SPEAKER = SpeakerFacts(
     duration_s=12.5,
     speech_s=10.25,
     level_db=-21.5,
+)
+
+UTTERANCE = UtteranceFacts(
+    id="utt_0123456789abcdef", state="queued", text="Hello.", ssml=False, speaker_id="default", spoken_ms=0
+)
+
+CALL = CallFacts(
+    id="call_0123456789abcdef01234567",
+    direction="outbound",
+    caller="sip:mediaserver@127.0.0.1",
+    callee="sip:alice@127.0.0.1:5070",
+    trunk=None,
+    state="ended",
+    created_at=datetime(2026, 11, 25, 12, 0, tzinfo=UTC),
+    ringing_at=None,
+    answered_at=None,
+    ended_at=datetime(2026, 11, 25, 12, 0, 1, tzinfo=UTC),
+    end=CallEnd(reason="busy", by="peer", sip_status=486, sip_reason="Busy Here"),
+    media=None,
+    first_speech_ms=None,
+    speech=(UTTERANCE,),
 )
 
 Script = Callable[[Speech], AsyncGenerator[bytes, None]]
@@ -211,6 +238,36 @@ class FakeControl:
         self.observed.set()
 
 
+@dataclass
+class FakeCalls:
+    """A `CallControl` that knows one call, which has ended, and keeps what it was told."""
+
+    placed: list[CallOrder] = field(default_factory=list)
+
+    async def place_call(self, order: CallOrder) -> CallFacts:
+        self.placed.append(order)
+        return CALL
+
+    def calls(self) -> list[CallFacts]:
+        return [CALL]
+
+    def call(self, id: str) -> CallFacts:
+        if id != CALL.id:
+            raise NotFound(f"There is no call {id!r}", field="id")
+        return CALL
+
+    def hang_up(self, id: str) -> None:
+        self.call(id)
+
+    async def say(self, id: str, order: UtteranceOrder) -> UtteranceFacts:
+        self.call(id)
+        raise Conflict("The call has ended", field="id")
+
+    async def stop_speech(self, id: str) -> CallFacts:
+        self.call(id)
+        raise Conflict("The call has ended", field="id")
+
+
 def mulaw_like(samples: bytes) -> bytes:
     """Stands for mu-law: the high octet of every sample."""
     return samples[1::2]
@@ -251,6 +308,7 @@ class Api:
     """A running API and a client of it."""
 
     control: FakeControl
+    calls: FakeCalls
     listening: Listening
     client: aiohttp.ClientSession
     lines: AsyncExitStack
@@ -266,14 +324,14 @@ class Api:
 async def running(
     script: Script, limits: ApiLimits | None = None, *, grace_s: float = 1.0, gate: Gate | None = None
 ) -> AsyncIterator[Api]:
-    control = FakeControl(script)
-    app = make_app(control, version=VERSION, encode=ENCODE, encoders=ENCODERS, limits=limits, gate=gate)
+    control, calls = FakeControl(script), FakeCalls()
+    app = make_app(control, calls=calls, version=VERSION, encode=ENCODE, encoders=ENCODERS, limits=limits, gate=gate)
     async with (
         serve(app, "127.0.0.1", 0, grace_s=grace_s) as listening,
         aiohttp.ClientSession(listening.url, timeout=aiohttp.ClientTimeout(total=10)) as client,
         AsyncExitStack() as lines,
     ):
-        yield Api(control, listening, client, lines)
+        yield Api(control, calls, listening, client, lines)
 
 
 @dataclass(frozen=True)

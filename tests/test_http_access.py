@@ -18,7 +18,7 @@ from http_api.app import make_app
 from http_api.problem import Problem
 from http_api.route import Access
 
-from .http_support import ENCODE, ENCODERS, SPEAKER, VERSION, FakeControl, Gated, ramp, running, says
+from .http_support import ENCODE, ENCODERS, SPEAKER, VERSION, FakeCalls, FakeControl, Gated, ramp, running, says
 from .test_http_limits import ORDER, read_response
 
 SPEECH = ramp(1600)
@@ -42,6 +42,12 @@ ROUTES = {
     "GET /v1/speakers/{id}": Access.ADMIN,
     "PATCH /v1/speakers/{id}": Access.ADMIN,
     "DELETE /v1/speakers/{id}": Access.ADMIN,
+    "POST /v1/calls": Access.CALL,
+    "GET /v1/calls": Access.READ,
+    "GET /v1/calls/{id}": Access.READ,
+    "DELETE /v1/calls/{id}": Access.CALL,
+    "POST /v1/calls/{id}/say": Access.CALL,
+    "POST /v1/calls/{id}/stop": Access.CALL,
     "GET /health": Access.OPEN,
     "GET /ready": Access.OPEN,
     "GET /metrics": Access.READ,
@@ -76,7 +82,7 @@ def identify(gate: Gate, *authorization: str, protocols: tuple[str, ...] = ()) -
 
 
 async def test_every_route_asks_for_what_was_decided() -> None:
-    app = make_app(FakeControl(says()), version=VERSION, encode=ENCODE, encoders=ENCODERS)
+    app = make_app(FakeControl(says()), calls=FakeCalls(), version=VERSION, encode=ENCODE, encoders=ENCODERS)
     routed = {
         f"{route.method} {route.resource.canonical}"
         for route in app.router.routes()

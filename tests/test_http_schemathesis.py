@@ -24,7 +24,7 @@ from schemathesis.specs.openapi.checks import (
 
 from http_api import ApiLimits, Forbidden, PushFacts, PushOrder, make_app, serve
 
-from .http_support import ENCODE, ENCODERS, VERSION, FakeControl, ramp, says
+from .http_support import ENCODE, ENCODERS, VERSION, FakeCalls, FakeControl, ramp, says
 
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 
@@ -47,7 +47,7 @@ def in_background(control: FakeControl) -> Iterator[str]:
 
     async def run() -> None:
         limits = ApiLimits(max_text_chars=200, max_body_bytes=10_000)
-        app = make_app(control, version=VERSION, encode=ENCODE, encoders=ENCODERS, limits=limits)
+        app = make_app(control, calls=FakeCalls(), version=VERSION, encode=ENCODE, encoders=ENCODERS, limits=limits)
         async with serve(app, "127.0.0.1", 0, grace_s=1.0) as listening:
             url.append(listening.url)
             started.set()

@@ -13,7 +13,7 @@ import pytest
 
 from http_api import Health, make_app, serve
 
-from .http_support import ENCODE, ENCODERS, VERSION, FakeControl, Gated, breaks, ramp, running, says
+from .http_support import ENCODE, ENCODERS, VERSION, FakeCalls, FakeControl, Gated, breaks, ramp, running, says
 from .test_http_limits import ORDER, post, read_response
 
 SPEECH = ramp(1600)
@@ -312,19 +312,19 @@ async def test_a_request_may_come_byte_by_byte() -> None:
 
 async def test_both_companders_are_needed() -> None:
     with pytest.raises(ValueError, match="alaw"):
-        make_app(FakeControl(says()), version=VERSION, encode={"mulaw": bytes}, encoders=ENCODERS)
+        make_app(FakeControl(says()), calls=FakeCalls(), version=VERSION, encode={"mulaw": bytes}, encoders=ENCODERS)
 
 
 async def test_an_address_in_use_is_an_os_error() -> None:
     async with running(says()) as api:
-        app = make_app(FakeControl(says()), version=VERSION, encode=ENCODE, encoders=ENCODERS)
+        app = make_app(FakeControl(says()), calls=FakeCalls(), version=VERSION, encode=ENCODE, encoders=ENCODERS)
         with pytest.raises(OSError, match="address already in use"):
             async with serve(app, "127.0.0.1", api.listening.addresses[0][1]):
                 pytest.fail("two servers on one port")
 
 
 async def test_ipv6_is_served() -> None:
-    app = make_app(FakeControl(says()), version=VERSION, encode=ENCODE, encoders=ENCODERS)
+    app = make_app(FakeControl(says()), calls=FakeCalls(), version=VERSION, encode=ENCODE, encoders=ENCODERS)
     async with serve(app, "::1", 0) as listening, aiohttp.ClientSession(listening.url) as client:
         assert listening.url.startswith("http://[::1]:")
         async with client.get("/ready") as response:

@@ -19,7 +19,8 @@ import structlog
 
 import rtp
 import sip
-from mediaserver import server
+from mediaserver import server, switchboard
+from mediaserver.ledger import Ledger
 from mediaserver.media import Media
 from tests.live import rtp_ports, serving
 
@@ -178,6 +179,8 @@ async def test_a_call_leaves_no_cycle_for_the_garbage_collector(monkeypatch: pyt
 @pytest.mark.parametrize("count", [300, pytest.param(10_000, marks=pytest.mark.slow)])
 async def test_calls_in_a_row_leave_nothing_behind(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sip, "Agent", functools.partial(sip.Agent, timers=TIMERS))
+    # What is remembered of calls that have ended is bounded, and full before the first count.
+    monkeypatch.setattr(switchboard, "Ledger", functools.partial(Ledger, count=AT_ONCE))
     async with exchanging() as exchange:
         await exchange.calls(2 * AT_ONCE)  # what is made once and kept: caches, workers, threads' memory
         before = await exchange.alive()

@@ -1,0 +1,189 @@
+"""/v1/calls: telephone calls, placed, seen, spoken into and hung up."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from aiohttp import web
+
+from .control import CallControl, CallFacts, CallOrder, UtteranceFacts, UtteranceOrder
+from .idempotency import Idempotency
+from .intake import answer, read_model
+from .route import Answer, Operation
+from .schema import (
+    ApiLimits,
+    CallDetails,
+    CallList,
+    CallMedia,
+    CallReport,
+    CallRequest,
+    SayRequest,
+    UtteranceReport,
+)
+
+__all__ = ["CALL", "CALLS", "HANG_UP", "PLACE", "SAY", "STOP_SPEECH", "Calls"]
+
+PLACE = Operation(
+    summary="Call somebody",
+    description="The answer comes at once; what becomes of the call is to be seen at its path: whether it rings, is "
+    "answered, and in the end why it has ended.",
+    body=CallRequest,
+    examples={
+        "a telephone on this machine": {"to": "sip:alice@127.0.0.1:5070", "text": "Good morning."},
+        "a number, by a trunk": {
+            "to": "+442079460123",
+            "trunk": "carrier",
+            "from": "+442079460100",
+            "ssml": "<speak>Your order is <emphasis>ready</emphasis>.</speak>",
+            "headers": {"X-Order": "4711"},
+            "ring_timeout": 30,
+        },
+        "to be spoken into later": {"to": "sip:alice@127.0.0.1:5070", "speaker_id": "default", "stay": 600},
+    },
+    answers=(
+        Answer(
+            status=201,
+            description="The call begins.",
+            content={"application/json": CallDetails},
+            headers={"Location": "Path of the call."},
+        ),
+    ),
+    problems=(400, 403, 404, 408, 409, 413, 415, 417, 422, 500, 503),
+    repeats=True,
+)
+
+CALLS = Operation(
+    summary="All calls",
+    description="Of both directions. Those that have ended are remembered for some minutes.",
+    answers=(Answer(status=200, description="They are.", content={"application/json": CallList}),),
+    problems=(500,),
+)
+
+CALL = Operation(
+    summary="One call",
+    description="With the figures of its media, and with what it says. One that has ended is remembered for some "
+    "minutes.",
+    answers=(Answer(status=200, description="It is.", content={"application/json": CallDetails}),),
+    problems=(404, 500),
+)
+
+HANG_UP = Operation(
+    summary="Hang up",
+    description="Whatever state the call is in. One that has ended stays as it is.",
+    answers=(Answer(status=204, description="It ends.", content={}),),
+    problems=(404, 500),
+)
+
+SAY = Operation(
+    summary="Say something in a call",
+    description="After all else, or at once. A call that is not answered yet says it when it is.",
+    body=SayRequest,
+    examples={
+        "after all else": {"text": "One moment, please."},
+        "at once": {"text": "Stop.", "mode": "interrupt"},
+    },
+    answers=(Answer(status=202, description="It will be said.", content={"application/json": UtteranceReport}),),
+    problems=(400, 404, 408, 409, 413, 415, 417, 422, 500, 503),
+    repeats=True,
+)
+
+STOP_SPEECH = Operation(
+    summary="Stop speaking",
+    description="What the call is saying stops within 20 ms, and what waits is dropped; the answer tells how much was "
+    "spoken. A call that is to hang up when all is said does so.",
+    answers=(Answer(status=200, description="It is silent.", content={"application/json": CallDetails}),),
+    problems=(404, 409, 500),
+)
+
+
+class Calls:
+    """The call resources."""
+
+    def __init__(self, control: CallControl, *, limits: ApiLimits) -> None:
+        self._control = control
+        self._limits = limits
+        self._idempotency = Idempotency()
+
+    async def place(self, request: web.Request) -> web.Response:
+        order = await read_model(request, CallRequest, self._limits)
+
+        async def act() -> web.Response:
+            facts = await self._control.place_call(_order(order))
+            return answer(201, _details(facts), {"Location": f"/v1/calls/{facts.id}"})
+
+        return await self._idempotency.once(request, order, act)
+
+    async def list(self, request: web.Request) -> web.Response:
+        return answer(200, CallList(calls=tuple(map(_report, self._control.calls()))))
+
+    async def show(self, request: web.Request) -> web.Response:
+        return answer(200, _details(self._control.call(request.match_info["id"])))
+
+    async def hang_up(self, request: web.Request) -> web.Response:
+        self._control.hang_up(request.match_info["id"])
+        return web.Response(status=204)
+
+    async def say(self, request: web.Request) -> web.Response:
+        order = await read_model(request, SayRequest, self._limits)
+
+        async def act() -> web.Response:
+            facts = await self._control.say(
+                request.match_info["id"],
+                UtteranceOrder(
+                    text=order.words(),
+                    ssml=order.ssml is not None,
+                    speaker_id=order.speaker_id,
+                    language=order.language,
+                    interrupts=order.mode == "interrupt",
+                ),
+            )
+            return answer(202, _utterance(facts))
+
+        return await self._idempotency.once(request, order, act)
+
+    async def stop_speech(self, request: web.Request) -> web.Response:
+        return answer(200, _details(await self._control.stop_speech(request.match_info["id"])))
+
+
+def _order(order: CallRequest) -> CallOrder:
+    words = order.words()
+    said = None
+    if words:
+        said = UtteranceOrder(
+            text=words, ssml=order.ssml is not None, speaker_id=order.speaker_id, language=order.language
+        )
+    return CallOrder(
+        to=order.to,
+        caller=order.caller,
+        trunk=order.trunk,
+        said=said,
+        speaker_id=order.speaker_id,
+        language=order.language,
+        headers=order.headers,
+        ring_timeout_s=order.ring_timeout,
+        hangs_up=bool(words) if order.then is None else order.then == "hangup",
+        stay_s=order.stay,
+    )
+
+
+def _utterance(facts: UtteranceFacts) -> UtteranceReport:
+    return UtteranceReport.model_validate(dataclasses.asdict(facts))
+
+
+def _told(facts: CallFacts) -> dict[str, object]:
+    told = {field.name: getattr(facts, field.name) for field in dataclasses.fields(facts)}
+    return told | {"end": None if facts.end is None else dataclasses.asdict(facts.end)}
+
+
+def _report(facts: CallFacts) -> CallReport:
+    told = _told(facts)
+    return CallReport.model_validate({name: told[name] for name in CallReport.model_fields})
+
+
+def _details(facts: CallFacts) -> CallDetails:
+    media = None
+    if facts.media is not None:
+        media = {name: None if facts.media[name] == "" else facts.media[name] for name in CallMedia.model_fields}
+    return CallDetails.model_validate(
+        _told(facts) | {"media": media, "speech": tuple(dataclasses.asdict(said) for said in facts.speech)}
+    )

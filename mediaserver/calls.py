@@ -1,0 +1,160 @@
+"""What the HTTP API does with calls: it places them, looks at them, speaks into them and hangs them up."""
+
+from __future__ import annotations
+
+import engines
+import http_api
+from mediaserver import audio
+from mediaserver.call import Call, HangUp, Means, Order
+from mediaserver.config import Then
+from mediaserver.detail import Facts
+from mediaserver.dialling import Dialling, ForbiddenNumber, UnknownTrunk, UnusableNumber
+from mediaserver.faults import translated
+from mediaserver.passage import Said
+from mediaserver.programme import ProgrammeFull
+from mediaserver.script import Script, Text
+from mediaserver.switchboard import NoRoom, Switchboard
+
+__all__ = ["Calls"]
+
+# For something that waits to be said to be said.
+RETRY_AFTER_S = 5.0
+
+
+class Calls:
+    """Implements http_api.CallControl."""
+
+    def __init__(self, means: Means, switchboard: Switchboard) -> None:
+        self._means = means
+        self._switchboard = switchboard
+        self._dialling = Dialling(means.config, means.signalling)
+
+    async def place_call(self, order: http_api.CallOrder) -> http_api.CallFacts:
+        said = order.said
+        text = Text(
+            text="" if said is None else said.text,
+            ssml=said is not None and said.ssml,
+            voice=order.speaker_id,
+            language=order.language,
+        )
+        await self._check(text, silent=said is None)
+        try:
+            destination = await self._dialling.reach(order.to, caller=order.caller, trunk=order.trunk)
+        except ForbiddenNumber as error:
+            raise http_api.Forbidden(str(error), field=error.field) from error
+        except UnknownTrunk as error:
+            raise http_api.NotFound(str(error), field=error.field) from error
+        except UnusableNumber as error:
+            raise http_api.Refused(str(error), field=error.field) from error
+        try:
+            call = self._switchboard.place(
+                Order(
+                    target=destination.target,
+                    flows=destination.flows,
+                    from_=destination.from_,
+                    script=Script(
+                        content=text,
+                        then=Then.HANGUP if order.hangs_up else Then.STAY,
+                        stay_s=order.stay_s,
+                        silent=said is None,
+                    ),
+                    headers=tuple(order.headers.items()),
+                    tell=lambda status, reason: None,
+                    ring_timeout_s=order.ring_timeout_s,
+                )
+            )
+        except NoRoom as error:
+            raise http_api.Busy(str(error), retry_after_s=error.retry_after_s) from error
+        return _told(call.facts())
+
+    def calls(self) -> list[http_api.CallFacts]:
+        return [_told(facts) for facts in self._switchboard.ledger.all(self._means.signalling.now())]
+
+    def call(self, id: str) -> http_api.CallFacts:
+        facts = self._switchboard.ledger.find(id, self._means.signalling.now())
+        if facts is None:
+            raise http_api.NotFound(f"There is no call {id!r}, or none that is remembered", field="id")
+        return _told(facts)
+
+    def hang_up(self, id: str) -> None:
+        call = self._switchboard.ledger.alive(id)
+        if call is None:
+            self.call(id)
+        else:
+            call.deliver(HangUp())
+
+    async def say(self, id: str, order: http_api.UtteranceOrder) -> http_api.UtteranceFacts:
+        call = self._alive(id)
+        voice = "default" if call.script is None else call.script.voice
+        text = Text(text=order.text, ssml=order.ssml, voice=order.speaker_id or voice, language=order.language)
+        await self._check(text)
+        call = self._alive(id)
+        try:
+            said = call.say(text, interrupts=order.interrupts)
+        except ProgrammeFull as error:
+            raise http_api.Busy(str(error), retry_after_s=RETRY_AFTER_S) from error
+        return _spoken(said.facts(spoken_ms=0))
+
+    async def stop_speech(self, id: str) -> http_api.CallFacts:
+        await self._alive(id).be_silent()
+        return self.call(id)
+
+    def _alive(self, id: str) -> Call:
+        """Raises http_api.NotFound, and Conflict if the call has ended."""
+        call = self._switchboard.ledger.alive(id)
+        if call is None or call.over:
+            self.call(id)
+            raise http_api.Conflict("The call has ended", field="id")
+        return call
+
+    async def _check(self, text: Text, *, silent: bool = False) -> None:
+        """Whether it can be said, as far as that can be told beforehand."""
+        # Where there is nothing to say yet, any word will do to find out about the voice.
+        utterance = engines.Utterance(
+            text="a" if silent else text.text,
+            ssml=text.ssml,
+            voice=text.voice,
+            language=text.language,
+            rate_hz=audio.RATE_HZ,
+        )
+        most = self._means.config.sip.max_text_chars
+        if len(text.text) > most:
+            raise http_api.Refused(
+                f"it has {len(text.text)} characters, and a call takes {most} (sip.max_text_chars)",
+                field="ssml" if text.ssml else "text",
+            )
+        with translated(utterance, self._means.speech):
+            await self._means.speech.prepare(utterance)
+
+
+def _told(facts: Facts) -> http_api.CallFacts:
+    end = facts.end
+    return http_api.CallFacts(
+        id=facts.id,
+        direction=facts.direction,
+        caller=facts.caller,
+        callee=facts.callee,
+        trunk=facts.trunk,
+        state=facts.state,
+        created_at=facts.created_at,
+        ringing_at=facts.ringing_at,
+        answered_at=facts.answered_at,
+        ended_at=facts.ended_at,
+        end=None
+        if end is None
+        else http_api.CallEnd(reason=end.reason, by=end.by, sip_status=end.status, sip_reason=end.phrase),
+        media=facts.media,
+        first_speech_ms=facts.first_speech_ms,
+        speech=tuple(map(_spoken, facts.speech)),
+    )
+
+
+def _spoken(said: Said) -> http_api.UtteranceFacts:
+    return http_api.UtteranceFacts(
+        id=said.id,
+        state=said.state.value,
+        text=said.text,
+        ssml=said.ssml,
+        speaker_id=said.voice,
+        spoken_ms=said.spoken_ms,
+    )

@@ -1,0 +1,187 @@
+"""What becomes of a call, written down while it happens: the detail record, and why a call has ended in one word."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Literal
+
+import sip
+from mediaserver.passage import Said
+
+__all__ = ["Detail", "End", "Facts", "end_of", "outcome_of"]
+
+Direction = Literal["inbound", "outbound"]
+Party = Literal["server", "peer", "network"]
+
+# RFC 3261 section 21 and RFC 8197; what is not here is a failure.
+OUTCOMES: Mapping[int, str] = {
+    **dict.fromkeys((404, 410, 414, 416, 484, 485, 604), "not_found"),
+    **dict.fromkeys((401, 403, 407), "forbidden"),
+    **dict.fromkeys((415, 420, 488, 606), "incompatible"),
+    **dict.fromkeys((486, 600), "busy"),
+    **dict.fromkeys((603, 607, 608), "declined"),
+    **dict.fromkeys((502, 503, 504), "unreachable"),
+    408: "no_answer",
+    480: "unavailable",
+    487: "cancelled",
+}
+
+
+def outcome_of(status: int | None) -> str:
+    """A final response that is no 2xx in one word; None is none at all."""
+    return "unreachable" if status is None else OUTCOMES.get(status, "failed")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class End:
+    """Why a call has ended.
+
+    by      whose decision it was: "network" if it was nobody's
+    reason  in one word
+    status  of the response that ended it, and its phrase
+    """
+
+    by: Party
+    reason: str
+    status: int | None
+    phrase: str
+
+
+def end_of(ended: sip.Ended, *, answered: bool, why: str) -> End:
+    """The end of a call; `why` is our reason for hanging up, if we did."""
+    by: Party
+    match ended.cause:
+        case sip.Cause.LOCAL_BYE:
+            by, reason = "server", why or "hung_up"
+        case sip.Cause.REMOTE_BYE:
+            by, reason = "peer", "hung_up"
+        case sip.Cause.LOCAL_REJECT:
+            by, reason = "server", why or outcome_of(ended.status)
+        case sip.Cause.REMOTE_REJECT:
+            by, reason = "peer", outcome_of(ended.status)
+        case sip.Cause.LOCAL_CANCEL:
+            by, reason = "server", "cancelled"
+        case sip.Cause.REMOTE_CANCEL:
+            by, reason = "peer", "cancelled"
+        case sip.Cause.NO_ANSWER:
+            by, reason = "peer", "no_answer"
+        case _:
+            by, reason = "network", "lost" if answered else "unreachable"
+    return End(by=by, reason=reason, status=ended.status, phrase=ended.reason)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What is known of a call at one time; `media` is None until it has any, `end` until it has ended."""
+
+    id: str
+    direction: Direction
+    caller: str
+    callee: str
+    source: str
+    trunk: str | None
+    state: str
+    created_at: datetime
+    ringing_at: datetime | None
+    answered_at: datetime | None
+    ended_at: datetime | None
+    end: End | None
+    first_speech_ms: float | None
+    media: Mapping[str, int | float | str] | None
+    speech: tuple[Said, ...]
+
+
+class Detail:
+    """The detail record of one call.
+
+    id   by which the API knows it: not the agent's key, since whoever knows that may take the call over (RFC 3891)
+    why  our reason for hanging up; the first one counts
+    """
+
+    __slots__ = (
+        "_answered_at",
+        "_callee",
+        "_caller",
+        "_created_at",
+        "_direction",
+        "_end",
+        "_ended_at",
+        "_ringing_at",
+        "_source",
+        "_trunk",
+        "_why",
+        "first_speech_ms",
+        "id",
+    )
+
+    def __init__(
+        self, direction: Direction, *, caller: sip.Uri, callee: sip.Uri, source: str, trunk: str | None
+    ) -> None:
+        self.id = f"call_{secrets.token_hex(12)}"
+        self._direction: Direction = direction
+        self._caller = _address(caller)
+        self._callee = _address(callee)
+        self._source = source
+        self._trunk = trunk
+        self._created_at = datetime.now(UTC)
+        self._ringing_at: datetime | None = None
+        self._answered_at: datetime | None = None
+        self._ended_at: datetime | None = None
+        self._why = ""
+        self._end: End | None = None
+        self.first_speech_ms: float | None = None
+
+    @property
+    def ringing(self) -> bool:
+        return self._ringing_at is not None
+
+    def ring(self) -> None:
+        """The other side says that it rings."""
+        self._ringing_at = self._ringing_at or datetime.now(UTC)
+
+    def answer(self) -> None:
+        """The call is up."""
+        self._answered_at = self._answered_at or datetime.now(UTC)
+
+    def hang_up(self, why: str) -> None:
+        """We want the call to end, and why."""
+        self._why = self._why or why
+
+    def fail(self, status: int, phrase: str) -> None:
+        """It could not be placed."""
+        self._end = End(by="server", reason=self._why or outcome_of(status), status=status, phrase=phrase)
+
+    def finish(self, ended: sip.Ended | None) -> None:
+        """It is over; None if the agent did not say so."""
+        self._ended_at = datetime.now(UTC)
+        if ended is not None:
+            self._end = end_of(ended, answered=self._answered_at is not None, why=self._why)
+        elif self._end is None:
+            self._end = End(by="server", reason="failed", status=None, phrase="")
+
+    def facts(self, *, state: str, media: Mapping[str, int | float | str] | None, speech: tuple[Said, ...]) -> Facts:
+        return Facts(
+            id=self.id,
+            direction=self._direction,
+            caller=self._caller,
+            callee=self._callee,
+            source=self._source,
+            trunk=self._trunk,
+            state="ended" if self._ended_at is not None else state,
+            created_at=self._created_at,
+            ringing_at=self._ringing_at,
+            answered_at=self._answered_at,
+            ended_at=self._ended_at,
+            end=self._end,
+            first_speech_ms=self.first_speech_ms,
+            media=media,
+            speech=speech,
+        )
+
+
+def _address(uri: sip.Uri) -> str:
+    """Without what is nobody's business (a password) or no part of the address."""
+    return str(replace(uri, password=None, headers=()))

@@ -1,0 +1,87 @@
+"""What a call is to say, one thing at a time, and how far each of them has come."""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import secrets
+from dataclasses import dataclass
+
+import engines
+import rtp
+
+__all__ = ["Item", "Passage", "PassageState", "Said"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Item:
+    """One thing to be said.
+
+    repeat       how often, None for ever; delay_ms: silence between two repetitions
+    duration_ms  end of it, counted from the start of the media; None: no limit
+    """
+
+    content: engines.Utterance | rtp.Clip
+    repeat: int | None = 1
+    delay_ms: int = 0
+    duration_ms: int | None = None
+
+
+class PassageState(enum.Enum):
+    """QUEUED comes first, then SPEAKING; the others are ends."""
+
+    QUEUED = "queued"
+    SPEAKING = "speaking"
+    SPOKEN = "spoken"
+    INTERRUPTED = "interrupted"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Said:
+    """What is known of a passage.
+
+    text       None if it is a recording; `ssml` tells whether it is a document
+    spoken_ms  how much of it has been sent
+    """
+
+    id: str
+    state: PassageState
+    text: str | None
+    ssml: bool
+    voice: str | None
+    spoken_ms: int
+
+
+class Passage:
+    """One `item` of a call's programme."""
+
+    __slots__ = ("_over", "_ssml", "_text", "_voice", "id", "item", "spoken_ms", "state")
+
+    def __init__(self, item: Item) -> None:
+        self.id = f"utt_{secrets.token_hex(8)}"
+        self.item: Item | None = item
+        self.state = PassageState.QUEUED
+        self.spoken_ms = 0
+        self._over = asyncio.Event()
+        words = item.content if isinstance(item.content, engines.Utterance) else None
+        self._text = None if words is None else words.text
+        self._ssml = words is not None and words.ssml
+        self._voice = None if words is None else words.voice
+
+    @property
+    def ended(self) -> bool:
+        return self.state not in (PassageState.QUEUED, PassageState.SPEAKING)
+
+    def end(self, state: PassageState, *, spoken_ms: int) -> None:
+        """No more of it will be said; what was to be said is let go of, for a recording is large."""
+        self.state, self.spoken_ms, self.item = state, spoken_ms, None
+        self._over.set()
+
+    async def wait_ended(self) -> None:
+        await self._over.wait()
+
+    def facts(self, *, spoken_ms: int) -> Said:
+        return Said(
+            id=self.id, state=self.state, text=self._text, ssml=self._ssml, voice=self._voice, spoken_ms=spoken_ms
+        )
