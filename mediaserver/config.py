@@ -453,11 +453,14 @@ class Speakers(Section):
 
 
 class Cache(Section):
-    """How much speech is kept once it was made; 0 for none in that place, and none at all if the first two are 0."""
+    """How much speech is kept once it was made; 0 for none in that place, and none at all if the first two are 0.
+
+    By default nothing that was spoken outlives the server, since nobody knows what callers are told.
+    """
 
     memory_mb: int = Field(default=64, ge=0, le=65_536)
-    disk_mb: int = Field(default=512, ge=0, le=1_048_576)
-    redis_ttl_s: int = Field(default=86_400, ge=0, le=30 * 86_400)
+    disk_mb: int = Field(default=0, ge=0, le=1_048_576)
+    redis_ttl_s: int = Field(default=0, ge=0, le=30 * 86_400)
 
 
 class Log(Section):

@@ -50,7 +50,8 @@ class Maker:
 
 @asynccontextmanager
 async def opened(path: Path, shared: Shared | None = None, **settings: Any) -> AsyncIterator[Prompts]:
-    async with Prompts.open(Cache(**settings), Metrics(), directory=path / "cache", shared=shared, salt="") as prompts:
+    kept = Cache(**({"disk_mb": 512, "redis_ttl_s": 86_400} | settings))
+    async with Prompts.open(kept, Metrics(), directory=path / "cache", shared=shared, salt="") as prompts:
         yield prompts
 
 
@@ -272,7 +273,7 @@ async def test_all_that_decides_how_it_sounds_is_in_the_key(tmp_path: Path) -> N
         keys = {prompts.key(replace(utterance, **change), engine).digest for change in changes}
         assert len(keys) == len(changes)
         assert prompts.key(utterance, engine) == prompts.key(engines.Utterance(text="Hello"), engine)
-        other = Prompts(Cache(), Metrics(), directory=tmp_path, shared=None, salt="other")
+        other = Prompts(Cache(disk_mb=512), Metrics(), directory=tmp_path, shared=None, salt="other")
         assert other.key(utterance, engine) != prompts.key(utterance, engine)
 
 

@@ -38,7 +38,7 @@ async def lookups(running: Running, result: str) -> float:
 
 
 async def test_a_second_request_is_a_hit_in_every_form_and_after_a_restart(tmp_path: Path) -> None:
-    async with api(store=store(tmp_path)) as running:
+    async with api(store=store(tmp_path), cache={"disk_mb": 8}) as running:
         cache, speech = await asked(running)
         assert cache == "miss"
         assert await asked(running) == ("hit", speech)
@@ -54,7 +54,7 @@ async def test_a_second_request_is_a_hit_in_every_form_and_after_a_restart(tmp_p
                 await response.read()
         assert await lookups(running, "memory") == 5
         assert await lookups(running, "miss") == 6
-    async with api(store=store(tmp_path)) as running:
+    async with api(store=store(tmp_path), cache={"disk_mb": 8}) as running:
         assert await asked(running) == ("hit", speech)
         assert await lookups(running, "disk") == 1
 
@@ -146,3 +146,10 @@ async def test_a_speech_is_joined_by_who_asks_while_it_is_made(path: str, tmp_pa
         assert len({audio for _, audio in answers}) == 1 or path.endswith("stream")
         assert sorted(cache for cache, _ in answers) == ["hit"] * 7 + ["miss"]
         assert await lookups(running, "miss") == 1
+
+
+async def test_nothing_that_was_spoken_is_on_the_disk_unless_that_is_wanted(tmp_path: Path) -> None:
+    async with api(store=store(tmp_path)) as running:
+        await asked(running)
+        assert (await asked(running))[0] == "hit"
+    assert not list(tmp_path.rglob("cache/*"))
