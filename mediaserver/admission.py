@@ -40,13 +40,13 @@ class Gate:
         }
         self._closed_for_s: int | None = None
 
-    def judge(self, request: sip.Request, source: sip.Flow, now: float) -> sip.Admission:
-        """What a request outside of a call gets; it takes no room by being asked."""
+    def judge(self, request: sip.Request | None, source: sip.Flow, now: float) -> sip.Admission:
+        """What a request outside of a call gets, None being an unreadable one; it takes no room by being asked."""
         host = source.remote[0]
         trunk = self._trunk_of(host)
         if trunk is None and not _among(self._networks, host):
             return self._unknown
-        if request.method not in BEGINNING or request.to.tag:
+        if request is None or request.method not in BEGINNING or request.to.tag:
             return sip.Admission()
         wait_s = self.wait_s(host, now)
         return sip.Admission(status=503, retry_after_s=wait_s) if wait_s else sip.Admission()

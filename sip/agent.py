@@ -45,7 +45,7 @@ __all__ = ["Agent"]
 _NOTHING: Mapping[str, tuple[str, ...]] = {}
 
 
-def _admit_all(request: Request, source: Flow, now: float) -> Admission:
+def _admit_all(request: Request | None, source: Flow, now: float) -> Admission:
     return Admission()
 
 
@@ -53,8 +53,9 @@ class Agent:
     """A user agent, server and client.
 
     admit      judges each request that belongs to no call, before it is looked at; the host may put its own here. It is
-               asked about a CANCEL without its INVITE and about what cannot be read, too, but these it can only ignore,
-               and once for each OPTIONS, which is answered what an INVITE would get (RFC 3261 section 11.2)
+               asked about a CANCEL without its INVITE and, with None for the request, about what cannot be read, but
+               these it can only ignore, and once for each OPTIONS, which is answered what an INVITE would get (RFC 3261
+               section 11.2)
 
     Arguments:
 

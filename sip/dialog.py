@@ -199,7 +199,7 @@ class Dialog:
         if seq is None:
             self.local_seq += 1
             seq = self.local_seq
-        uri, routes = self.target, self.routes
+        uri, routes = _request_uri(self.target), self.routes
         if routes and "lr" not in routes[0].uri.parameters:
             # A strict router wants to be the Request-URI, and the target at the end of the route.
             uri = _request_uri(routes[0].uri)

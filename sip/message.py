@@ -92,7 +92,7 @@ REASONS = {
 }
 
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
-_HAS_TAG = re.compile(r";[ \t]*tag[ \t]*=", re.IGNORECASE)
+_HAS_TAG = re.compile(r";[ \t]*tag[ \t]*(?:=|;|$)", re.IGNORECASE)
 _SECONDS_LIMIT = (1 << 32) - 1
 
 
@@ -103,8 +103,15 @@ def _only_text(headers: Headers, name: str) -> str:
     return text
 
 
-def _address(name: str) -> Callable[[Headers], NameAddr]:
-    return lambda headers: NameAddr.parse(_only_text(headers, name), name)
+def _party(name: str) -> Callable[[Headers], NameAddr]:
+    def value(headers: Headers) -> NameAddr:
+        party = NameAddr.parse(_only_text(headers, name), name)
+        if "tag" in party.parameters and not party.tag:
+            # RFC 3261 section 25.1. It would have to be taken for none, and a second one be added.
+            raise RemoteProtocolError(f"Bad {name}: a tag without a value")
+        return party
+
+    return value
 
 
 def _addresses(name: str) -> Callable[[Headers], tuple[NameAddr, ...]]:
@@ -161,8 +168,8 @@ def _parameterised(name: str) -> Callable[[Headers], Parameterised | None]:
 
 # The name of a Field is its key in Headers, so that changing the field forgets the value.
 VIA = Field("via", _vias)
-FROM = Field("from", _address("From"))
-TO = Field("to", _address("To"))
+FROM = Field("from", _party("From"))
+TO = Field("to", _party("To"))
 CALL_ID = Field("call-id", lambda headers: _only_text(headers, "Call-ID"))
 CSEQ = Field("cseq", lambda headers: CSeq.parse(_only_text(headers, "CSeq")))
 CONTACT = Field("contact", _contacts)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import enum
 import re
+import sys
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from .errors import RemoteProtocolError
 from .headers import Field, Headers, is_token
@@ -33,7 +34,16 @@ from .message import (
 )
 from .uri import Uri
 
-__all__ = ["DEFAULT_LIMITS", "UNREADABLE", "KeepAlive", "Limits", "MalformedMessage", "StreamParser", "parse_datagram"]
+__all__ = [
+    "DEFAULT_LIMITS",
+    "UNREADABLE",
+    "KeepAlive",
+    "Limits",
+    "MalformedMessage",
+    "StreamParser",
+    "parse_datagram",
+    "reread",
+]
 
 _STATUS_LINE = re.compile(r"SIP/([0-9]+\.[0-9]+) ([1-6][0-9]{2})(?: ([^\x00-\x08\x0a-\x1f\x7f]*))?", re.IGNORECASE)
 _VERSION = re.compile(r"SIP/[0-9]+\.[0-9]+", re.IGNORECASE)
@@ -57,7 +67,6 @@ _OPTIONAL: dict[str, Field[Any]] = {
 _SCHEMES = frozenset(("sip", "sips", "tel"))
 # Stands for a Request-URI that cannot be read; nothing that can be parsed equals it.
 UNREADABLE = Uri(scheme="")
-_M = TypeVar("_M", Request, Response)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +79,7 @@ class Limits:
 
 
 DEFAULT_LIMITS = Limits()
+_NO_LIMITS = Limits(message_bytes=sys.maxsize, header_fields=sys.maxsize, line_bytes=sys.maxsize)
 
 
 class MalformedMessage(RemoteProtocolError):
@@ -114,6 +124,15 @@ def parse_datagram(data: bytes, limits: Limits = DEFAULT_LIMITS) -> Request | Re
     elif length > len(body):
         raise opening.malformed("Body shorter than Content-Length")
     return opening.message(body[:length])
+
+
+def reread(data: bytes) -> Request | Response:
+    """A message of ours without its body, from its bytes: of any size, and its fields are not looked at.
+
+    For what a response copies may be malformed (RFC 3261 section 8.2.6.2), and what we add may go beyond the limits.
+    What is malformed raises RemoteProtocolError when it is asked for.
+    """
+    return _Opening(data.partition(b"\r\n\r\n")[0], _NO_LIMITS).unchecked()
 
 
 class StreamParser:
@@ -252,11 +271,13 @@ class _Opening:
         if self._fault is not None:
             raise self.malformed(self._fault[0], status=self._fault[1])
         try:
-            if self._start[:4].upper() == "SIP/":
-                return self._checked(self._response(body))
-            return self._checked(self._request(body))
+            return self._checked(self.unchecked(body))
         except RemoteProtocolError as error:
             raise self.malformed(error.reason, status=error.status) from error
+
+    def unchecked(self, body: bytes = b"") -> Request | Response:
+        """The message, whatever is in its header. Raises RemoteProtocolError without a start line."""
+        return self._response(body) if self._start[:4].upper() == "SIP/" else self._request(body)
 
     def _response(self, body: bytes) -> Response:
         match = _STATUS_LINE.fullmatch(self._start)
@@ -285,7 +306,7 @@ class _Opening:
             raise RemoteProtocolError("Malformed request line")
         return parts[0], parts[1], parts[2]
 
-    def _checked(self, message: _M) -> _M:
+    def _checked(self, message: Request | Response) -> Request | Response:
         headers = message.headers
         for field in _MANDATORY:
             headers.read(field)

@@ -18,7 +18,7 @@ from typing import Any
 
 from .connection import Closing, Connection, Received, StreamLimits, return_flow
 from .message import Request
-from .parser import parse_datagram
+from .parser import reread
 from .tls import Contexts
 from .transaction import Flow, Schedule
 
@@ -278,7 +278,7 @@ class Streams:
             stream.flows.add(flow)
             stream.send(data)
         elif data.strip():
-            message = parse_datagram(data)
+            message = reread(data)
             if isinstance(message, Request):
                 self._start(self._send_on(data, message, flow))
             else:
@@ -420,14 +420,16 @@ class Streams:
     def _tick(self) -> None:
         self._timer = None
         now = self.now()
-        for connection in self._schedule.due(now):
-            assert isinstance(connection, Connection)
-            stream = self._of_connection[connection]
-            needed = {flow for flow in stream.flows if self._needed(flow)}
-            stream.flows = {stream.flow, *needed}
-            connection.handle_timer(now, needed=bool(needed))
-            self.attend(stream)
-        self._set_timer()
+        try:
+            for connection in self._schedule.due(now):
+                assert isinstance(connection, Connection)
+                stream = self._of_connection[connection]
+                needed = {flow for flow in stream.flows if self._needed(flow)}
+                stream.flows = {stream.flow, *needed}
+                connection.handle_timer(now, needed=bool(needed))
+                self.attend(stream)
+        finally:
+            self._set_timer()
 
     async def close(self) -> None:
         """Stop listening, send what has been written, and close every connection."""

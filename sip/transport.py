@@ -77,7 +77,7 @@ class Transport:
     welcome        says whether a connection from an address is taken; the host may put its own here
     addresses      where we listen by UDP and TCP, in the order of the request, with the ports that were really bound
     tls_addresses  where we listen by TLS, likewise
-    send_errors    datagrams that the kernel would not send; they count as lost on the way
+    send_errors    what could not be sent, such as datagrams that the kernel would not take; it counts as lost
     """
 
     def __init__(
@@ -257,9 +257,11 @@ class Transport:
                 self._deliver(event)
         finally:
             self._busy = False
-            for data, flow in self.agent.data_to_send():
-                self._send(data, flow)
-            self._set_timer()
+            try:
+                for data, flow in self.agent.data_to_send():
+                    self._try_to_send(data, flow)
+            finally:
+                self._set_timer()
 
     def _set_timer(self) -> None:
         at = self.agent.wake_at()
@@ -271,8 +273,10 @@ class Transport:
 
     def _tick(self) -> None:
         self._timer = None
-        self.agent.handle_timer(self.now())
-        self.flush()
+        try:
+            self.agent.handle_timer(self.now())
+        finally:
+            self.flush()
 
     def _readable(self, listener: _Listener) -> None:
         for _ in range(_BURST):
@@ -297,14 +301,22 @@ class Transport:
 
     async def _follow(self, request: Request, flow: Flow) -> Flow | None:
         """Where `request`, whose connection is lost, goes instead: where its next hop says that it is."""
-        hop = next_hop(request)
-        if hop.scheme != "sips":
-            # Its Via says already by which transport it goes.
-            hop = replace(hop, parameters=hop.parameters.with_("transport", flow.transport.lower()))
         try:
+            hop = next_hop(request)
+            if hop.scheme != "sips":
+                # Its Via says already by which transport it goes.
+                hop = replace(hop, parameters=hop.parameters.with_("transport", flow.transport.lower()))
             return (await self.flows(hop))[0]
         except SipError:
             return None
+
+    def _try_to_send(self, data: bytes, flow: Flow) -> None:
+        try:
+            self._send(data, flow)
+        except Exception as error:
+            # Whatever is wrong with one message, the others are sent, and the timers of all calls go on.
+            self.send_errors += 1
+            self._loop.call_exception_handler({"message": f"not sent along {flow}", "exception": error})
 
     def _send(self, data: bytes, flow: Flow) -> None:
         if flow.reliable:

@@ -54,7 +54,7 @@ class Admission:
     retry_after_s: int | None = None
 
 
-Admit = Callable[[Request, Flow, float], Admission]
+Admit = Callable[[Request | None, Flow, float], Admission]
 
 
 class UserAgentServer:
@@ -127,7 +127,8 @@ class UserAgentServer:
         self._tally.malformed += 1
         if error.request is not None:
             request = error.request.received_from(*source.remote)
-            if self._admit(request, source, now).status is None:
+            # Nothing in it can be relied on.
+            if self._admit(None, source, now).status is None:
                 self._tally.ignored += 1
             else:
                 reply = reply_flow(request.via, source)

@@ -15,6 +15,8 @@ from functools import partial
 from random import Random
 from typing import Any
 
+from mediaserver.admission import Gate
+from mediaserver.config import Config
 from sip import (
     Agent,
     Ended,
@@ -42,6 +44,7 @@ from sip.sdp import Capabilities, SessionDescription, answer, offer, settle
 US, PEER, STRANGER = ("192.0.2.1", 5060), ("192.0.2.2", 5060), ("198.51.100.9", 4711)
 FLOW = Flow("UDP", US, PEER)
 HERE = Capabilities(host="192.0.2.10", port=20000, session_id=77)
+GATE = Gate(Config.model_validate({"sip": {"networks": [f"{PEER[0]}/32"]}}), lambda host: None)
 REALM = Realm("example.com", secret=bytes(32))
 
 
@@ -185,13 +188,16 @@ class Siege:
     @staticmethod
     def fresh(*, guarded: bool) -> Agent:
         guard = Guard(realm=Realm("example.com", secret=bytes(32)), password_of={"alice": "wonderland"}.get)
-        return Agent(
+        agent = Agent(
             random=Random(1),
             serve_within=dict.fromkeys(("INFO", "MESSAGE", "REFER", "NOTIFY", "UPDATE"), ()),
             serve_outside={"MESSAGE": ("text/plain",), "REFER": ()},
             login_for=lambda request, flow: Login(username="alice", password="wonderland"),
             guard_of=(lambda request, flow: guard) if guarded else None,
         )
+        # As in the server: the stranger is refused, and whoever else begins something costs the gate a look.
+        agent.admit = GATE.judge
+        return agent
 
     # What the peer does.
 

@@ -57,6 +57,13 @@ def test_other_sources_are_refused_or_ignored_whatever_they_ask(host: str, metho
     assert asked(gate(networks=["203.0.113.0/24", "2001:db8::/32"]), method=method, host=host) == WELCOME
 
 
+@pytest.mark.parametrize(("host", "verdict"), [(AT_HOME, WELCOME), (ELSEWHERE, sip.Admission(status=403))])
+def test_what_cannot_be_read_is_judged_by_its_source_alone(host: str, verdict: sip.Admission) -> None:
+    full = gate(max_calls=1)
+    full.begin(AT_HOME, 0)
+    assert full.judge(None, sip.Flow("UDP", ("10.0.0.9", 5060), (host, 5060)), 0) == verdict
+
+
 def test_beyond_the_maximum_nobody_is_let_in_until_a_call_ends() -> None:
     door = gate(max_calls=2)
     calls = []

@@ -714,7 +714,8 @@ def test_cancel_and_the_copy_of_a_request_are_not_judged() -> None:
     side = Side()
     judged: list[str] = []
 
-    def admit(request: Request, flow: Flow, now: float) -> Admission:
+    def admit(request: Request | None, flow: Flow, now: float) -> Admission:
+        assert request is not None
         judged.append(request.method)
         return Admission()
 
@@ -724,6 +725,17 @@ def test_cancel_and_the_copy_of_a_request_are_not_judged() -> None:
     assert statuses(side.say(request("INVITE", branch="z9hG4bK-2"))) == [482]
     assert statuses(side.say(request("CANCEL", branch="z9hG4bK-1"))) == [200, 487]
     assert judged == ["INVITE"]
+
+
+def test_who_is_admitted_of_those_who_cannot_be_read_is_judged_by_the_source_alone() -> None:
+    side = Side()
+    judged: list[tuple[Request | None, Flow]] = []
+    side.agent.admit = lambda request, flow, now: judged.append((request, flow)) or Admission()
+    unreadable = request("INVITE").replace(b"To: <", b'To: "<')
+    side.agent.receive(unreadable, FLOW, 0.0)
+    ((answer, _),) = side.agent.data_to_send()
+    assert answer.startswith(b"SIP/2.0 400 ")
+    assert judged == [(None, FLOW)]
 
 
 def test_calls_that_are_up_do_not_notice_that_nobody_is_admitted() -> None:

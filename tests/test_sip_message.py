@@ -140,6 +140,9 @@ def test_a_failure_and_a_100_carry_no_record_route_and_a_100_the_timestamp() -> 
         ("<sip:bob@a;tag=uri>", "<sip:bob@a;tag=uri>;tag=b2"),
         ('";tag=no" <sip:bob@a>', '";tag=no" <sip:bob@a>;tag=b2'),
         ('"unbalanced <sip:bob@a>', '"unbalanced <sip:bob@a>;tag=b2'),
+        ("<sip:bob@a>;tag", "<sip:bob@a>;tag"),
+        ("<sip:bob@a>;x=y;tag ;z", "<sip:bob@a>;x=y;tag ;z"),
+        ("<sip:bob@a>;tagged", "<sip:bob@a>;tagged;tag=b2"),
     ],
 )
 def test_a_to_tag_is_added_once(to: str, tagged: str) -> None:

@@ -323,6 +323,51 @@ async def test_a_response_whose_connection_is_lost_goes_to_the_port_of_the_via()
         assert await second.status() == 486
 
 
+@pytest.mark.conformance(
+    "RFC 3261", "18.2.2", "a response whose connection is lost goes to the source address and the port of the sent-by"
+)
+@pytest.mark.parametrize(
+    ("old", "new", "status"),
+    [
+        (b"Call-ID: c1", b"Record-Route: <sip:10.0.0.1;lr>\r\n" * 249 + b"Call-ID: c1", b"200"),
+        (b"To: <sip:us@127.0.0.1>", b"To: <sip:us@127.0.0.1>;tag", b"400"),
+        (b"To: <sip:us@127.0.0.1>", b'To: "<sip:us@127.0.0.1>', b"400"),
+    ],
+    ids=["as large as may be", "a tag without a value", "a To that cannot be read"],
+)
+async def test_what_a_response_copies_does_not_keep_it_from_another_connection(
+    old: bytes, new: bytes, status: bytes
+) -> None:
+    answering = Ear(lambda event: transport.answer(event.call, body=b"v=0") if isinstance(event, Offered) else None)
+    async with listening(ear=answering) as (transport, _), peer_listening() as (address, peers):
+        lost = Flow("TCP", transport.addresses[0], ("127.0.0.1", 1), connection=1000)
+        request = message("INVITE", via=f"127.0.0.1:{address[1]}").replace(old, new)
+        transport.agent.receive(request, lost, transport.now())
+        transport.flush()
+        async with asyncio.timeout(5):
+            second = await peers.get()
+            while not (data := await second.reader.read(65536)).count(b"SIP/2.0 " + status):
+                assert data
+        assert transport.send_errors == 0
+
+
+async def test_a_message_that_cannot_be_sent_costs_nobody_a_timer() -> None:
+    """Whatever the fault: the next message goes out, and the deadlines of all calls are kept."""
+    async with listening() as (transport, ear):
+        told: list[dict[str, Any]] = []
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: told.append(context))
+        with plain_socket() as sock:
+            unknown = Flow("UDP", ("192.0.2.1", 1), sock.getsockname())
+            place(transport, unknown)
+            place(transport, transport.flow_to(*sock.getsockname()))
+            loop = asyncio.get_running_loop()
+            async with asyncio.timeout(5):
+                first = await loop.sock_recv(sock, 65536)
+                assert await loop.sock_recv(sock, 65536) == first
+        await ear.wait_for(Ended)
+        assert transport.send_errors == len(told) > 0
+
+
 # --- Requests of ours
 
 
