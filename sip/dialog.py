@@ -256,8 +256,10 @@ def hop_address(hop: Uri, source: Flow, via: Via | None) -> tuple[str, int]:
     """Where to send for `hop`: to the address it states, unless the peer is plainly behind a NAT.
 
     Then only the source of what it sent reaches it. Signs of a NAT: the Via is not true of the source (RFC 3581), or
-    the stated address is a private one and not the source. A host name goes to the source as well: resolving is not
-    done here, and a peer is the most likely to be where it was last heard of.
+    the stated address is a private one and the source is none. Within a private network, a peer behind a proxy that
+    did not record its route is where it says (RFC 3261 section 12.2.1.1); but an address that nobody else can reach,
+    of the peer's loopback or link, is not. A host name goes to the source as well: resolving is not done here, and a
+    peer is the most likely to be where it was last heard of.
     """
     if source.reliable:
         return source.remote
@@ -266,11 +268,21 @@ def hop_address(hop: Uri, source: Flow, via: Via | None) -> tuple[str, int]:
     except ValueError:
         return source.remote
     same_host = _same_host(hop.host, source.remote[0])
-    if not same_host and not address.is_global:
+    if not same_host and not (address.is_global or _within_reach(address, source)):
         return source.remote
     if via is not None and _translated(via, source):
         return source.remote
     return (source.remote[0] if same_host else hop.host, _port(hop))
+
+
+def _within_reach(address: ipaddress.IPv4Address | ipaddress.IPv6Address, source: Flow) -> bool:
+    """Whether a private address can be meant for us, who hear its owner from `source`."""
+    if address.is_loopback or address.is_link_local or address.is_unspecified or address.is_multicast:
+        return False
+    try:
+        return not ipaddress.ip_address(source.remote[0]).is_global
+    except ValueError:
+        return False
 
 
 def _port(hop: Uri) -> int:

@@ -76,4 +76,5 @@ class Identity:
         advertised = self._advertise
         if advertised is None or (":" in advertised[0]) != (":" in flow.local[0]):
             return self._reached_at.get(flow, flow.local)
-        return advertised
+        # What `advertise` says the port of is where we listen by UDP and TCP.
+        return (advertised[0], flow.local[1]) if flow.transport == "TLS" else advertised

@@ -1289,8 +1289,15 @@ NAT_SOURCE = ("8.8.4.4", 4711)
         ("8.8.4.4:4711", "<sip:a@phone.example>", NAT_SOURCE, NAT_SOURCE),
         ("8.8.4.4:4711", "<sip:a@8.8.4.4:5062>", NAT_SOURCE, ("8.8.4.4", 5062)),
         ("8.8.4.4:4711", "<sip:a@9.9.9.9>", NAT_SOURCE, ("9.9.9.9", 5060)),
+        ("10.0.0.1", "<sip:a@10.0.0.2>", ("10.0.0.1", 5060), ("10.0.0.2", 5060)),
+        ("172.17.0.2", "<sip:a@172.17.0.2>", ("10.0.0.1", 4711), ("10.0.0.1", 4711)),
+        ("10.0.0.1", "<sip:a@127.0.0.1>", ("10.0.0.1", 5060), ("10.0.0.1", 5060)),
+        ("10.0.0.1", "<sip:a@[fe80::1]>", ("10.0.0.1", 5060), ("10.0.0.1", 5060)),
     ],
-    ids=["all private", "private Contact", "translated port", "name", "other port", "public Contact"],
+    ids=[
+        *("all private", "private Contact", "translated port", "name", "other port", "public Contact"),
+        *("a proxy of the same network", "a NAT within it", "loopback", "link-local"),
+    ],
 )
 def test_requests_within_a_dialog_go_to_the_contact_unless_that_is_behind_a_nat(
     via: str, contact: str, source: tuple[str, int], remote: tuple[str, int]
@@ -1321,6 +1328,23 @@ def test_the_advertised_address_is_in_via_and_contact() -> None:
     assert (invite.via.host, invite.via.port) == ("203.0.113.5", 5999)
 
 
+def test_an_ack_past_a_proxy_of_a_private_network_goes_to_the_contact() -> None:
+    """RFC 3261 section 12.2.1.1: without a route set, whoever passed the INVITE on gets nothing more."""
+    side = Side()
+    _, invite = side.calling()
+    side.say(accept(invite, contact="<sip:bob@10.0.0.2:5062>"), FLOW._replace(remote=("10.0.0.1", 5060)))
+    assert side.sent[-1][2].remote == ("10.0.0.2", 5062)
+
+
+def test_by_tls_the_advertised_address_has_the_port_that_is_listened_on_by_tls() -> None:
+    side = Side(advertise=("203.0.113.5", 5999))
+    flow = Flow("TLS", ("192.0.2.1", 5061), PEER)
+    side.agent.invite(0.0, BOB, flow, from_=ALICE, body=OFFER)
+    invite = only(side.hear())
+    assert (invite.via.host, invite.via.port) == ("203.0.113.5", 5061)
+    assert str(invite.contact) == "<sip:203.0.113.5:5061;transport=tls>"
+
+
 def test_an_advertised_ipv4_address_is_not_told_to_ipv6_peers() -> None:
     side = Side(advertise=("203.0.113.5", 5999))
     flow = Flow("UDP", ("2001:db8::1", 5060), ("2001:db8::2", 5060))
@@ -1343,8 +1367,7 @@ def test_a_callee_sends_requests_along_the_record_route() -> None:
     bye = only(side.do(side.agent.bye, call))
     assert [str(route.uri) for route in bye.route] == ["sip:192.0.2.7;lr", "sip:192.0.2.8;lr"]
     assert str(bye.uri) == "sip:alice@192.0.2.2"
-    # 192.0.2.0/24 is not globally routable: an address of it that is not the source counts as behind a NAT.
-    assert side.sent[-1][2].remote == PEER
+    assert side.sent[-1][2].remote == ("192.0.2.7", 5060)
 
 
 @pytest.mark.conformance("RFC 3261", "12.1.2", "the route set of a caller is the Record-Route reversed")

@@ -8,7 +8,21 @@ import pytest
 
 from sip import Answered, Cause, Ended, Flow, Refused, Request, Responded, Uri
 from sip.digest import Keyring, Login
-from tests.test_sip_agent import ALICE, ANSWER, BOB, OFFER, PEER, US, Side, accept, only, request, respond, statuses
+from tests.test_sip_agent import (
+    ALICE,
+    ANSWER,
+    BOB,
+    FLOW,
+    OFFER,
+    PEER,
+    US,
+    Side,
+    accept,
+    only,
+    request,
+    respond,
+    statuses,
+)
 
 TCP = Flow("TCP", US, PEER)
 
@@ -217,6 +231,7 @@ def test_other_requests_have_several_targets_too() -> None:
 # --- Large requests: RFC 3261 section 18.1.1
 
 UDP = Flow("UDP", US, PEER)
+BEHIND_NAT = UDP._replace(remote=("8.8.4.4", 4711))
 
 
 def large(side: Side, target: Uri = BOB, flow: Flow = UDP, size: int = 2000) -> list[Request]:
@@ -263,10 +278,10 @@ def test_whoever_asks_for_udp_gets_udp() -> None:
 
 
 def test_a_large_request_within_a_call_goes_by_tcp_unless_there_is_a_nat() -> None:
-    for contact, transport in (("<sip:bob@192.0.2.2>", "TCP"), ("<sip:bob@10.0.0.1>", "UDP")):
+    for source, transport in ((PEER, "TCP"), (("8.8.4.4", 4711), "UDP")):
         side = Side()
         call, invite = side.calling()
-        side.say(accept(invite, contact=contact))
+        side.say(accept(invite, contact="<sip:bob@192.0.2.2>"), FLOW._replace(remote=source))
         side.event()
         reinvite = only(side.do(side.agent.reoffer, call, body=b"x" * 2000))
         assert reinvite.via.transport == transport
@@ -322,7 +337,7 @@ def test_credentials_may_make_a_request_large() -> None:
         ("<sips:a@8.8.4.4>", UDP, Flow("TLS", US, ("8.8.4.4", 5061))),
         ("<sip:a@192.0.2.2;transport=udp>", UDP, UDP),
         # Behind a NAT only the source is there to be reached, as it was.
-        ("<sip:a@10.0.0.1;transport=tcp>", UDP, UDP),
+        ("<sip:a@10.0.0.1;transport=tcp>", BEHIND_NAT, BEHIND_NAT),
         ("<sip:a@pbx.example;transport=tcp>", UDP, UDP),
         # A connection is there already.
         ("<sip:a@192.0.2.2;transport=udp>", TCP._replace(connection=3), TCP._replace(connection=3)),
