@@ -36,6 +36,8 @@ __all__ = [
 
 # Algorithm, in upper case -> name in hashlib.
 ALGORITHMS = {"MD5": "md5", "SHA-256": "sha256", "SHA-512-256": "sha512_256"}
+# RFC 8760 section 2.3: the strongest first; OpenSSL may have been built without the first one.
+STRONGEST_FIRST = tuple(name for name in reversed(ALGORITHMS) if ALGORITHMS[name] in hashlib.algorithms_available)
 _SESSION = "-SESS"
 
 _SCHEME = re.compile(r"[ \t]*Digest[ \t]+", re.IGNORECASE)
@@ -322,7 +324,7 @@ class Realm:
         name: str,
         *,
         secret: bytes,
-        algorithms: tuple[str, ...] = ("SHA-256", "MD5"),
+        algorithms: tuple[str, ...] = STRONGEST_FIRST,
         nonce_lifetime_s: float = 300.0,
         remembered: int = 10_000,
     ) -> None:
