@@ -222,7 +222,8 @@ def text_of(media_type: str, data: bytes, *, charset: str, voice: str = "default
         )
     try:
         return Text(text=data.decode(charset), ssml=TEXT_TYPES[media_type], voice=voice, language=language)
-    except (UnicodeDecodeError, LookupError):
+    except (ValueError, LookupError):
+        # Some of Python's codecs raise UnicodeError itself, and a NUL in their names ValueError.
         raise sip.RemoteProtocolError(f"The text is not {charset[:20]!r}", status=400) from None
 
 
