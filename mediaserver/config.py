@@ -356,15 +356,25 @@ class Http(Section):
     token_file             more [[token]]s, in a TOML file of their own, which SIGHUP has read anew
     allow_unauthenticated  without any token, listen beyond this machine all the same
     cors_origins           of other sites' pages that may ask from a browser
+    tls_certificate, tls_key
+                           PEM files, with which it is HTTPS; the key may be in the file of the certificate
     """
 
     listen: ListenAddress = Address(host="127.0.0.1", port=8080)
     token_file: Path | None = None
     allow_unauthenticated: bool = False
     cors_origins: tuple[Annotated[str, AfterValidator(_check_origin)], ...] = ()
+    tls_certificate: Path | None = None
+    tls_key: Path | None = None
     max_text_chars: int = Field(default=5000, ge=1, le=1_000_000)
     max_body_bytes: int = Field(default=65536, ge=1024, le=16 * 1024 * 1024)
     max_concurrent: int = Field(default=64, ge=1)
+
+    @model_validator(mode="after")
+    def _tls_is_complete(self) -> Http:
+        if self.tls_key is not None and self.tls_certificate is None:
+            raise ValueError("tls_key takes tls_certificate")
+        return self
 
 
 class Rtp(Section):

@@ -8,6 +8,7 @@ import os
 import random
 import resource
 import signal
+import ssl
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
@@ -56,6 +57,24 @@ class StartError(Exception):
     """The server cannot start; the message says why, and what to do."""
 
 
+class Certificate:
+    """The certificate of HTTPS, as it was read last."""
+
+    def __init__(self, settings: config.Http) -> None:
+        """Raises sip.TlsError when it cannot be used."""
+        self._tls = _web_tls(settings)
+        self._context = self._tls.load().server
+
+    def reload(self) -> None:
+        """Read it anew. Raises sip.TlsError, and then what was read before stays."""
+        self._context = self._tls.load().server
+
+    def context(self) -> ssl.SSLContext:
+        """For a connection that begins now."""
+        assert self._context is not None, "it is made of a certificate"
+        return self._context
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Server:
     """A running server: where it listens, and its parts; `sips_address` is None without TLS."""
@@ -71,6 +90,7 @@ class Server:
     trunks: Trunks
     pushes: Pushes
     gate: http_api.Gate
+    certificate: Certificate | None
 
     def reload(self) -> None:
         """Read the tokens anew, and the certificates for new connections; what cannot be used stays as it was."""
@@ -80,12 +100,16 @@ class Server:
             log.error("the tokens are not read anew: the old ones stay", reason=str(error))
         else:
             log.info("the tokens are read anew")
-        try:
-            self.transport.reload()
-        except sip.TlsError as error:
-            log.error("the certificates are not read anew: the old ones stay", reason=str(error))
-        else:
-            log.info("the certificates are read anew")
+        reloads = {"sip": self.transport.reload}
+        if self.certificate is not None:
+            reloads["http"] = self.certificate.reload
+        for stack, reload in reloads.items():
+            try:
+                reload()
+            except sip.TlsError as error:
+                log.error("the certificates are not read anew: the old ones stay", stack=stack, reason=str(error))
+            else:
+                log.info("the certificates are read anew", stack=stack)
 
     async def drain(self, hurry: asyncio.Event) -> None:
         """Take no new work, and return when what there is has ended, sip.drain_s are over, or `hurry` is set."""
@@ -108,7 +132,7 @@ class Server:
         ports = self.settings.rtp.ports
         here = "127.0.0.1" if self.sip_address.host == "0.0.0.0" else self.sip_address.host
         uri = f"sip:hello@{config.Address(host=here, port=self.sip_address.port)}"
-        web = f"http://{self.http_address}"
+        web = f"http{'s' if self.certificate else ''}://{self.http_address}"
         tls = f", tls {self.sips_address}" if self.sips_address is not None else ""
         token = " -H 'Authorization: Bearer TOKEN'" if self.gate.guarded else ""
         command = sys.argv[0] if Path(sys.argv[0]).name == "mediaserver" else "mediaserver"
@@ -134,6 +158,8 @@ async def problems(settings: config.Config) -> list[str]:
             settings.bearers()
         with _naming("sip.tls"):
             _tls(settings.sip).load()
+        with _naming("http.tls"):
+            _web_tls(settings.http).load()
         with _naming("engine"):
             async with open_engine(settings.engine) as engine:
                 return (await _rehearse(settings.route, engine))[1]
@@ -197,6 +223,10 @@ def _tls(settings: config.Sip) -> sip.Tls:
     )
 
 
+def _web_tls(settings: config.Http) -> sip.Tls:
+    return sip.Tls(certificate=settings.tls_certificate, key=settings.tls_key, alpn=("http/1.1",))
+
+
 async def serve(settings: config.Config, *, banner: Callable[[str], None]) -> None:
     """Run until SIGTERM or SIGINT, let the calls finish what they say, and return; a second signal hurries.
 
@@ -251,6 +281,8 @@ async def running(settings: config.Config) -> AsyncIterator[Server]:
         raise StartError(str(error)) from error
     with _naming("http.token_file"):
         gate = http_api.Gate(settings.bearers(), origins=settings.http.cors_origins)
+    with _naming("http.tls"):
+        certificate = Certificate(settings.http) if settings.http.tls_certificate is not None else None
     _raise_file_limit(settings.sip)
     async with AsyncExitStack() as stack:
         with _naming("engine"):
@@ -373,7 +405,12 @@ async def running(settings: config.Config) -> AsyncIterator[Server]:
         )
         with _naming("http.listen"):
             web = await stack.enter_async_context(
-                http_api.serve(app, settings.http.listen.host, settings.http.listen.port)
+                http_api.serve(
+                    app,
+                    settings.http.listen.host,
+                    settings.http.listen.port,
+                    tls=None if certificate is None else certificate.context,
+                )
             )
         if not endpoint.counters().realtime:
             log.warning(
@@ -398,4 +435,5 @@ async def running(settings: config.Config) -> AsyncIterator[Server]:
             trunks=trunks,
             pushes=pushes,
             gate=gate,
+            certificate=certificate,
         )

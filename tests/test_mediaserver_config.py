@@ -76,6 +76,7 @@ def test_the_environment_wins_over_the_file(tmp_path: Path) -> None:
         ('[sip]\nlisten = "1.2.3.4:70000"', "sip.listen.port: "),
         ('[sip]\ntls_listen = "0.0.0.0:5061"', "sip: tls_listen takes tls_certificate"),
         ('[sip]\ntls_key = "key.pem"', "sip: tls_key takes tls_certificate"),
+        ('[http]\ntls_key = "key.pem"', "http: tls_key takes tls_certificate"),
         ("[sip]\nmin_se_s = 89", "sip.min_se_s: "),
         ("[sip]\nmin_se_s = 2000", "sip: session_expires_s is 0 (no timer of our own) or at least min_se_s"),
         ("[sip]\nlissten = 1", "sip.lissten: unknown key"),
