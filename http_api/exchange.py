@@ -53,7 +53,7 @@ def exchange(control: SpeechControl, entrance: Entrance) -> Middleware:
         began = time.perf_counter()
         request[REQUEST_ID] = request_id(request)
         request[BESIDE] = entrance.beside(request)
-        outcome = CLIENT_CLOSED
+        outcome, made = CLIENT_CLOSED, ""
         try:
             try:
                 response = await handler(request)
@@ -69,6 +69,7 @@ def exchange(control: SpeechControl, entrance: Entrance) -> Middleware:
                 return respond(problem, request[REQUEST_ID])
             else:
                 late = request.get(FAILURE)
+                made = response.headers.get("Location", "")
                 outcome = response.status if late is None else _translate(late, request).status
                 return response
         finally:
@@ -76,7 +77,7 @@ def exchange(control: SpeechControl, entrance: Entrance) -> Middleware:
             endpoint = request.match_info.route.name or ""
             if endpoint in OBSERVED and request.method == "POST":
                 control.observe_request(endpoint=endpoint, status=outcome, latency_ms=elapsed_ms)
-            _log(request, endpoint, outcome, elapsed_ms)
+            _log(request, endpoint, outcome, elapsed_ms, made)
 
     return run
 
@@ -119,14 +120,19 @@ def _cut(request: web.Request) -> None:
         request.transport.abort()
 
 
-def _log(request: web.Request, endpoint: str, status: int, elapsed_ms: float) -> None:
-    """One line, or two. Neither the query nor a body is in it, and the path is as it came, percent-encoded."""
+def _log(request: web.Request, endpoint: str, status: int, elapsed_ms: float, made: str) -> None:
+    """One line, or two. Neither the query nor a body is in it, and the path is as it came, percent-encoded.
+
+    made  the path of what the request brought into being
+    """
     path = request.rel_url.raw_path[:MAX_PATH_CHARS]
     client = request.get(CLIENT)
     who = {"client": client.name if client else "", "remote": request.remote, "request_id": request[REQUEST_ID]}
     route = request.get(ROUTE)
     if route is not None and route.access in AUDITED:
-        audit.info("%s %d", route.id, status, extra={"action": route.id, "path": path, "status": status, **who})
+        audit.info(
+            "%s %d", route.id, status, extra={"action": route.id, "path": path, "made": made, "status": status, **who}
+        )
     access.log(
         logging.DEBUG if endpoint in POLLED else logging.INFO,
         "%s %s %d %.1f ms",

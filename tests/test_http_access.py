@@ -348,6 +348,19 @@ async def test_what_changes_something_leaves_an_audit_line(caplog: pytest.LogCap
     ]
 
 
+async def test_an_audit_line_names_what_was_made(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    async with running(says(SPEECH), gate=gate()) as api:
+        form = aiohttp.FormData(default_to_multipart=True)
+        form.add_field("name", "Ada")
+        form.add_field("file", b"RIFF", filename="a.wav")
+        async with api.client.post("/v1/speakers", data=form, headers=bearing("admin")) as response:
+            assert response.status == 201
+    (line,) = [record for record in caplog.records if record.name == "http_api.audit"]
+    assert (vars(line)["action"], vars(line)["made"]) == ("post_speakers", f"/v1/speakers/{SPEAKER.id}")
+    assert "Ada" not in str(vars(line))
+
+
 async def test_an_audit_line_has_no_spoken_text(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     async with running(says(SPEECH), gate=gate()) as api:

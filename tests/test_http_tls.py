@@ -15,7 +15,7 @@ import pytest
 from http_api import ApiLimits, Listening, make_app, serve
 from mediaserver import config, server
 
-from .http_support import ENCODE, ENCODERS, VERSION, Endless, FakeControl, Script, ramp, says
+from .http_support import ENCODE, ENCODERS, VERSION, Endless, FakeCalls, FakeControl, Script, ramp, says
 from .live import serving, settings
 from .test_command_line import served
 from .test_http_limits import ORDER
@@ -50,7 +50,14 @@ def context(authority: Authority) -> Callable[[], ssl.SSLContext]:
 
 @asynccontextmanager
 async def running(script: Script, authority: Authority, **limits: float) -> AsyncIterator[Listening]:
-    app = make_app(FakeControl(script), version=VERSION, encode=ENCODE, encoders=ENCODERS, limits=ApiLimits(**limits))
+    app = make_app(
+        FakeControl(script),
+        calls=FakeCalls(),
+        version=VERSION,
+        encode=ENCODE,
+        encoders=ENCODERS,
+        limits=ApiLimits(**limits),
+    )
     async with serve(app, "127.0.0.1", 0, grace_s=1.0, tls=context(authority)) as listening:
         yield listening
 
