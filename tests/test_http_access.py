@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import hmac
 import logging
@@ -11,9 +12,11 @@ from typing import Any
 import aiohttp
 import openai
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from http_api import ROLES, Gate, Token
-from http_api.access import Budget, Guesses
+from http_api.access import Budget, Client, Guesses
 from http_api.app import make_app
 from http_api.problem import Problem
 from http_api.route import Access
@@ -198,12 +201,43 @@ async def test_what_comes_in_a_header_is_in_no_header_that_leaves(break_: str) -
     async with running(says(), gate=Gate([token("a", "read")], origins=["https://good.example"])) as api:
         for name in ("Authorization", "Origin", "Sec-WebSocket-Protocol"):
             reader, writer = await api.dial()
-            head = f"GET /metrics HTTP/1.1\r\nHost: api\r\n{name}: Bearer abc{break_}\r\n\r\n"
+            head = f"GET /metrics HTTP/1.1\r\nHost: api\r\n{name}: Bearer smuggled{break_}\r\n\r\n"
             writer.write(head.encode())
             status, headers, body = await read_response(reader)
             assert status in (400, 401)
             assert "x-injected" not in headers
-            assert b"abc" not in body
+            assert b"smuggled" not in body
+
+
+@given(
+    authorization=st.lists(st.text(), max_size=2),
+    protocols=st.lists(st.text(), max_size=2),
+    guarded=st.booleans(),
+)
+@example(authorization=["Bearer \ud800"], protocols=[], guarded=True)
+@example(authorization=[], protocols=["mediaserver, bearer.\ud800"], guarded=True)
+def test_whatever_is_presented_is_answered(authorization: list[str], protocols: list[str], guarded: bool) -> None:
+    asked = gate() if guarded else Gate()
+    told: Problem | Client
+    try:
+        told = asked.client(authorization=authorization, protocols=protocols, address="192.0.2.1")
+    except Problem as problem:
+        told = problem
+    if isinstance(told, Problem):
+        assert told.status in (400, 401)
+        assert told.headers["WWW-Authenticate"].startswith(CHALLENGE)
+        assert told.headers["WWW-Authenticate"].isascii()
+    else:
+        assert not guarded, "nobody guesses a token"
+        assert (told.name, told.opens) == ("", frozenset(Access))
+
+
+@given(origin=st.text(), host=st.text(), guarded=st.booleans())
+def test_whatever_origin_a_page_has_it_is_judged(origin: str, host: str, guarded: bool) -> None:
+    listed = Gate([token("a", "read")] if guarded else [], origins=["https://good.example"])
+    with contextlib.suppress(Problem):
+        listed.check_origin(origin, host)
+    assert "Access-Control-Allow-Origin" not in listed.cors(origin)
 
 
 # Comparison
