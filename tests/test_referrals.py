@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -13,6 +14,7 @@ import sip
 from mediaserver import server
 from mediaserver.call import TABLE, CallState
 from mediaserver.config import Sip
+from sip.parser import parse_datagram
 from tests.live import OFFER, Ear, invited, likeness, serving, spoken, until_calls
 
 TEXT = "The quick brown fox jumps over the lazy dog."
@@ -271,17 +273,102 @@ async def ordered_anew(running: server.Server, target: str) -> sip.Response:
         return await ordered(running, other, target)
 
 
+class Boss(asyncio.DatagramProtocol):
+    """Refers a server to somebody from outside of any call, and answers each NOTIFY with 200, on the bare wire.
+
+    status  of the response to the REFER, 0 before that
+    told    the Subscription-State and the status line of each NOTIFY, in the order of their CSeq
+    """
+
+    def __init__(self) -> None:
+        self.status = 0
+        self.told: list[tuple[str, str]] = []
+        self._key = secrets.token_hex(8)
+        self._sequence = 0
+        self._over = asyncio.Event()
+        self.wire: asyncio.DatagramTransport
+
+    def refer(self, running: server.Server, target: str) -> None:
+        host, port = self.wire.get_extra_info("sockname")
+        self.wire.sendto(
+            (
+                f"REFER sip:server@{running.sip_address} SIP/2.0\r\n"
+                f"Via: SIP/2.0/UDP {host}:{port};branch=z9hG4bK{self._key}\r\nMax-Forwards: 70\r\n"
+                f"From: <sip:boss@{host}>;tag=1\r\nTo: <sip:server@{host}>\r\nCall-ID: {self._key}\r\nCSeq: 1 REFER\r\n"
+                f"Contact: <sip:boss@{host}:{port}>\r\nRefer-To: <{target}>\r\nReferred-By: <sip:boss@{host}>\r\n\r\n"
+            ).encode()
+        )
+
+    def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
+        message = parse_datagram(data)
+        if isinstance(message, sip.Response):
+            self.status = message.status
+            return
+        assert (message.method, message.to.tag, message.call_id) == ("NOTIFY", "1", self._key)
+        assert message.headers.get("Event") == "refer"
+        if message.cseq.number > self._sequence:
+            self._sequence = message.cseq.number
+            state = message.headers.get("Subscription-State") or ""
+            self.told.append((state, message.body.decode().strip()))
+        self.wire.sendto(message.response(200).serialise())
+        if self.told[-1][0].startswith("terminated"):
+            self._over.set()
+
+    async def told_all(self) -> list[str]:
+        """The status lines of the NOTIFYs, once the last has come; only that one ends the subscription."""
+        async with asyncio.timeout(20):
+            await self._over.wait()
+        states = [state for state, _ in self.told]
+        assert states == ["active;expires=60"] * (len(states) - 1) + ["terminated;reason=noresource"]
+        return [line for _, line in self.told]
+
+
+@asynccontextmanager
+async def boss_of(running: server.Server, target: str) -> AsyncIterator[Boss]:
+    """Somebody who has just referred the server to `target`."""
+    loop = asyncio.get_running_loop()
+    wire, boss = await loop.create_datagram_endpoint(Boss, remote_addr=("127.0.0.1", running.sip_address.port))
+    boss.wire = wire
+    try:
+        boss.refer(running, target)
+        yield boss
+    finally:
+        wire.close()
+
+
+async def until_forgotten(running: server.Server) -> None:
+    """Wait until no call, and no dialog of a REFER, is left."""
+    async with asyncio.timeout(10):
+        while running.transport.agent.counters().dialogs:  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+    assert len(running.switchboard) == 0
+
+
+@pytest.mark.conformance("RFC 3515", "2.4.4", "an accepted REFER gets 202 and then a NOTIFY at once")
+@pytest.mark.conformance("RFC 3515", "2.4.7", "the last NOTIFY has the final status: terminated;reason=noresource")
 async def test_outside_of_calls_a_number_is_called_and_told_something() -> None:
-    async with serving(sip=TRUSTED) as running, phone() as boss, phone() as callee:
-        accepted = await ordered(running, boss, f"{callee.uri}?{said(WORDS)}", ("Referred-By", "<sip:boss@127.0.0.1>"))
-        assert accepted.status == 202
-        offered = await callee.until(sip.Offered)
-        assert isinstance(offered, sip.Offered)
-        assert offered.request.headers.get("Referred-By") == "<sip:boss@127.0.0.1>"
-        assert offered.request.from_.uri.user == "server"
-        await callee.until(sip.Ended)
+    async with serving(sip=TRUSTED) as running, phone() as callee:
+        async with boss_of(running, f"{callee.uri}?{said(WORDS)}") as boss:
+            offered = await callee.until(sip.Offered)
+            assert isinstance(offered, sip.Offered)
+            assert offered.request.headers.get("Referred-By") == "<sip:boss@127.0.0.1>"
+            assert offered.request.from_.uri.user == "server"
+            first, *between, last = await boss.told_all()
+            assert (boss.status, first, last) == (202, "SIP/2.0 100 Trying", "SIP/2.0 200 OK")
+            # It rings and is answered in one breath, so that the ringing may be old news.
+            assert between in ([], ["SIP/2.0 180 Ringing"])
+            await callee.until(sip.Ended)
         assert likeness(callee.ear.heard(), await spoken(running.engine, WORDS)) > 0.98
-        await until_calls(running, 0)
+        await until_forgotten(running)
+
+
+@pytest.mark.parametrize(("status", "line"), [(486, "486 Busy Here"), (603, "603 Decline")])
+async def test_outside_of_calls_a_refusal_is_told_to_the_end(status: int, line: str) -> None:
+    async with serving(engine={"name": "tone"}, sip=TRUSTED) as running, phone(status=status) as callee:
+        async with boss_of(running, f"{callee.uri}?{said(WORDS)}") as boss:
+            told = await boss.told_all()
+            assert (told[0], told[-1]) == ("SIP/2.0 100 Trying", f"SIP/2.0 {line}")
+        await until_forgotten(running)
 
 
 async def test_limits_of_a_trunk_bind_the_calls_that_we_place_there() -> None:
