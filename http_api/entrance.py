@@ -25,7 +25,7 @@ SAFE = frozenset({"GET", "HEAD"})
 ALLOWED_HEADERS = "Authorization, Content-Type, Idempotency-Key, Last-Event-ID, X-Request-Id"
 EXPOSED_HEADERS = (
     "Location, Retry-After, RateLimit, RateLimit-Policy, WWW-Authenticate, X-Request-Id, X-Model-Version, "
-    "X-Inference-Time-Ms, X-Audio-Duration-Ms, X-RTF, Idempotency-Replayed"
+    "X-Inference-Time-Ms, X-Audio-Duration-Ms, X-RTF, X-Cache, Idempotency-Replayed"
 )
 PREFLIGHT_MAX_AGE_S = 600
 

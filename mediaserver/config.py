@@ -672,5 +672,6 @@ def _explain(error: ValidationError) -> list[str]:
     for problem in error.errors(include_url=False, include_input=False):
         key = ".".join(str(part) for part in problem["loc"] if not UNION_MEMBER.match(str(part)))
         message = "unknown key" if problem["type"] == "extra_forbidden" else problem["msg"]
-        lines.append(f"{key}: {message.removeprefix('Value error, ')}")
+        said = message.removeprefix("Value error, ")
+        lines.append(f"{key}: {said}" if key else said)
     return lines

@@ -54,3 +54,5 @@ def configure(settings: config.Log) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(settings.level.upper())
+    # Who did what is not a matter of how much is to be told.
+    logging.getLogger("http_api.audit").setLevel("INFO")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 from collections.abc import Mapping
 from pathlib import Path
@@ -85,3 +86,15 @@ async def test_sighup_has_the_tokens_read_anew_and_no_secret_is_in_the_log(tmp_p
         _, log = await process.communicate()
     assert b"the tokens are read anew" in log
     assert b"0123456789abcdef" not in log
+
+
+async def test_an_audit_line_is_written_however_little_is_to_be_told() -> None:
+    async with served(LOG_LEVEL="error") as (process, listens):
+        async with aiohttp.ClientSession() as http, http.delete(f"{listens['http']}/v1/rtp/none") as response:
+            assert response.status == 404
+        process.terminate()
+        _, log = await process.communicate()
+    lines = [json.loads(line) for line in log.splitlines()]
+    assert [(line["logger"], line["action"], line["status"]) for line in lines] == [
+        ("http_api.audit", "delete_push", 404)
+    ]

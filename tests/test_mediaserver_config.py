@@ -223,7 +223,7 @@ def test_a_token_file_that_is_not_there_says_so() -> None:
 def test_access_that_cannot_be_meant_is_named(text: str, complaint: str, tmp_path: Path) -> None:
     with pytest.raises(config.ConfigError) as caught:
         load(text, tmp_path)
-    assert complaint in str(caught.value)
+    assert f"test.toml: {complaint}" in str(caught.value)
 
 
 @pytest.mark.parametrize(
