@@ -88,9 +88,16 @@ class Media:
         return self._described.serialise()
 
     def accept(self, answer: bytes) -> None:
-        """Take up the answer to `offer()`. Raises sip.RemoteProtocolError when it is not a usable one."""
+        """Take up the answer to `offer()`, or to our latest description sent once more; the same again changes nothing.
+
+        Raises sip.RemoteProtocolError when it is not a usable one.
+        """
         assert self._described is not None, "an answer follows an offer"
-        self._take_up(sdp.settle(self._described, sdp.SessionDescription.parse(answer), self._capabilities))
+        audio = sdp.settle(self._described, sdp.SessionDescription.parse(answer), self._capabilities)
+        # What the peer described meanwhile may come back as an offer.
+        self._offer = None
+        if audio != self.audio:
+            self._take_up(audio)
 
     def start(self) -> None:
         """Begin to send: from now on a packet goes out every ptime, unless the peer holds."""

@@ -123,7 +123,8 @@ class Progressed:
 class Answered:
     """A 2xx to our INVITE, `reoffer` or `update` came, which the method in the CSeq of the response tells.
 
-    Its body is the answer, unless that came before, in a reliable provisional response (RFC 3262 section 5).
+    Its body is the answer, unless that came before, in a reliable provisional response (RFC 3262 section 5). It is told
+    of a re-INVITE that only refreshes the session, too, if the peer answers with another description than before.
 
     offer  whether its body is an offer, because our INVITE had none: `acknowledge` it with the answer within 32*T1
     """

@@ -37,11 +37,13 @@ class Dialog:
     refers                           how many REFERs of the peer's have been accepted in it
     keyring                          what answers the challenges of its requests, None if nothing does
     exchange                         how far offer and answer have got
+    described                        the peer's latest offer or answer, accepted or not; b"" before the first one
     rseq                             CSeq number and RSeq of the peer's latest reliable provisional response, if any
     """
 
     __slots__ = (
         "call_id",
+        "described",
         "exchange",
         "flow",
         "keyring",
@@ -83,6 +85,7 @@ class Dialog:
         self.refers = 0
         self.keyring: Keyring | None = None
         self.exchange = exchange
+        self.described = b""
         self.rseq: tuple[int, int] | None = None
 
     @classmethod
@@ -104,6 +107,7 @@ class Dialog:
             routes=request.record_route,
             exchange=Exchange.OFFERED if request.body else Exchange.EMPTY,
         )
+        dialog.described = request.body
         dialog.flow = hop_flow(dialog.next_hop, source, request.via)
         return dialog
 
@@ -160,10 +164,11 @@ class Dialog:
         self.remote = response.headers.get("To") or ""
         self.refresh(response, source)
 
-    def take(self, happening: ExchangeInput) -> None:
-        """An offer or answer went by; one that is out of turn changes nothing (RFC 3261 section 13.2.1)."""
+    def take(self, happening: ExchangeInput, described: bytes = b"") -> None:
+        """An offer or answer went by, the peer's `described` in it; out of turn it changes nothing (section 13.2.1)."""
         if self.exchange.allows(happening):
             self.exchange = self.exchange.after(happening)
+            self.described = described or self.described
 
     def in_sequence(self, seq: int, rseq: int) -> bool:
         """Take a reliable provisional response into account; False if it is a copy or comes too early.

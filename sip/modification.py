@@ -125,7 +125,7 @@ class Modifications:
         if 200 <= response.status < 300:
             if dialog is not None:
                 dialog.refresh(response, source)
-                dialog.take(ExchangeInput.PEER_ANSWER)
+                dialog.take(ExchangeInput.PEER_ANSWER, response.body)
             if request.body:
                 call.local = (request.body, request.content_type)
             if call.up:

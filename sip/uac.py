@@ -291,11 +291,11 @@ class UserAgentClient:
         """Send PRACK (RFC 3262 section 4). True if it waits for the host, because the response makes an offer."""
         rack = f"{int(response.headers.get('RSeq') or 0)} {response.cseq}"
         if response.body and dialog.exchange is Exchange.EMPTY and call.state in (CallState.CALLING, CallState.RINGING):
-            dialog.take(ExchangeInput.PEER_OFFER)
+            dialog.take(ExchangeInput.PEER_OFFER, response.body)
             call.owing = Owing(transaction=transaction, dialog=dialog, rack=rack)
             return True
         if response.body:
-            dialog.take(ExchangeInput.PEER_ANSWER)
+            dialog.take(ExchangeInput.PEER_ANSWER, response.body)
         self._requests.send_prack(dialog, rack, now, NO_CONTENT)
         return False
 
@@ -329,12 +329,14 @@ class UserAgentClient:
             call.invite = None
             call.dialog = dialog
             call.early = {}
+            # RFC 4028 section 7.4: what was to refresh the session only has changed it nevertheless.
+            changed = call.state is CallState.REFRESHING and response.body not in (b"", dialog.described)
             if offers:
-                dialog.take(ExchangeInput.PEER_OFFER)
+                dialog.take(ExchangeInput.PEER_OFFER, response.body)
                 call.owing = Owing(transaction=transaction, dialog=dialog)
             elif transaction.request.body and call.updating is None:
                 # While an UPDATE of ours waits, the offer of the INVITE was answered before.
-                dialog.take(ExchangeInput.PEER_ANSWER if response.body else ExchangeInput.DROP)
+                dialog.take(ExchangeInput.PEER_ANSWER if response.body else ExchangeInput.DROP, response.body)
             if again and transaction.request.body:
                 call.local = (transaction.request.body, transaction.request.content_type)
             if response.headers.get("Allow") is not None:
@@ -342,6 +344,8 @@ class UserAgentClient:
             todo = self._calls.step(call, happening, now)
             if call.up:
                 call.session.agreed(transaction.request, response, now)
+            if changed:
+                self._calls.tell(Answered(call=call.key, response=response))
             if Do.TELL_ANSWERED in todo:
                 self._modifications.settle(call, transaction)
                 self._calls.tell(Answered(call=call.key, response=response, offer=offers))

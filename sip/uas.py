@@ -300,7 +300,7 @@ class UserAgentServer:
             return
         self._acknowledged(call)
         if call.owed and call.dialog is not None:
-            call.dialog.take(ExchangeInput.PEER_ANSWER if ack.body else ExchangeInput.DROP)
+            call.dialog.take(ExchangeInput.PEER_ANSWER if ack.body else ExchangeInput.DROP, ack.body)
         if Do.TELL_CONFIRMED in self._calls.step(call, CallInput.PEER_ACK, now):
             self._calls.tell(Confirmed(call=call.key, body=ack.body, content_type=ack.content_type))
 
@@ -366,7 +366,7 @@ class UserAgentServer:
             self._acknowledged(call)
             call.server, call.offer, call.source = transaction, request, source
             if call.dialog is not None and request.body:
-                call.dialog.take(ExchangeInput.PEER_OFFER)
+                call.dialog.take(ExchangeInput.PEER_OFFER, request.body)
             self._responses.respond(transaction, request, 100, now)
             if Do.TELL_CONFIRMED in todo:
                 self._calls.tell(Confirmed(call=call.key, body=b"", content_type=""))
@@ -451,7 +451,7 @@ class UserAgentServer:
             return
         answer = request if request.body and dialog.exchange is Exchange.OFFERING else None
         if answer is not None:
-            dialog.take(ExchangeInput.PEER_ANSWER)
+            dialog.take(ExchangeInput.PEER_ANSWER, answer.body)
         body, content_type = (b"", "") if answer is None else (answer.body, answer.content_type)
         self._calls.tell(Acknowledged(call=call.key, body=body, content_type=content_type))
         serving = self._calls.serve(request, source, reply, call.key, call.key, now)
@@ -501,7 +501,7 @@ class UserAgentServer:
 
     def _ask(self, call: Call, dialog: Dialog, serving: Serving) -> None:
         """Have the host answer the offer of an UPDATE or PRACK."""
-        dialog.take(ExchangeInput.PEER_OFFER)
+        dialog.take(ExchangeInput.PEER_OFFER, serving.request.body)
         call.asked = serving
         self._calls.tell(Reoffered(call=call.key, request=serving.request))
 

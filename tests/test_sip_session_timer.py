@@ -165,6 +165,19 @@ def test_we_refresh_by_reinvite_with_the_same_description() -> None:
     assert (at, again.body) == (600.0, ANSWER)
 
 
+def test_a_description_that_a_refresh_brings_is_told_once_if_it_is_another_one() -> None:
+    side = Side()
+    call, _ = answer(side, "Session-Expires: 600;refresher=uas", TIMER)
+    told = []
+    for body in (OFFER, NEW, NEW, b"", OFFER):
+        _, invite = next_request(side, 300)
+        said = (("Session-Expires", "600;refresher=uac"), ("Contact", "<sip:alice@192.0.2.2>"))
+        response = invite.response(200, headers=said, body=body, content_type=SDP)
+        assert only(side.say(response.serialise())).method == "ACK"
+        told.append([(type(event), event.call, event.response.body) for event in side.events()])
+    assert told == [[], [(Answered, call, NEW)], [], [], [(Answered, call, OFFER)]]
+
+
 @pytest.mark.conformance(
     "RFC 4028", "10", "who does not refresh hangs up min(32 s, a third) before the interval is over"
 )
