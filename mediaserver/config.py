@@ -115,7 +115,18 @@ def _check_advertised_host(value: str) -> str:
     return value
 
 
+def _parse_addresses(value: object) -> object:
+    """One address is a list of one."""
+    items = value if isinstance(value, list | tuple) else [value]
+    if not all(isinstance(item, str | Address) for item in items):
+        raise ValueError('write it as "host:port", or as a list such as ["0.0.0.0:5060", "[::]:5060"]')
+    if len({str(item) for item in items}) != len(items):
+        raise ValueError("it names an address twice")
+    return tuple(_parse_address(item) for item in items)
+
+
 ListenAddress = Annotated[Address, BeforeValidator(_parse_address)]
+ListenAddresses = Annotated[tuple[Address, ...], BeforeValidator(_parse_addresses)]
 PortRange = Annotated[range, BeforeValidator(_parse_port_range)]
 Pattern = Annotated[str, AfterValidator(_check_pattern)]
 Template = Annotated[str, AfterValidator(_check_template)]
@@ -136,12 +147,10 @@ PRIVATE_NETWORKS = tuple(
 )
 
 
-LINK_LOCAL_NETWORK = ipaddress.ip_network("fe80::/10")
-
-
 class Sip(Section):
     """`advertise` is the public IP address written into Via and Contact when this machine stands behind a NAT.
 
+    listen       one address or several, of either family; the first one is named where there is room for one only
     networks     who may call; from elsewhere a request is refused (403) or, which hides the server, ignored: `unknown`
     calls_per_s  new calls in a second, and as many at once; 0 for no limit
     refer        whether peers may have us place calls by REFER: "off", or "trusted": those in refer_networks
@@ -155,9 +164,9 @@ class Sip(Section):
     max_connections, max_connections_per_address    of TCP and TLS, of either direction, at a time
     """
 
-    listen: ListenAddress = Address(host="0.0.0.0", port=5060)
+    listen: ListenAddresses = Field(default=(Address(host="0.0.0.0", port=5060),), min_length=1)
     advertise: AdvertisedHost = ""
-    networks: tuple[Network, ...] = (*PRIVATE_NETWORKS, LINK_LOCAL_NETWORK)
+    networks: tuple[Network, ...] = PRIVATE_NETWORKS
     unknown: Literal["refuse", "ignore"] = "refuse"
     max_calls: int = Field(default=1000, ge=1)
     calls_per_s: float = Field(default=0, ge=0)
@@ -169,7 +178,7 @@ class Sip(Section):
     session_expires_s: int = Field(default=1800, ge=0, le=86_400)
     min_se_s: int = Field(default=sip.LEAST_MIN_SE_S, ge=sip.LEAST_MIN_SE_S, le=86_400)
     max_text_chars: int = Field(default=5000, ge=1, le=100_000)
-    tls_listen: ListenAddress | None = None
+    tls_listen: ListenAddresses = ()
     tls_certificate: Path | None = None
     tls_key: Path | None = None
     tls_ca: Path | None = None
@@ -178,9 +187,25 @@ class Sip(Section):
     max_connections: int = Field(default=1000, ge=1)
     max_connections_per_address: int = Field(default=250, ge=1)
 
+    @property
+    def media_host(self) -> str:
+        """What RTP binds to, so that every peer who can reach us by SIP can by RTP; "::" serves both families."""
+        hosts = {address.host for address in (*self.listen, *self.tls_listen)}
+        if len(hosts) == 1:
+            return hosts.pop()
+        return "::" if any(":" in host for host in hosts) else "0.0.0.0"
+
+    @property
+    def advertised(self) -> tuple[str, int] | None:
+        """What peers reach us at by UDP and TCP where that is not the address that we listen on."""
+        if not self.advertise:
+            return None
+        ports = [address.port for address in self.listen if (":" in address.host) == (":" in self.advertise)]
+        return (self.advertise, (ports or [self.listen[0].port])[0])
+
     @model_validator(mode="after")
     def _tls_is_complete(self) -> Sip:
-        if self.tls_listen is not None and self.tls_certificate is None:
+        if self.tls_listen and self.tls_certificate is None:
             raise ValueError("tls_listen takes tls_certificate, and tls_key unless that file has the key too")
         if self.tls_key is not None and self.tls_certificate is None:
             raise ValueError("tls_key takes tls_certificate")

@@ -77,11 +77,11 @@ class Certificate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Server:
-    """A running server: where it listens, and its parts; `sips_address` is None without TLS."""
+    """A running server: where it listens, and its parts; `sips_addresses` is empty without TLS."""
 
     settings: config.Config
-    sip_address: config.Address
-    sips_address: config.Address | None
+    sip_addresses: tuple[config.Address, ...]
+    sips_addresses: tuple[config.Address, ...]
     http_address: config.Address
     engine: engines.Engine
     endpoint: rtp.Endpoint
@@ -91,6 +91,11 @@ class Server:
     pushes: Pushes
     gate: http_api.Gate
     certificate: Certificate | None
+
+    @property
+    def sip_address(self) -> config.Address:
+        """The first one."""
+        return self.sip_addresses[0]
 
     def reload(self) -> None:
         """Read the tokens anew, and the certificates for new connections; what cannot be used stays as it was."""
@@ -130,16 +135,17 @@ class Server:
     def banner(self) -> str:
         """Where it listens and what to try, for the terminal."""
         ports = self.settings.rtp.ports
-        here = "127.0.0.1" if self.sip_address.host == "0.0.0.0" else self.sip_address.host
+        here = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.sip_address.host, self.sip_address.host)
         uri = f"sip:hello@{config.Address(host=here, port=self.sip_address.port)}"
         web = f"http{'s' if self.certificate else ''}://{self.http_address}"
-        tls = f", tls {self.sips_address}" if self.sips_address is not None else ""
+        udp = ", ".join(map(str, self.sip_addresses))
+        tls = f", tls {', '.join(map(str, self.sips_addresses))}" if self.sips_addresses else ""
         token = " -H 'Authorization: Bearer TOKEN'" if self.gate.guarded else ""
         command = sys.argv[0] if Path(sys.argv[0]).name == "mediaserver" else "mediaserver"
         engine = f"{self.engine.name} {self.engine.version}, {len(self.engine.voices())} voices"
         return f"""\
 Media server {version("mediaserver")} is up: {engine}
-  SIP   udp {self.sip_address} and tcp{tls}    RTP  udp {ports.start}-{ports.stop - 1}    HTTP  {web}
+  SIP   udp {udp} and tcp{tls}    RTP  udp {ports.start}-{ports.stop - 1}    HTTP  {web}
 Try, in another terminal:
   {command} call "{uri}" --text "Hello from the media server." --record hello.wav
   curl {web}/v1/synthesize{token} -H 'Content-Type: application/json' -d '{{"text": "Hello"}}' -o hello-http.wav
@@ -293,7 +299,7 @@ async def running(settings: config.Config) -> AsyncIterator[Server]:
         with _naming("rtp"):
             endpoint = await stack.enter_async_context(
                 rtp.Endpoint(
-                    host=settings.sip.listen.host,
+                    host=settings.sip.media_host,
                     ports=settings.rtp.ports,
                     start_ms=settings.rtp.start_ms,
                     ring_ms=settings.rtp.ring_ms,
@@ -328,11 +334,10 @@ async def running(settings: config.Config) -> AsyncIterator[Server]:
             if not trunks.deliver(event):
                 switchboard.deliver(event)
 
-        advertised = settings.sip.advertise
         referring = {"REFER": REFERRED_TYPES} if settings.sip.refer != "off" else {}
         agent = sip.Agent(
             random=random.SystemRandom(),
-            advertise=(advertised, settings.sip.listen.port) if advertised else None,
+            advertise=settings.sip.advertised,
             accept=(*BODY_TYPES, "multipart/mixed", "multipart/alternative"),
             product=f"mediaserver/{version('mediaserver')}",
             session_expires_s=settings.sip.session_expires_s,
@@ -342,15 +347,14 @@ async def running(settings: config.Config) -> AsyncIterator[Server]:
             serve_within=SERVED | referring,
             serve_outside=referring,
         )
-        tls_listen = settings.sip.tls_listen
         # The errors name the address; those of TLS, the file.
         with _naming("sip"):
             transport = await stack.enter_async_context(
                 sip.Transport.open(
                     agent,
-                    [(settings.sip.listen.host, settings.sip.listen.port)],
+                    [(address.host, address.port) for address in settings.sip.listen],
                     deliver=deliver,
-                    tls_listen=[] if tls_listen is None else [(tls_listen.host, tls_listen.port)],
+                    tls_listen=[(address.host, address.port) for address in settings.sip.tls_listen],
                     tls=_tls(settings.sip),
                     limits=sip.StreamLimits(
                         connections=settings.sip.max_connections,
@@ -378,7 +382,7 @@ async def running(settings: config.Config) -> AsyncIterator[Server]:
                 endpoint,
                 speech,
                 metrics,
-                host=settings.sip.listen.host,
+                host=settings.sip.media_host,
                 networks=settings.rtp.push_networks,
                 max_pushes=settings.rtp.max_pushes,
             )
@@ -416,17 +420,12 @@ async def running(settings: config.Config) -> AsyncIterator[Server]:
             log.warning(
                 "no SCHED_FIFO for the RTP plane: grant CAP_SYS_NICE or an rtprio limit, or busy hosts delay audio"
             )
-        sip_host, sip_port = transport.addresses[0]
         http_host, http_port = web.addresses[0]
-        sips_address = None
-        if transport.tls_addresses:
-            sips_host, sips_port = transport.tls_addresses[0]
-            sips_address = config.Address(host=sips_host, port=sips_port)
-        log.info("listening", sip=transport.addresses[0], http=web.addresses[0], realtime=endpoint.counters().realtime)
+        log.info("listening", sip=transport.addresses, http=web.addresses[0], realtime=endpoint.counters().realtime)
         yield Server(
             settings=settings,
-            sip_address=config.Address(host=sip_host, port=sip_port),
-            sips_address=sips_address,
+            sip_addresses=tuple(config.Address(host=host, port=port) for host, port in transport.addresses),
+            sips_addresses=tuple(config.Address(host=host, port=port) for host, port in transport.tls_addresses),
             http_address=config.Address(host=http_host, port=http_port),
             engine=engine,
             endpoint=endpoint,

@@ -54,9 +54,9 @@ async def test_a_long_text_makes_a_call_go_by_tcp() -> None:
 @pytest.mark.parametrize("uri", ["sips:test@localhost:{}", "sip:test@localhost:{};transport=tls", "sips:127.0.0.1:{}"])
 async def test_a_call_over_tls_is_heard(uri: str, authority: Authority) -> None:
     async with serving(sip=tls_settings(authority)) as running:
-        assert running.sips_address is not None
+        assert running.sips_addresses
         speech = await spoken(running.engine, TEXT)
-        order = softphone.Order(uri=uri.format(running.sips_address.port), text=TEXT, ca=authority.file)
+        order = softphone.Order(uri=uri.format(running.sips_addresses[0].port), text=TEXT, ca=authority.file)
         outcome = await softphone.call(order)
         assert outcome.answered, outcome
         assert likeness(outcome.heard, speech) > 0.99
@@ -65,8 +65,8 @@ async def test_a_call_over_tls_is_heard(uri: str, authority: Authority) -> None:
 
 async def test_a_server_whose_certificate_is_not_trusted_is_not_called(authority: Authority, tmp_path: Path) -> None:
     async with serving(sip=tls_settings(authority, "other.example")) as running:
-        assert running.sips_address is not None
-        uri = f"sips:localhost:{running.sips_address.port}"
+        assert running.sips_addresses
+        uri = f"sips:localhost:{running.sips_addresses[0].port}"
         for ca in (authority.file, None):
             outcome = await softphone.call(softphone.Order(uri=uri, ca=ca))
             assert (outcome.answered, outcome.unreachable, outcome.status) == (False, True, 503)
@@ -86,8 +86,8 @@ async def test_a_refused_connection_is_told_at_once() -> None:
 async def test_pjsip_calls_over_a_connection(transport: str, authority: Authority, tmp_path: Path) -> None:
     recording = tmp_path / "heard.wav"
     async with serving(sip=tls_settings(authority)) as running:
-        assert running.sips_address is not None
-        port = running.sip_address.port if transport == "tcp" else running.sips_address.port
+        assert running.sips_addresses
+        port = running.sip_address.port if transport == "tcp" else running.sips_addresses[0].port
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "tests.pjsua2_phone", f"sip:pjsip@127.0.0.1:{port};transport={transport}"),
             *(str(recording), "20", "--header", f"X-Speak={TEXT}", "--ca", str(authority.file)),
@@ -146,3 +146,13 @@ async def test_more_connections_than_configured_are_refused() -> None:
         async with asyncio.timeout(5):
             while not running.transport.connections().refused:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
+
+
+async def test_one_server_is_there_for_ipv4_and_ipv6() -> None:
+    async with serving(engine={"name": "tone"}, sip={"listen": ["127.0.0.1:0", "[::1]:0"]}) as running:
+        assert [address.host for address in running.sip_addresses] == ["127.0.0.1", "::1"]
+        assert f"udp {running.sip_addresses[0]}, {running.sip_addresses[1]} and tcp" in running.banner()
+        for address in running.sip_addresses:
+            outcome = await softphone.call(softphone.Order(uri=f"sip:test@{address}", text=TEXT))
+            assert (outcome.status, outcome.answered) == (200, True)
+            assert len(outcome.heard) > 8000

@@ -26,7 +26,7 @@ def load(text: str = "", tmp_path: Path | None = None, **environ: str) -> config
 
 def test_the_defaults_need_no_file() -> None:
     settings = load()
-    assert str(settings.sip.listen) == "0.0.0.0:5060"
+    assert str(settings.sip.listen[0]) == "0.0.0.0:5060"
     assert str(settings.http.listen) == "127.0.0.1:8080"
     assert settings.rtp.ports == range(20000, 30000)
     assert settings.engine.name == "espeak"
@@ -60,7 +60,7 @@ def test_the_environment_wins_over_the_file(tmp_path: Path) -> None:
         REDIS_URL="redis://:hunter2@cache:6379/0",
         CHATTERBOX_CFG_SCALE="0.4",
     )
-    assert (settings.sip.listen.host, settings.sip.listen.port, settings.sip.max_calls) == ("::1", 5080, 5)
+    assert (settings.sip.listen[0].host, settings.sip.listen[0].port, settings.sip.max_calls) == ("::1", 5080, 5)
     assert settings.rtp.ports == range(30000, 30100)
     assert settings.fetch.allow_hosts == ("a.example",)
     assert (settings.log.level, settings.engine.chatterbox_cfg_scale) == ("debug", 0.4)
@@ -71,9 +71,11 @@ def test_the_environment_wins_over_the_file(tmp_path: Path) -> None:
     ("text", "complaint"),
     [
         ("[sip]\nlisten = 5060", "sip.listen: "),
+        ("[sip]\nlisten = []", "sip.listen: "),
+        ('[sip]\nlisten = ["1.2.3.4:1", "1.2.3.4:1"]', "sip.listen: it names an address twice"),
         ('[sip]\nlisten = "example.com:5060"', "sip.listen: 'example.com' is not an IP address"),
         ('[sip]\nlisten = "1.2.3.4"', 'sip.listen: write it as "host:port"'),
-        ('[sip]\nlisten = "1.2.3.4:70000"', "sip.listen.port: "),
+        ('[sip]\nlisten = "1.2.3.4:70000"', "sip.listen.0.port: "),
         ('[sip]\ntls_listen = "0.0.0.0:5061"', "sip: tls_listen takes tls_certificate"),
         ('[sip]\ntls_key = "key.pem"', "sip: tls_key takes tls_certificate"),
         ('[http]\ntls_key = "key.pem"', "http: tls_key takes tls_certificate"),
@@ -287,3 +289,25 @@ def test_a_trunk_that_cannot_be_used_is_named(text: str, complaint: str, tmp_pat
     with pytest.raises(config.ConfigError) as caught:
         load(text, tmp_path)
     assert complaint in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("listen", "tls_listen", "host"),
+    [
+        ("10.0.0.1:5060", [], "10.0.0.1"),
+        (["10.0.0.1:5060", "10.0.0.1:5070"], ["10.0.0.1:5061"], "10.0.0.1"),
+        (["10.0.0.1:5060", "10.0.0.2:5060"], [], "0.0.0.0"),
+        (["0.0.0.0:5060", "[::]:5060"], [], "::"),
+        ("10.0.0.1:5060", "[::]:5061", "::"),
+    ],
+)
+def test_media_are_bound_where_every_peer_can_reach_them(listen: object, tls_listen: object, host: str) -> None:
+    sip = {"listen": listen, "tls_listen": tls_listen, "tls_certificate": "x"}
+    assert config.Config.model_validate({"sip": sip}).sip.media_host == host
+
+
+def test_the_advertised_address_has_the_port_of_its_family() -> None:
+    for advertise, port in (("203.0.113.5", 5060), ("2001:db8::5", 5070)):
+        sip = {"listen": ["[::]:5070", "0.0.0.0:5060"], "advertise": advertise}
+        assert config.Config.model_validate({"sip": sip}).sip.advertised == (advertise, port)
+    assert config.Config().sip.advertised is None
