@@ -10,7 +10,21 @@ from pydantic import BaseModel
 
 from .access import Gate
 from .admission import Admission
-from .calls import CALL, CALLS, HANG_UP, PLACE, SAY, STOP_SPEECH, Calls
+from .calls import (
+    CALL,
+    CALLS,
+    DIAL,
+    HANG_UP,
+    HOLD,
+    PAUSE,
+    PLACE,
+    RESUME,
+    SAY,
+    STOP_SPEECH,
+    TRANSFER,
+    UNHOLD,
+    Calls,
+)
 from .control import CallControl, Encoder, Host
 from .entrance import Entrance
 from .exchange import dress, exchange
@@ -70,6 +84,12 @@ def make_table(
         Route("call", "DELETE", "/v1/calls/{id}", calls.hang_up, HANG_UP, Access.CALL),
         Route("say", "POST", "/v1/calls/{id}/say", calls.say, SAY, Access.CALL),
         Route("stop_speech", "POST", "/v1/calls/{id}/stop", calls.stop_speech, STOP_SPEECH, Access.CALL),
+        Route("pause", "POST", "/v1/calls/{id}/pause", calls.pause, PAUSE, Access.CALL),
+        Route("resume", "POST", "/v1/calls/{id}/resume", calls.resume, RESUME, Access.CALL),
+        Route("dial", "POST", "/v1/calls/{id}/dtmf", calls.dial, DIAL, Access.CALL),
+        Route("hold", "POST", "/v1/calls/{id}/hold", calls.hold, HOLD, Access.CALL),
+        Route("unhold", "POST", "/v1/calls/{id}/unhold", calls.unhold, UNHOLD, Access.CALL),
+        Route("transfer", "POST", "/v1/calls/{id}/transfer", calls.transfer, TRANSFER, Access.CALL),
         Route("health", "GET", "/health", condition.health, HEALTH, Access.OPEN),
         Route("ready", "GET", "/ready", condition.ready, READY, Access.OPEN),
         Route("metrics", "GET", "/metrics", condition.metrics, METRICS, Access.READ),

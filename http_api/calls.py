@@ -17,11 +17,28 @@ from .schema import (
     CallMedia,
     CallReport,
     CallRequest,
+    DigitsRequest,
     SayRequest,
+    TransferReport,
+    TransferRequest,
     UtteranceReport,
 )
 
-__all__ = ["CALL", "CALLS", "HANG_UP", "PLACE", "SAY", "STOP_SPEECH", "Calls"]
+__all__ = [
+    "CALL",
+    "CALLS",
+    "DIAL",
+    "HANG_UP",
+    "HOLD",
+    "PAUSE",
+    "PLACE",
+    "RESUME",
+    "SAY",
+    "STOP_SPEECH",
+    "TRANSFER",
+    "UNHOLD",
+    "Calls",
+]
 
 PLACE = Operation(
     summary="Call somebody",
@@ -96,6 +113,57 @@ STOP_SPEECH = Operation(
 )
 
 
+PAUSE = Operation(
+    summary="Have speech wait",
+    description="No packets are sent until `/resume`, or until something is said with `mode` `interrupt`; a peer that "
+    "wants to hear something all the time may hang up.",
+    answers=(Answer(status=200, description="It waits.", content={"application/json": CallDetails}),),
+    problems=(404, 409, 500),
+)
+
+RESUME = Operation(
+    summary="Have speech go on",
+    description="Where it was paused.",
+    answers=(Answer(status=200, description="It goes on.", content={"application/json": CallDetails}),),
+    problems=(404, 409, 500),
+)
+
+DIAL = Operation(
+    summary="Dial digits in a call",
+    description="As telephone events (RFC 4733), after those under way; speech waits meanwhile. 409 if the peer takes "
+    "none, or if no packets are sent now.",
+    body=DigitsRequest,
+    examples={"an extension": {"digits": "1234#"}},
+    answers=(Answer(status=204, description="They will be sent.", content={}),),
+    problems=(400, 404, 408, 409, 413, 415, 417, 422, 500),
+    repeats=True,
+)
+
+HOLD = Operation(
+    summary="Put the peer on hold",
+    description="By a re-INVITE: the peer sends nothing more, and is still spoken to. 409 if it does not agree.",
+    answers=(Answer(status=200, description="It is.", content={"application/json": CallDetails}),),
+    problems=(404, 409, 500),
+)
+
+UNHOLD = Operation(
+    summary="Take the peer off hold",
+    answers=(Answer(status=200, description="It is not any more.", content={"application/json": CallDetails}),),
+    problems=(404, 409, 500),
+)
+
+TRANSFER = Operation(
+    summary="Transfer a call",
+    description="Blindly or attended, by REFER (RFC 3515). The answer comes when it is known what became of it, which "
+    "may take a quarter of a minute.",
+    body=TransferRequest,
+    examples={"blindly": {"to": "sip:bob@192.168.1.21"}, "attended": {"call_id": "call_0123456789abcdef01234567"}},
+    answers=(Answer(status=200, description="It is known.", content={"application/json": TransferReport}),),
+    problems=(400, 404, 408, 409, 413, 415, 417, 422, 500),
+    repeats=True,
+)
+
+
 class Calls:
     """The call resources."""
 
@@ -143,6 +211,36 @@ class Calls:
 
     async def stop_speech(self, request: web.Request) -> web.Response:
         return answer(200, _details(await self._control.stop_speech(request.match_info["id"])))
+
+    async def pause(self, request: web.Request) -> web.Response:
+        return answer(200, _details(self._control.pause_speech(request.match_info["id"], paused=True)))
+
+    async def resume(self, request: web.Request) -> web.Response:
+        return answer(200, _details(self._control.pause_speech(request.match_info["id"], paused=False)))
+
+    async def dial(self, request: web.Request) -> web.Response:
+        order = await read_model(request, DigitsRequest, self._limits)
+
+        async def act() -> web.Response:
+            self._control.send_digits(request.match_info["id"], order.digits, duration_ms=order.duration_ms)
+            return web.Response(status=204)
+
+        return await self._idempotency.once(request, order, act)
+
+    async def hold(self, request: web.Request) -> web.Response:
+        return answer(200, _details(await self._control.hold(request.match_info["id"], held=True)))
+
+    async def unhold(self, request: web.Request) -> web.Response:
+        return answer(200, _details(await self._control.hold(request.match_info["id"], held=False)))
+
+    async def transfer(self, request: web.Request) -> web.Response:
+        order = await read_model(request, TransferRequest, self._limits)
+
+        async def act() -> web.Response:
+            facts = await self._control.transfer(request.match_info["id"], to=order.to, call_id=order.call_id)
+            return answer(200, TransferReport.model_validate(dataclasses.asdict(facts)))
+
+        return await self._idempotency.once(request, order, act)
 
 
 def _order(order: CallRequest) -> CallOrder:

@@ -37,6 +37,7 @@ __all__ = [
     "SpeakerOrder",
     "Speech",
     "SpeechControl",
+    "TransferFacts",
     "Unsupported",
     "UtteranceFacts",
     "UtteranceOrder",
@@ -235,9 +236,21 @@ class CallFacts:
     answered_at: datetime | None
     ended_at: datetime | None
     end: CallEnd | None
+    held: bool
+    paused: bool
+    digits: int
     media: Mapping[str, int | float | str] | None
     first_speech_ms: float | None
     speech: tuple[UtteranceFacts, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransferFacts:
+    """What has become of a transfer; the fields are those of schema.TransferReport."""
+
+    outcome: Literal["succeeded", "failed", "unknown"]
+    sip_status: int | None
+    sip_reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -430,6 +443,21 @@ class CallControl(Protocol):
 
     async def stop_speech(self, id: str) -> CallFacts:
         """Drop what a call is saying and is to say; returns when that is done. Raises NotFound, Conflict."""
+
+    def pause_speech(self, id: str, *, paused: bool) -> CallFacts:
+        """Have what a call says wait, or go on. Raises NotFound, Conflict."""
+
+    def send_digits(self, id: str, digits: str, *, duration_ms: int) -> None:
+        """Send digits as RFC 4733 events. Raises NotFound, Conflict."""
+
+    async def hold(self, id: str, *, held: bool) -> CallFacts:
+        """Put the peer on hold, or take it off; returns when it has agreed. Raises NotFound, Conflict."""
+
+    async def transfer(self, id: str, *, to: str | None, call_id: str | None) -> TransferFacts:
+        """Have the peer call `to`, or whom the call `call_id` is with; returns when it is known what came of it.
+
+        Raises NotFound, Refused, Conflict.
+        """
 
 
 class Host(SpeechControl, PushControl, PromptControl, SpeakerControl, Protocol):

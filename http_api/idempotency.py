@@ -65,9 +65,10 @@ class Idempotency:
             if self._entries.get(key) is entry:
                 del self._entries[key]
             raise
-        assert isinstance(response.body, bytes), "an answer that is repeated is JSON"
+        body = response.body or b""
+        assert isinstance(body, bytes), "an answer that is repeated is JSON, or has no body"
         kept = {name: response.headers[name] for name in ("Content-Type", "Location") if name in response.headers}
-        entry.answer = (response.status, response.body, kept)
+        entry.answer = (response.status, body, kept)
         return response
 
     def _forget(self) -> None:

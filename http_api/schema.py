@@ -33,6 +33,7 @@ __all__ = [
     "CallMedia",
     "CallReport",
     "CallRequest",
+    "DigitsRequest",
     "FieldError",
     "HealthReport",
     "OpenAiError",
@@ -68,6 +69,8 @@ __all__ = [
     "TalkMark",
     "TalkMessage",
     "TalkReady",
+    "TransferReport",
+    "TransferRequest",
     "UtteranceReport",
 ]
 
@@ -923,6 +926,9 @@ class CallReport(_Body):
 class CallDetails(CallReport):
     """What is known of a call, with its media and what it says."""
 
+    held: Annotated[bool, Field(description="Whether the peer was put on hold, by `/hold`.")]
+    paused: Annotated[bool, Field(description="Whether speech was told to wait, by `/pause`.")]
+    digits: Annotated[int, Field(description="How many the peer has dialled.")]
     first_speech_ms: Annotated[
         float | None, Field(description="How long whoever answered had to wait for the first sound; known at the end.")
     ]
@@ -931,6 +937,63 @@ class CallDetails(CallReport):
         tuple[UtteranceReport, ...],
         Field(description="What was said, is being said and will be said, in this order; the latest 50 or so."),
     ]
+
+
+class DigitsRequest(_Body):
+    """Ask for digits to be dialled in a call."""
+
+    digits: Annotated[str, Field(min_length=1, max_length=32, pattern="^[0-9*#A-D]+$", examples=["1234#"])]
+    duration_ms: Annotated[int, Field(ge=40, le=1000, description="How long each of them is.")] = 100
+
+
+class TransferRequest(_Body):
+    """Ask the peer of a call to call somebody else. Exactly one of `to` and `call_id` is given."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "oneOf": [
+                {"required": ["to"], "properties": {"to": {"type": "string"}}},
+                {"required": ["call_id"], "properties": {"call_id": {"type": "string"}}},
+            ]
+        }
+    )
+
+    to: Annotated[
+        Line | None,
+        Field(
+            description="A blind transfer: a SIP URI, or a number if the call is of a trunk.",
+            examples=["sip:bob@192.168.1.21"],
+        ),
+    ] = None
+    call_id: Annotated[
+        Line | None,
+        Field(
+            validate_default=True, description="An attended transfer: the peer takes our place in this call of ours."
+        ),
+    ] = None
+
+    @field_validator("call_id")
+    @classmethod
+    def _is_instead_of_to(cls, call_id: str | None, info: ValidationInfo) -> str | None:
+        if "to" in info.data and (call_id is None) == (info.data["to"] is None):
+            raise PydanticCustomError("to_or_call_id", "Exactly one of to and call_id should be given")
+        return call_id
+
+
+class TransferReport(_Body):
+    """What has become of a transfer."""
+
+    outcome: Annotated[
+        Literal["succeeded", "failed", "unknown"],
+        Field(
+            description="`succeeded`: the target has answered, and the call ends. `failed`: the call goes on as it "
+            "was. `unknown`: the peer has not said, and the call goes on."
+        ),
+    ]
+    sip_status: Annotated[
+        int | None, Field(description="Of the target, as the peer tells it; or of the peer, if it will not.")
+    ]
+    sip_reason: str
 
 
 class CallList(_Body):

@@ -22,6 +22,7 @@ from mediaserver import audio
 from mediaserver.config import Config, Then, Trunk
 from mediaserver.detail import Detail, Facts
 from mediaserver.fetch import Fetcher, FetchError, Forbidden
+from mediaserver.hold import Hold
 from mediaserver.media import DEFAULT_CODECS, Media
 from mediaserver.metrics import Metrics
 from mediaserver.passage import Item, Passage
@@ -143,7 +144,7 @@ class Resumed:
 
 @dataclass(frozen=True, slots=True)
 class Referred:
-    """The peer has had us call somebody else, and will hear what comes of it."""
+    """A transfer is under way: whoever asked for it, the peer or we, will hear what comes of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,7 +224,7 @@ class Call:
             caller=begun.from_.uri if isinstance(begun, Order) else begun.request.from_.uri,
             callee=begun.target if isinstance(begun, Order) else begun.request.uri,
             source=self._source,
-            trunk=None if self._trunk is None else self._trunk.name,
+            trunk=self.trunk,
         )
         self._means = means
         self._moved = moved
@@ -237,6 +238,7 @@ class Call:
         self._end: sip.Ended | None = None
         self._timers: list[asyncio.TimerHandle] = []
         self._digits = 0
+        self._hold = Hold()
         self._log = structlog.get_logger("call").bind(**facts)
         self._programme = Programme(means.speech, log=self._log)
 
@@ -268,6 +270,7 @@ class Call:
         finally:
             if isinstance(self._begun, Order) and self.state is not CallState.ENDED:
                 self._begun.tell(500, "Server Internal Error")
+            self._hold.over()
             for timer in self._timers:
                 timer.cancel()
             if self._media is not None:
@@ -295,7 +298,7 @@ class Call:
         """Whether more has been handed in since it was said that all is said, or another call took the place."""
         if isinstance(event, Spoken | Stayed):
             return event.turn != self._programme.turn
-        return isinstance(event, sip.Confirmed | sip.Reoffered | sip.Requested | sip.Ended) and event.call != self.id
+        return isinstance(event, OF_THE_DIALOG) and event.call != self.id
 
     def take_over(self, offered: sip.Offered) -> None:
         """Let another call take the place of this one (RFC 3891), and go on speaking there."""
@@ -304,10 +307,18 @@ class Call:
         else:
             self._means.signalling.reject(offered.call, status=481)
 
+    @property
+    def trunk(self) -> str | None:
+        """The name of the trunk that it goes by."""
+        return None if self._trunk is None else self._trunk.name
+
     def facts(self) -> Facts:
         """What is known of it now."""
         return self.detail.facts(
             state="ringing" if self.state is CallState.CALLING and self.detail.ringing else STANDING[self.state],
+            held=self._media is not None and self._media.held,
+            paused=self._media is not None and self._media.paused,
+            digits=self._digits,
             media=None if self._media is None else self._media.facts(),
             speech=self._programme.history(),
         )
@@ -319,7 +330,7 @@ class Call:
 
     @property
     def transferable(self) -> bool:
-        """Whether the peer may refer us elsewhere now."""
+        """Whether a transfer may begin now."""
         return (self.state, Referred) in TABLE
 
     def abandon(self) -> None:
@@ -531,6 +542,17 @@ class Call:
         self.deliver(Resumed())
         return passage
 
+    @property
+    def media(self) -> Media | None:
+        """Its audio, once it is up; None before, and when it is over."""
+        return self._media if self.state in CONVERSING else None
+
+    def hold(self, *, held: bool) -> asyncio.Future[int | None]:
+        """Put the peer on hold, or take it off: see `Hold.propose`."""
+        if self.media is None:
+            raise sip.LocalProtocolError("the call is not up")
+        return self._hold.propose(self._means.signalling, self.id, self.media, held=held)
+
     async def be_silent(self) -> None:
         """Drop what is being said and what waits to be; returns when no more of it is sent."""
         await self._programme.silence()
@@ -544,7 +566,15 @@ class Call:
     def _renegotiate(self, event: sip.Reoffered) -> None:
         self._exchange(event.call, event.request)
 
+    def _agree(self, event: sip.Answered) -> None:
+        if self._accept(event.response.body):
+            self._hold.answered()
+
+    def _disagree(self, event: sip.Refused) -> None:
+        self._hold.refused(event.response.status)
+
     def _take_over(self, event: sip.Offered) -> None:
+        self._hold.over()
         if self._exchange(event.call, event.request):
             self._log.info("call replaced", by=event.request.call_id)
             old, self.id = self.id, event.call
@@ -666,6 +696,9 @@ def _declined(error: Exception) -> Declined:
     return Declined(404, reason)
 
 
+# What another dialog than the one of the moment may still bring.
+OF_THE_DIALOG = (sip.Answered, sip.Confirmed, sip.Ended, sip.Refused, sip.Reoffered, sip.Requested)
+
 # How a state is told, and why we hang up.
 STANDING: Mapping[CallState, str] = {
     CallState.OFFERED: "offered",
@@ -690,7 +723,8 @@ WHY: Mapping[type[Input], str] = {
 
 Action = Callable[[Call, Any], None]
 NOT_UP = (CallState.OFFERED, CallState.CALLING, CallState.ENDING)
-UP = (CallState.ANSWERED, CallState.TALKING, CallState.STAYING, CallState.TRANSFERRING)
+CONVERSING = (CallState.TALKING, CallState.STAYING, CallState.TRANSFERRING)
+UP = (CallState.ANSWERED, *CONVERSING)
 
 TABLE: Mapping[tuple[CallState, type[Input]], tuple[CallState, Action]] = {
     (CallState.OFFERED, Prepared): (CallState.ANSWERED, Call._answer),
@@ -718,6 +752,8 @@ TABLE: Mapping[tuple[CallState, type[Input]], tuple[CallState, Action]] = {
     (CallState.ORDERED, HangUp): (CallState.ENDED, Call._forgo),
     (CallState.CALLING, HangUp): (CallState.CALLING, Call._cancel),
     **{(state, HangUp): (CallState.ENDING, Call._hang_up) for state in UP},
+    **{(state, sip.Answered): (state, Call._agree) for state in CONVERSING},
+    **{(state, sip.Refused): (state, Call._disagree) for state in CONVERSING},
     **{(state, sip.Requested): (state, Call._serve) for state in UP},
     **{(state, sip.Offered): (state, Call._take_over) for state in UP},
     **{(state, sip.Requested): (state, Call._postpone) for state in NOT_UP},

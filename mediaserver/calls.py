@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Mapping
+from typing import Literal
+
 import engines
 import http_api
+import rtp
+import sip
 from mediaserver import audio
 from mediaserver.call import Call, HangUp, Means, Order
 from mediaserver.config import Then
 from mediaserver.detail import Facts
 from mediaserver.dialling import Dialling, ForbiddenNumber, UnknownTrunk, UnusableNumber
 from mediaserver.faults import translated
+from mediaserver.media import Media
 from mediaserver.passage import Said
 from mediaserver.programme import ProgrammeFull
 from mediaserver.script import Script, Text
@@ -19,6 +26,12 @@ __all__ = ["Calls"]
 
 # For something that waits to be said to be said.
 RETRY_AFTER_S = 5.0
+
+OUTCOMES: Mapping[sip.Outcome, Literal["succeeded", "failed", "unknown"]] = {
+    sip.Outcome.SUCCEEDED: "succeeded",
+    sip.Outcome.FAILED: "failed",
+    sip.Outcome.UNKNOWN: "unknown",
+}
 
 
 class Calls:
@@ -89,6 +102,8 @@ class Calls:
         text = Text(text=order.text, ssml=order.ssml, voice=order.speaker_id or voice, language=order.language)
         await self._check(text)
         call = self._alive(id)
+        if order.interrupts and call.media is not None:
+            call.media.resume()
         try:
             said = call.say(text, interrupts=order.interrupts)
         except ProgrammeFull as error:
@@ -98,6 +113,65 @@ class Calls:
     async def stop_speech(self, id: str) -> http_api.CallFacts:
         await self._alive(id).be_silent()
         return self.call(id)
+
+    def pause_speech(self, id: str, *, paused: bool) -> http_api.CallFacts:
+        media = self._media(id)
+        if paused:
+            media.pause()
+        else:
+            media.resume()
+        return self.call(id)
+
+    def send_digits(self, id: str, digits: str, *, duration_ms: int) -> None:
+        media = self._media(id)
+        if not media.flows:
+            raise http_api.Conflict("No packets are sent now: speech is paused, or the peer holds", field="id")
+        try:
+            media.stream.send_digits(digits, duration_ms=duration_ms)
+        except rtp.LocalProtocolError as error:
+            raise http_api.Conflict(str(error), field="id") from error
+
+    async def hold(self, id: str, *, held: bool) -> http_api.CallFacts:
+        call = self._alive(id)
+        if self._media(id).held != held:
+            try:
+                status = await asyncio.shield(call.hold(held=held))
+            except sip.LocalProtocolError as error:
+                raise http_api.Conflict(str(error), field="id") from error
+            if status != 200:
+                raise http_api.Conflict(f"The peer does not agree: {status or 'it is gone'}", field="id")
+        return self.call(id)
+
+    async def transfer(self, id: str, *, to: str | None, call_id: str | None) -> http_api.TransferFacts:
+        call = self._alive(id)
+        try:
+            target = self._target(call, call_id) if to is None else self._dialling.referred(to, trunk=call.trunk)
+            # Whoever asked may leave: the call ends all the same when it has succeeded.
+            told = await asyncio.shield(self._switchboard.transfer(call, target))
+        except UnusableNumber as error:
+            raise http_api.Refused(str(error), field=error.field) from error
+        except sip.LocalProtocolError as error:
+            raise http_api.Conflict(str(error), field="id") from error
+        return http_api.TransferFacts(outcome=OUTCOMES[told.outcome], sip_status=told.status, sip_reason=told.reason)
+
+    def _target(self, call: Call, other_id: str | None) -> sip.NameAddr:
+        """The peer of another call."""
+        assert other_id is not None, "the schema wants one of both"
+        other = self._switchboard.ledger.alive(other_id)
+        if other is None:
+            raise http_api.NotFound(f"There is no call {other_id!r} that is alive", field="call_id")
+        if other is call:
+            raise http_api.Refused("it is the same call", field="call_id")
+        if other.media is None:
+            raise http_api.Conflict("That call is not up", field="call_id")
+        return sip.refer_to_peer_of(self._means.signalling.agent, other.id)
+
+    def _media(self, id: str) -> Media:
+        """Raises http_api.NotFound, and Conflict if the call is not up."""
+        media = self._alive(id).media
+        if media is None:
+            raise http_api.Conflict("The call is not up", field="id")
+        return media
 
     def _alive(self, id: str) -> Call:
         """Raises http_api.NotFound, and Conflict if the call has ended."""
@@ -143,6 +217,9 @@ def _told(facts: Facts) -> http_api.CallFacts:
         end=None
         if end is None
         else http_api.CallEnd(reason=end.reason, by=end.by, sip_status=end.status, sip_reason=end.phrase),
+        held=facts.held,
+        paused=facts.paused,
+        digits=facts.digits,
         media=facts.media,
         first_speech_ms=facts.first_speech_ms,
         speech=tuple(map(_spoken, facts.speech)),

@@ -427,9 +427,14 @@ class Rtp(Section):
 
 
 class Calls(Section):
-    """Calls that the HTTP API places: by a trunk, or to a SIP URI that leads into one of `networks`."""
+    """Calls that the HTTP API places: by a trunk, or to a SIP URI that leads into one of `networks`.
+
+    record_file  gets a line of JSON for every call that has ended; record_text: with what was said
+    """
 
     networks: tuple[Network, ...] = PRIVATE_NETWORKS
+    record_file: Path | None = None
+    record_text: bool = False
 
 
 class Engine(Section):

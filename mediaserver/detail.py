@@ -75,7 +75,10 @@ def end_of(ended: sip.Ended, *, answered: bool, why: str) -> End:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """What is known of a call at one time; `media` is None until it has any, `end` until it has ended."""
+    """What is known of a call at one time; `media` is None until it has any, `end` until it has ended.
+
+    held    the peer is, by us; paused: our speech is; digits: how many came, which is no secret
+    """
 
     id: str
     direction: Direction
@@ -89,6 +92,9 @@ class Facts:
     answered_at: datetime | None
     ended_at: datetime | None
     end: End | None
+    held: bool
+    paused: bool
+    digits: int
     first_speech_ms: float | None
     media: Mapping[str, int | float | str] | None
     speech: tuple[Said, ...]
@@ -162,7 +168,16 @@ class Detail:
         elif self._end is None:
             self._end = End(by="server", reason="failed", status=None, phrase="")
 
-    def facts(self, *, state: str, media: Mapping[str, int | float | str] | None, speech: tuple[Said, ...]) -> Facts:
+    def facts(
+        self,
+        *,
+        state: str,
+        held: bool,
+        paused: bool,
+        digits: int,
+        media: Mapping[str, int | float | str] | None,
+        speech: tuple[Said, ...],
+    ) -> Facts:
         return Facts(
             id=self.id,
             direction=self._direction,
@@ -176,6 +191,9 @@ class Detail:
             answered_at=self._answered_at,
             ended_at=self._ended_at,
             end=self._end,
+            held=held,
+            paused=paused,
+            digits=digits,
             first_speech_ms=self.first_speech_ms,
             media=media,
             speech=speech,

@@ -82,6 +82,15 @@ class Dialling:
             flows = await self._flows(*settings.uris)
         return Destination(target=target, flows=flows, from_=_caller(caller, user=user, host=host))
 
+    def referred(self, to: str, *, trunk: str | None) -> sip.NameAddr:
+        """Whom the peer of a call is to be transferred to: a SIP URI, or a number if the call is of a trunk.
+
+        The peer calls there, and not we, so it may be anywhere. Raises DiallingError.
+        """
+        if trunk is None or ":" in to:
+            return sip.NameAddr(uri=_uri(to, "to"))
+        return sip.NameAddr(uri=sip.Uri(user=_number(to, "to"), host=self._trunks[trunk].registrar.host))
+
     async def _flows(self, *uris: sip.Uri) -> tuple[sip.Flow, ...]:
         """The ways to all of `uris` that there are."""
         found: dict[sip.Flow, None] = {}

@@ -24,11 +24,14 @@ class Ledger:
     def begin(self, call: Call) -> None:
         self._alive[call.detail.id] = call
 
-    def end(self, call: Call, now: float) -> None:
+    def end(self, call: Call, now: float) -> Facts:
+        """It has ended; gives what is known of it."""
         id = call.detail.id
         del self._alive[id]
-        self._ended[id] = (now + self._seconds, call.facts())
+        facts = call.facts()
+        self._ended[id] = (now + self._seconds, facts)
         self._forget(now)
+        return facts
 
     def alive(self, id: str) -> Call | None:
         """A call that has not ended."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import secrets
 from collections.abc import Callable
+from dataclasses import replace
 from typing import NamedTuple
 
 import rtp
@@ -50,6 +51,7 @@ class Media:
     ) -> None:
         self.stream = endpoint.open(deliver)
         self.audio: sdp.Audio | None = None
+        self.paused = False
         self._started = False
         self._offer: bytes | None = None  # the peer's, if it was the last word
         self._remote: _Remote | None = None
@@ -87,6 +89,25 @@ class Media:
         self._described, self._offer = sdp.offer(self._capabilities, self._described), None
         return self._described.serialise()
 
+    @property
+    def held(self) -> bool:
+        """Whether we have put the peer on hold."""
+        return self._capabilities.direction is sdp.Direction.SENDONLY
+
+    def hold(self, *, held: bool) -> bytes:
+        """Our offer to put the peer on hold, or to take it off. It is still spoken to meanwhile."""
+        self._direct(held)
+        return self.offer()
+
+    def unoffer(self) -> None:
+        """What `hold` offered was not accepted."""
+        self._direct(not self.held)
+        self.revert()
+
+    def _direct(self, held: bool) -> None:
+        direction = sdp.Direction.SENDONLY if held else sdp.Direction.SENDRECV
+        self._capabilities = replace(self._capabilities, direction=direction)
+
     def accept(self, answer: bytes) -> None:
         """Take up the answer to `offer()`, or to our latest description sent once more; the same again changes nothing.
 
@@ -103,6 +124,20 @@ class Media:
         """Begin to send: from now on a packet goes out every ptime, unless the peer holds."""
         self._started = True
         self._flow()
+
+    def pause(self) -> None:
+        """Send no packets until `resume`; what is to be said waits."""
+        self.paused = True
+        self._flow()
+
+    def resume(self) -> None:
+        self.paused = False
+        self._flow()
+
+    @property
+    def flows(self) -> bool:
+        """Whether packets are sent now."""
+        return self._started and self.audio is not None and self.audio.sends and not self.paused
 
     def facts(self) -> dict[str, int | float | str]:
         """What a record of the call says about its audio."""
@@ -167,7 +202,7 @@ class Media:
     def _flow(self) -> None:
         if not self._started or self.audio is None:
             return
-        if self.audio.sends:
+        if self.flows:
             self.stream.resume()
             self.stream.start()
         else:

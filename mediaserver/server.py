@@ -27,10 +27,12 @@ from mediaserver import audio, config, encoding
 from mediaserver.call import SERVED, Means
 from mediaserver.calls import Calls
 from mediaserver.control import Control
+from mediaserver.detail import Facts
 from mediaserver.fetch import Fetcher
 from mediaserver.metrics import Metrics, connection_families, rtp_families, sip_families
 from mediaserver.prompts import Prompts
 from mediaserver.push import Pushes
+from mediaserver.records import Records
 from mediaserver.referrals import REFERRED_TYPES
 from mediaserver.script import BODY_TYPES
 from mediaserver.shared import Shared
@@ -38,6 +40,7 @@ from mediaserver.speakers import Speakers, SpeakersUnavailable, UnknownSpeaker, 
 from mediaserver.speech import Speech
 from mediaserver.store import Store, StoreError
 from mediaserver.switchboard import Switchboard
+from mediaserver.transfers import NOTIFIED_TYPES
 from mediaserver.trunks import Trunks
 
 __all__ = ["Server", "StartError", "open_engine", "problems", "running", "serve"]
@@ -264,6 +267,15 @@ def _spare_the_collector() -> None:
     gc.set_threshold(1_000, 10, 2_000)
 
 
+def _recording(settings: config.Calls, stack: AsyncExitStack) -> Callable[[Facts], None]:
+    """Where the records of calls go."""
+    if settings.record_file is None:
+        return lambda facts: None
+    with _naming("calls.record_file"):
+        records = Records(settings.record_file, with_text=settings.record_text)
+    return stack.enter_context(records).append
+
+
 def _raise_file_limit(settings: config.Sip) -> None:
     """Take as many file descriptors as the system grants, and say so when they are too few for all calls."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -344,7 +356,7 @@ async def running(settings: config.Config) -> AsyncIterator[Server]:
             min_se_s=settings.sip.min_se_s,
             login_for=lambda request, flow: trunks.login_for(request, flow),
             guard_of=lambda request, flow: trunks.guard_of(request, flow),
-            serve_within=SERVED | referring,
+            serve_within=SERVED | {"NOTIFY": NOTIFIED_TYPES} | referring,
             serve_outside=referring,
         )
         # The errors name the address; those of TLS, the file.
@@ -375,7 +387,7 @@ async def running(settings: config.Config) -> AsyncIterator[Server]:
             decoding=decoding,
             trunk_of=trunks.trunk_of,
         )
-        switchboard = await stack.enter_async_context(Switchboard(means))
+        switchboard = await stack.enter_async_context(Switchboard(means, record=_recording(settings.calls, stack)))
         await stack.enter_async_context(trunks)
         pushes = await stack.enter_async_context(
             Pushes(

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Callable
 from types import TracebackType
 
 import structlog
 
 import sip
 from mediaserver.admission import Gate, Room
-from mediaserver.call import Call, Drain, Means, Order, Shutdown
+from mediaserver.call import Call, Departed, Drain, Means, Order, Referred, Shutdown, Stranded
+from mediaserver.detail import Facts
 from mediaserver.ledger import Ledger
 from mediaserver.referrals import Referrals
+from mediaserver.transfers import Transfers
 
 __all__ = ["NoRoom", "Switchboard"]
 
@@ -34,12 +37,18 @@ class Switchboard:
     """The calls that are alive, each a task. An async context manager, whose end is the end of all calls.
 
     ledger  what is known of them, and of those that have ended
+
+    Arguments:
+
+    record  gets what is known of each call that has ended
     """
 
-    def __init__(self, means: Means) -> None:
+    def __init__(self, means: Means, *, record: Callable[[Facts], None] = lambda facts: None) -> None:
         self._means = means
         self.ledger = Ledger()
         self._calls: dict[str, Call] = {}
+        self._record = record
+        self._transfers = Transfers(means.signalling)
         self._tasks: set[asyncio.Task[None]] = set()
         self._gate = Gate(means.config, means.trunk_of)
         self._referrals = Referrals(means, place=self._begin, room=self._has_room)
@@ -57,6 +66,7 @@ class Switchboard:
         for call in self._calls.values():
             call.deliver(Shutdown())
         self._referrals.close()
+        self._transfers.close()
         if self._tasks:
             _, late = await asyncio.wait(self._tasks, timeout=FAREWELL_S)
             for task in late:
@@ -92,7 +102,12 @@ class Switchboard:
                 replaced.take_over(event)
         elif isinstance(event, sip.Requested) and event.message.method == "REFER":
             self._referrals.take(event, self._calls.get(event.call or ""))
-        elif self._referrals.deliver(event) or isinstance(event, sip.FlowFailed) or event.call is None:
+        elif self._transfers.deliver(event) or self._referrals.deliver(event):
+            pass
+        elif isinstance(event, sip.Requested) and event.message.method == "NOTIFY":
+            # RFC 6665 section 4.1.3: nobody has subscribed, or not any more.
+            self._means.signalling.respond(event.request, 481)
+        elif isinstance(event, sip.FlowFailed) or event.call is None:
             pass
         elif (call := self._calls.get(event.call)) is not None:
             call.deliver(event)
@@ -103,6 +118,18 @@ class Switchboard:
         if wait_s:
             raise NoRoom(wait_s)
         return self._begin(order)
+
+    def transfer(self, call: Call, target: sip.NameAddr) -> asyncio.Future[sip.Transferred]:
+        """Have the peer of `call` call somebody else; the call ends when that has succeeded.
+
+        Raises sip.LocalProtocolError when it is not up, or being transferred already.
+        """
+        if not call.transferable:
+            raise sip.LocalProtocolError("the call is not up, or being transferred already")
+        told = self._transfers.begin(call.id, target)
+        call.deliver(Referred())
+        told.add_done_callback(lambda told: call.deliver(Departed() if _succeeded(told) else Stranded()))
+        return told
 
     def _begin(self, begun: sip.Offered | Order) -> Call:
         call = Call(begun, self._means, moved=self._move)
@@ -130,5 +157,9 @@ class Switchboard:
         finally:
             del self._calls[call.id]
             now = self._means.signalling.now()
-            self.ledger.end(call, now)
+            self._record(self.ledger.end(call, now))
             self._gate.end(rooms, now)
+
+
+def _succeeded(told: asyncio.Future[sip.Transferred]) -> bool:
+    return not told.cancelled() and told.result().outcome is sip.Outcome.SUCCEEDED

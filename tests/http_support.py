@@ -32,6 +32,7 @@ from http_api import (
     SpeakerFacts,
     SpeakerOrder,
     Speech,
+    TransferFacts,
     UtteranceFacts,
     UtteranceOrder,
     make_app,
@@ -70,6 +71,9 @@ CALL = CallFacts(
     ended_at=datetime(2026, 11, 25, 12, 0, 1, tzinfo=UTC),
     end=CallEnd(reason="busy", by="peer", sip_status=486, sip_reason="Busy Here"),
     media=None,
+    held=False,
+    paused=False,
+    digits=0,
     first_speech_ms=None,
     speech=(UTTERANCE,),
 )
@@ -266,6 +270,21 @@ class FakeCalls:
     async def stop_speech(self, id: str) -> CallFacts:
         self.call(id)
         raise Conflict("The call has ended", field="id")
+
+    def pause_speech(self, id: str, *, paused: bool) -> CallFacts:
+        self.call(id)
+        raise Conflict("The call has ended", field="id")
+
+    def send_digits(self, id: str, digits: str, *, duration_ms: int) -> None:
+        self.call(id)
+
+    async def hold(self, id: str, *, held: bool) -> CallFacts:
+        self.call(id)
+        raise Conflict("The call has ended", field="id")
+
+    async def transfer(self, id: str, *, to: str | None, call_id: str | None) -> TransferFacts:
+        self.call(id)
+        return TransferFacts(outcome="failed", sip_status=486, sip_reason="Busy Here")
 
 
 def mulaw_like(samples: bytes) -> bytes:

@@ -50,7 +50,10 @@ ROUTES = {
     "GET /v1/calls/{id}": Access.READ,
     "DELETE /v1/calls/{id}": Access.CALL,
     "POST /v1/calls/{id}/say": Access.CALL,
-    "POST /v1/calls/{id}/stop": Access.CALL,
+    **{
+        f"POST /v1/calls/{{id}}/{verb}": Access.CALL
+        for verb in ("stop", "pause", "resume", "dtmf", "hold", "unhold", "transfer")
+    },
     "GET /health": Access.OPEN,
     "GET /ready": Access.OPEN,
     "GET /metrics": Access.READ,

@@ -109,6 +109,43 @@ async def test_unknown_calls_are_404_and_one_that_has_ended_is_409_to_speech() -
                 assert response.status == (409 if path else 200 if method == "GET" else 204)
 
 
+async def test_every_verb_is_404_for_an_unknown_call_and_409_where_the_state_is_wrong() -> None:
+    bodies: dict[str, dict[str, Any]] = {"dtmf": {"digits": "1#"}, "transfer": {"to": "sip:b@127.0.0.1"}}
+    async with running(says()) as api:
+        for verb in ("pause", "resume", "hold", "unhold", "dtmf", "transfer"):
+            body = bodies.get(verb)
+            async with api.client.post(f"{PATH}/call_nobody/{verb}", json=body) as response:
+                assert response.status == 404
+            async with api.client.post(f"{PATH}/{CALL.id}/{verb}", json=body) as response:
+                assert response.status == {"dtmf": 204, "transfer": 200}.get(verb, 409)
+
+
+@pytest.mark.parametrize(
+    ("verb", "body"),
+    [
+        ("dtmf", {"digits": ""}),
+        ("dtmf", {"digits": "1234567890" * 4}),
+        ("dtmf", {"digits": "E"}),
+        ("dtmf", {"digits": "1", "duration_ms": 10}),
+        ("transfer", {}),
+        ("transfer", {"to": None}),
+        ("transfer", {"to": "sip:b@127.0.0.1", "call_id": "call_1"}),
+    ],
+)
+async def test_verbs_refuse_what_does_not_fit(verb: str, body: dict[str, Any]) -> None:
+    async with running(says()) as api, api.client.post(f"{PATH}/{CALL.id}/{verb}", json=body) as response:
+        assert response.status == 422
+
+
+async def test_an_answer_without_a_body_is_repeated_too() -> None:
+    async with running(says()) as api:
+        for replayed in (None, "true"):
+            async with api.client.post(
+                f"{PATH}/{CALL.id}/dtmf", json={"digits": "1"}, headers={"Idempotency-Key": "k1"}
+            ) as response:
+                assert (response.status, response.headers.get("Idempotency-Replayed")) == (204, replayed)
+
+
 async def test_the_same_request_with_the_same_key_is_done_once() -> None:
     async with running(says()) as api:
         first = await post(api, ORDER, Idempotency_Key="k1")
