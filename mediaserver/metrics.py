@@ -22,10 +22,11 @@ from prometheus_client import (
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+import http_api
 import rtp
 import sip
 
-__all__ = ["Metrics", "connection_families", "rtp_families", "sip_families"]
+__all__ = ["Metrics", "connection_families", "health_families", "rtp_families", "sip_families"]
 
 # One range has to suit a cached prompt (1 ms) and a cold GPU (seconds).
 LATENCY_BUCKETS_MS = (1, 2, 5, 10, 20, 30, 50, 75, 100, 150, 200, 300, 500, 1000, 2000, 5000, 10_000)
@@ -125,6 +126,19 @@ class _Watched(Collector):
 
     def describe(self) -> Iterable[Metric]:
         return ()
+
+
+def health_families(health: http_api.Health) -> list[Metric]:
+    """What /health and /ready say, as metric families."""
+    return [
+        GaugeMetricFamily("mediaserver_healthy", "1 if /health says that the process works", int(health.healthy)),
+        GaugeMetricFamily("mediaserver_ready", "1 if new work is taken", int(health.ready)),
+        CounterMetricFamily(
+            "tts_engine_restarts",
+            "Workers of the engine that had to be replaced",
+            int(health.details["engine_restarts"]),
+        ),
+    ]
 
 
 def rtp_families(counters: rtp.EndpointCounters) -> list[Metric]:

@@ -29,7 +29,7 @@ from mediaserver.calls import Calls
 from mediaserver.control import Control
 from mediaserver.detail import Facts
 from mediaserver.fetch import Fetcher
-from mediaserver.metrics import Metrics, connection_families, rtp_families, sip_families
+from mediaserver.metrics import Metrics, connection_families, health_families, rtp_families, sip_families
 from mediaserver.prompts import Prompts
 from mediaserver.push import Pushes
 from mediaserver.records import Records
@@ -403,10 +403,12 @@ async def running(settings: config.Config) -> AsyncIterator[Server]:
         metrics.watch(lambda: sip_families(agent.counters()))
         metrics.watch(trunks.families)
         metrics.watch(lambda: connection_families(transport.connections()))
+        control = Control(
+            speech, pushes, speakers, metrics, calls=switchboard.__len__, accepting=lambda: switchboard.accepting
+        )
+        metrics.watch(lambda: health_families(control.health()))
         app = http_api.make_app(
-            Control(
-                speech, pushes, speakers, metrics, calls=switchboard.__len__, accepting=lambda: switchboard.accepting
-            ),
+            control,
             calls=Calls(means, switchboard),
             version=version("mediaserver"),
             encode={"mulaw": encoding.mulaw, "alaw": encoding.alaw},
