@@ -229,7 +229,10 @@ class Call:
         self._means = means
         self._moved = moved
         settings = means.config
-        self._host = settings.rtp.advertise or settings.sip.advertise or flow.local[0]
+        self._host = next(
+            (host for host in (settings.rtp.advertise, settings.sip.advertise) if host and _same_family(host, flow)),
+            flow.local[0],
+        )
         self._inbox: asyncio.Queue[Input] = asyncio.Queue()
         self._media: Media | None = None
         self._offered_at = time.monotonic()
@@ -305,7 +308,8 @@ class Call:
         if (self.state, sip.Offered) in TABLE:
             self._step(offered)
         else:
-            self._means.signalling.reject(offered.call, status=481)
+            # RFC 3891 section 3: Declined is for a dialog that has ended, and this one is about to.
+            self._means.signalling.reject(offered.call, status=603 if self.state is CallState.ENDING else 486)
 
     @property
     def trunk(self) -> str | None:
@@ -660,6 +664,10 @@ class Call:
             if isinstance(seen["mos"], float):
                 self._means.metrics.call_mos.observe(seen["mos"])
         self._log.info("call ended", **facts)
+
+
+def _same_family(host: str, flow: sip.Flow) -> bool:
+    return (":" in host) == (":" in flow.local[0])
 
 
 # What is the fault of whoever asked, or of the moment.
