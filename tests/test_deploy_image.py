@@ -162,12 +162,19 @@ async def test_the_image_serves_read_only_without_root_and_drains(
                         break
                 except aiohttp.ClientConnectionError:
                     await asyncio.sleep(0.2)
+        first = process_one(outside.pid)
+        inside = ["nsenter", f"--target={first}", "--mount", "--root", f"--setuid={user}", f"--setgid={group}"]
+        path = f"PATH={dockerfile.environment('cpu')['PATH']}"
+        for url, status in ((f"http://127.0.0.1:{web}/health", 0), ("http://127.0.0.1:1/health", 1)):
+            asks = ["/usr/bin/env", "-i", path, f"HEALTH_URL={url}", *dockerfile.health_check()]
+            check = await asyncio.create_subprocess_exec(*inside, *asks, stderr=asyncio.subprocess.DEVNULL)
+            assert await check.wait() == status
         text = "This is said to its end, although the server was asked to stop when it had just begun to speak."
         call = asyncio.create_task(
             softphone.call(softphone.Order(uri=f"sip:hello@127.0.0.1:{sip}", text=text, seconds=30))
         )
         await asyncio.sleep(1)
-        os.kill(process_one(outside.pid), signal.SIGTERM)
+        os.kill(first, signal.SIGTERM)
         outcome = await call
         assert (outcome.answered, await asyncio.wait_for(outside.wait(), 10)) == (True, 0)
         assert len(outcome.heard) / 2 / 8000 > 3
