@@ -10,7 +10,7 @@ import gc
 import logging
 import os
 import random
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -22,7 +22,9 @@ import sip
 from mediaserver import server, switchboard
 from mediaserver.ledger import Ledger
 from mediaserver.media import Media
+from sip import uri
 from tests.live import rtp_ports, serving
+from tests.test_referrals import TRUSTED, boss_of
 
 AT_ONCE = 40
 # What a transaction over UDP lingers for after its end is 64*T1 (timers D, J, L, M); the rest is what a call lasts.
@@ -50,13 +52,19 @@ class Exchange:
         self.transport = transport
         self.endpoint = endpoint
         self.waiting: dict[str, asyncio.Queue[sip.Event]] = {}
+        self.expected: dict[str, asyncio.Future[sip.Offered]] = {}
         self.ports = self._ports()
 
     def deliver(self, event: sip.Event) -> None:
-        self.waiting[event.call].put_nowait(event)
+        assert event.call is not None
+        if isinstance(event, sip.Offered):
+            self.waiting[event.call] = asyncio.Queue()
+            self.expected.pop(event.request.uri.user).set_result(event)
+        else:
+            self.waiting[event.call].put_nowait(event)
 
-    async def call(self, user: str, *, hang_up: bool) -> sip.Ended:
-        """One call from its INVITE to its end; `hang_up` says whether we end it."""
+    async def call(self, user: str, *, hang_up: bool = False, refer_to: str = "") -> sip.Ended:
+        """One call from its INVITE to its end; `hang_up` says whether we end it, `refer_to` whom the server calls."""
         media = Media(self.endpoint, host="127.0.0.1")
         key = self.transport.invite(
             sip.Uri.parse(f"sip:{user}@{self.running.sip_address}"),
@@ -65,13 +73,23 @@ class Exchange:
             body=media.offer(),
         )
         events = self.waiting[key] = asyncio.Queue()
+        transfer: sip.Transfer | None = None
         while True:
-            match await events.get():
+            event = await events.get()
+            if transfer is not None and transfer.receive(event, self.transport.now()):
+                outcome = transfer.next_event()
+                if outcome is not None and outcome.status == 491:  # the server has not yet acted on our ACK
+                    transfer = self.refer(key, refer_to)
+                self.transport.flush()
+                continue
+            match event:
                 case sip.Answered(response=response):
                     media.accept(response.body)
                     media.start()
                     if hang_up:
                         self.transport.bye(key)
+                    elif refer_to:
+                        transfer = self.refer(key, refer_to)
                 case sip.Ended() as ended:
                     break
         media.close()
@@ -79,14 +97,60 @@ class Exchange:
         del self.waiting[key]
         return ended
 
+    def refer(self, call: str, target: str) -> sip.Transfer:
+        to = sip.NameAddr.parse(f"<{target}>")
+        transfer = sip.Transfer(self.transport.agent, call, to, now=self.transport.now())
+        self.transport.flush()
+        return transfer
+
+    async def be_called(self, user: str, *, hang_up: bool) -> sip.Ended:
+        """One call of the server's from its INVITE to its end."""
+        offered = await self.expected[user]
+        media = Media(self.endpoint, host="127.0.0.1")
+        self.transport.answer(offered.call, body=media.answer(offered.request.body))
+        events = self.waiting[offered.call]
+        while not isinstance(event := await events.get(), sip.Ended):
+            if isinstance(event, sip.Confirmed):
+                media.start()
+                if hang_up:
+                    self.transport.bye(offered.call)
+        media.close()
+        await media.wait_closed()
+        del self.waiting[offered.call]
+        return event
+
+    async def errand(self, turn: int) -> sip.Ended:
+        """Have the server call us, from within a call and from outside in turns, and hang up at every second pair."""
+        user = f"errand{turn}"
+        host, port = self.transport.addresses[0]
+        target = f"sip:{user}@{host}:{port}?X-Speak=a"
+        self.expected[user] = asyncio.get_running_loop().create_future()
+        called = asyncio.create_task(self.be_called(user, hang_up=turn % 4 < 2))
+        if turn % 2:
+            ended = await self.call("long", refer_to=target)
+            assert ended.cause is sip.Cause.REMOTE_BYE
+        else:
+            async with boss_of(self.running, target) as boss:
+                assert (await boss.told_all())[-1] == "SIP/2.0 200 OK"
+        return await called
+
     async def calls(self, count: int) -> dict[sip.Cause, int]:
         """So many calls, every second one ended by us; how they ended."""
+        return await self._in_turn(
+            count, lambda turn: self.call("short" if turn % 2 else "long", hang_up=turn % 2 == 0)
+        )
+
+    async def errands(self, count: int) -> dict[sip.Cause, int]:
+        """So many errands; how the calls that the server placed ended."""
+        return await self._in_turn(count, self.errand)
+
+    async def _in_turn(self, count: int, live: Callable[[int], Awaitable[sip.Ended]]) -> dict[sip.Cause, int]:
         causes: dict[sip.Cause, int] = {}
         turns = iter(range(count))
 
         async def line() -> None:
             for turn in turns:
-                ended = await self.call("short" if turn % 2 else "long", hang_up=turn % 2 == 0)
+                ended = await live(turn)
                 causes[ended.cause] = causes.get(ended.cause, 0) + 1
 
         async with asyncio.TaskGroup() as lines:
@@ -117,15 +181,20 @@ class Exchange:
         return self.endpoint.counters().ports_free + self.running.endpoint.counters().ports_free
 
 
+Lives = Callable[[Exchange, int], Awaitable[dict[sip.Cause, int]]]
+
+
 @asynccontextmanager
 async def exchanging() -> AsyncIterator[Exchange]:
     """A server, and what calls it, in this process."""
     routes = [{"user": "short", "say": "a"}, {"user": "long", "say": "a", "then": "stay", "stay_s": 30}]
     exchanges: list[Exchange] = []
-    agent = sip.Agent(random=random.Random(1))
+    agent = sip.Agent(random=random.Random(1), serve_within={"NOTIFY": ("message/sipfrag",)})
     first, last = (int(port) for port in rtp_ports().split("-"))
     async with (
-        serving(engine={"name": "tone"}, route=routes, rtp={"ports": f"{first}-{first + 1499}"}) as running,
+        serving(
+            engine={"name": "tone"}, route=routes, rtp={"ports": f"{first}-{first + 1499}"}, sip=TRUSTED
+        ) as running,
         sip.Transport.open(agent, [("127.0.0.1", 0)], deliver=lambda event: exchanges[0].deliver(event)) as transport,
         rtp.Endpoint(host="127.0.0.1", ports=range(first + 1500, last), realtime=False, quarantine_s=0.1) as endpoint,
     ):
@@ -160,15 +229,16 @@ def silent_log() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("silent_log")
-async def test_a_call_leaves_no_cycle_for_the_garbage_collector(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("lives", [Exchange.calls, Exchange.errands])
+async def test_a_call_leaves_no_cycle_for_the_garbage_collector(lives: Lives, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sip, "Agent", functools.partial(sip.Agent, timers=TIMERS))
     async with exchanging() as exchange:
-        await exchange.calls(AT_ONCE)
+        await lives(exchange, AT_ONCE)
         await exchange.alive()
         gc.collect()
         gc.disable()
         try:
-            await exchange.calls(2 * AT_ONCE)
+            await lives(exchange, 2 * AT_ONCE)
             await asyncio.sleep(64 * TIMERS.t1 + 1)
             assert gc.collect() < AT_ONCE
         finally:
@@ -176,19 +246,21 @@ async def test_a_call_leaves_no_cycle_for_the_garbage_collector(monkeypatch: pyt
 
 
 @pytest.mark.usefixtures("silent_log")
+@pytest.mark.parametrize("lives", [Exchange.calls, Exchange.errands])
 @pytest.mark.parametrize("count", [300, pytest.param(10_000, marks=pytest.mark.slow)])
-async def test_calls_in_a_row_leave_nothing_behind(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_calls_in_a_row_leave_nothing_behind(lives: Lives, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sip, "Agent", functools.partial(sip.Agent, timers=TIMERS))
-    # What is remembered of calls that have ended is bounded, and full before the first count.
+    # What is remembered of calls that have ended, and of URIs, is bounded, and full before the first count.
     monkeypatch.setattr(switchboard, "Ledger", functools.partial(Ledger, count=AT_ONCE))
+    monkeypatch.setattr(uri, "_parse_again", functools.lru_cache(maxsize=AT_ONCE)(uri._parse))
     async with exchanging() as exchange:
-        await exchange.calls(2 * AT_ONCE)  # what is made once and kept: caches, workers, threads' memory
+        await lives(exchange, 2 * AT_ONCE)  # what is made once and kept: caches, workers, threads' memory
         before = await exchange.alive()
         assert (before.dialogs, before.transactions, before.streams, before.calls) == (0, 0, 0, 0)
         assert before.ports_free == exchange.ports
         after = []
         for _ in range(2):
-            causes = await exchange.calls(count)
+            causes = await lives(exchange, count)
             assert causes == {sip.Cause.LOCAL_BYE: count // 2, sip.Cause.REMOTE_BYE: count // 2}
             assert await exchange.alive() == before
             after.append(memory())
