@@ -608,7 +608,9 @@ class Call:
 
     def _settle(self, event: sip.Confirmed) -> None:
         """The ACK to a later INVITE: it brings the answer if that had no offer."""
-        if event.body:
+        if self._confirmed_at is None:
+            self._talk(event)
+        elif event.body:
             self._accept(event.body)
 
     def _go_on(self, event: Stranded) -> None:
@@ -785,6 +787,8 @@ TABLE: Mapping[tuple[CallState, type[Input]], tuple[CallState, Action]] = {
     (CallState.STAYING, Shutdown): (CallState.ENDING, Call._hang_up),
     (CallState.STAYING, sip.Ended): (CallState.ENDED, Call._finish),
     # Our BYE comes after the last NOTIFY (RFC 3515) has been answered: some phones hang for minutes otherwise.
+    # A REFER may be right behind the ACK, whose event waits then.
+    (CallState.ANSWERED, Referred): (CallState.TRANSFERRING, Call._note),
     (CallState.TALKING, Referred): (CallState.TRANSFERRING, Call._note),
     (CallState.STAYING, Referred): (CallState.TRANSFERRING, Call._note),
     (CallState.TRANSFERRING, Stranded): (CallState.TALKING, Call._go_on),

@@ -77,9 +77,7 @@ class Exchange:
         while True:
             event = await events.get()
             if transfer is not None and transfer.receive(event, self.transport.now()):
-                outcome = transfer.next_event()
-                if outcome is not None and outcome.status == 491:  # the server has not yet acted on our ACK
-                    transfer = self.refer(key, refer_to)
+                transfer.next_event()
                 self.transport.flush()
                 continue
             match event:

@@ -81,7 +81,6 @@ class Phone:
         queue: asyncio.Queue[sip.Event] = asyncio.Queue()
         call = invited(running, self.transport, queue, self.offer)
         await self.until(sip.Answered)
-        await asyncio.sleep(0.1)
         return call
 
     def refer(self, call: str, target: str | sip.NameAddr) -> None:
