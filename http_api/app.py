@@ -27,6 +27,7 @@ from .calls import (
 )
 from .control import CallControl, Encoder, Host
 from .entrance import Entrance
+from .events import CALL_EVENTS, EVENTS, Events
 from .exchange import dress, exchange
 from .health import HEALTH, METRICS, READY, Condition
 from .intake import FORM_BYTES, expecting
@@ -58,6 +59,7 @@ def make_table(
     pushes: Pushes,
     speakers: Speakers,
     calls: Calls,
+    events: Events,
     condition: Condition,
 ) -> tuple[Route, ...]:
     """Every route, but for OPTIONS, which is answered everywhere, and HEAD, which is answered wherever GET is."""
@@ -90,6 +92,8 @@ def make_table(
         Route("hold", "POST", "/v1/calls/{id}/hold", calls.hold, HOLD, Access.CALL),
         Route("unhold", "POST", "/v1/calls/{id}/unhold", calls.unhold, UNHOLD, Access.CALL),
         Route("transfer", "POST", "/v1/calls/{id}/transfer", calls.transfer, TRANSFER, Access.CALL),
+        Route("events", "GET", "/v1/events", events.all, EVENTS, Access.READ),
+        Route("call_events", "GET", "/v1/calls/{id}/events", events.one, CALL_EVENTS, Access.READ),
         Route("health", "GET", "/health", condition.health, HEALTH, Access.OPEN),
         Route("ready", "GET", "/ready", condition.ready, READY, Access.OPEN),
         Route("metrics", "GET", "/metrics", condition.metrics, METRICS, Access.READ),
@@ -126,6 +130,8 @@ def make_app(
     formats, admission = audio_formats(encode, encoders), Admission(limits)
     talks = Talks(control, limits=limits, admission=admission, formats=formats)
     app.on_shutdown.append(talks.close)
+    events = Events(calls, limits=limits)
+    app.on_shutdown.append(events.close)
     table = make_table(
         Synthesis(control, limits=limits, admission=admission, formats=formats),
         talks,
@@ -134,6 +140,7 @@ def make_app(
         Pushes(control, limits=limits),
         Speakers(control, limits=limits),
         Calls(calls, limits=limits),
+        events,
         Condition(control, version=version),
     )
     description = Description(describe(table, version=version, limits=limits, guarded=gate.guarded))

@@ -18,6 +18,7 @@ __all__ = [
     "ControlError",
     "Embedding",
     "Encoder",
+    "EventFacts",
     "Failed",
     "FieldFault",
     "Forbidden",
@@ -245,6 +246,17 @@ class CallFacts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EventFacts:
+    """Something that has happened to a call, or "gap": something has that is not known any more."""
+
+    id: str
+    kind: str
+    call_id: str
+    at: datetime
+    details: Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TransferFacts:
     """What has become of a transfer; the fields are those of schema.TransferReport."""
 
@@ -452,6 +464,14 @@ class CallControl(Protocol):
 
     async def hold(self, id: str, *, held: bool) -> CallFacts:
         """Put the peer on hold, or take it off; returns when it has agreed. Raises NotFound, Conflict."""
+
+    def events(
+        self, after: str | None, *, call_id: str | None, idle_s: float
+    ) -> AsyncGenerator[EventFacts | None, None]:
+        """What happens to calls, or to one, from now on or after the event of that id; None when nothing does.
+
+        With a `call_id` and no `after` it begins with the earliest that is kept.
+        """
 
     async def transfer(self, id: str, *, to: str | None, call_id: str | None) -> TransferFacts:
         """Have the peer call `to`, or whom the call `call_id` is with; returns when it is known what came of it.

@@ -34,6 +34,7 @@ __all__ = [
     "CallReport",
     "CallRequest",
     "DigitsRequest",
+    "EventReport",
     "FieldError",
     "HealthReport",
     "OpenAiError",
@@ -994,6 +995,21 @@ class TransferReport(_Body):
         int | None, Field(description="Of the target, as the peer tells it; or of the peer, if it will not.")
     ]
     sip_reason: str
+
+
+class EventReport(_Body):
+    """Something that has happened: the data of a server-sent event."""
+
+    type: Annotated[str, Field(examples=["call.answered"])]
+    call_id: Annotated[str, Field(description="Empty for a gap.")]
+    at: datetime
+    details: Annotated[
+        dict[str, object],
+        Field(
+            description="Of `call.created` the parties and the direction; of `call.ended` the `end`; of `speech.*` the "
+            "utterance's `id`, `state` and `spoken_ms`."
+        ),
+    ]
 
 
 class CallList(_Body):

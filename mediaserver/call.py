@@ -21,6 +21,7 @@ import sip
 from mediaserver import audio
 from mediaserver.config import Config, Then, Trunk
 from mediaserver.detail import Detail, Facts
+from mediaserver.events import EventLog
 from mediaserver.fetch import Fetcher, FetchError, Forbidden
 from mediaserver.hold import Hold
 from mediaserver.media import DEFAULT_CODECS, Media
@@ -59,7 +60,7 @@ class Means:
     """What every call works with.
 
     `clips` holds the audio of the routes' files; `decoding` bounds how many fetched ones are decoded at a time;
-    `trunk_of` tells the trunk whose calls come from an address.
+    `trunk_of` tells the trunk whose calls come from an address; `events` is told what happens to calls.
     """
 
     config: Config
@@ -71,6 +72,7 @@ class Means:
     clips: Mapping[Path, rtp.Clip]
     decoding: asyncio.Semaphore
     trunk_of: Callable[[str], Trunk | None]
+    events: EventLog
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -225,6 +227,7 @@ class Call:
             callee=begun.target if isinstance(begun, Order) else begun.request.uri,
             source=self._source,
             trunk=self.trunk,
+            publish=means.events.publish,
         )
         self._means = means
         self._moved = moved
@@ -243,7 +246,7 @@ class Call:
         self._digits = 0
         self._hold = Hold()
         self._log = structlog.get_logger("call").bind(**facts)
-        self._programme = Programme(means.speech, log=self._log)
+        self._programme = Programme(means.speech, tell=self.detail.speak, log=self._log)
 
     def deliver(self, event: Input) -> None:
         """Hand in what happened; the call's task acts on it."""

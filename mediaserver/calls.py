@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
 from typing import Literal
 
 import engines
@@ -153,6 +154,25 @@ class Calls:
         except sip.LocalProtocolError as error:
             raise http_api.Conflict(str(error), field="id") from error
         return http_api.TransferFacts(outcome=OUTCOMES[told.outcome], sip_status=told.status, sip_reason=told.reason)
+
+    async def events(
+        self, after: str | None, *, call_id: str | None, idle_s: float
+    ) -> AsyncGenerator[http_api.EventFacts | None, None]:
+        log = self._means.events
+        if after is None and call_id is not None:
+            after = log.beginning
+        async with aclosing(log.follow(after, idle_s=idle_s)) as happenings:
+            async for happening in happenings:
+                if happening is None:
+                    yield None
+                elif call_id is None or happening.call in (call_id, ""):
+                    yield http_api.EventFacts(
+                        id=happening.id,
+                        kind=happening.kind,
+                        call_id=happening.call,
+                        at=happening.at,
+                        details=happening.facts,
+                    )
 
     def _target(self, call: Call, other_id: str | None) -> sip.NameAddr:
         """The peer of another call."""

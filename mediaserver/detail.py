@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Literal
 
 import sip
-from mediaserver.passage import Said
+from mediaserver.passage import PassageState, Said
 
 __all__ = ["Detail", "End", "Facts", "end_of", "outcome_of"]
 
@@ -103,6 +103,8 @@ class Facts:
 class Detail:
     """The detail record of one call.
 
+    publish  is told what has happened: kind, id and facts
+
     id   by which the API knows it: not the agent's key, since whoever knows that may take the call over (RFC 3891)
     why  our reason for hanging up; the first one counts
     """
@@ -115,6 +117,7 @@ class Detail:
         "_direction",
         "_end",
         "_ended_at",
+        "_publish",
         "_ringing_at",
         "_source",
         "_trunk",
@@ -124,7 +127,14 @@ class Detail:
     )
 
     def __init__(
-        self, direction: Direction, *, caller: sip.Uri, callee: sip.Uri, source: str, trunk: str | None
+        self,
+        direction: Direction,
+        *,
+        caller: sip.Uri,
+        callee: sip.Uri,
+        source: str,
+        trunk: str | None,
+        publish: Callable[[str, str, Mapping[str, object]], None],
     ) -> None:
         self.id = f"call_{secrets.token_hex(12)}"
         self._direction: Direction = direction
@@ -139,6 +149,8 @@ class Detail:
         self._why = ""
         self._end: End | None = None
         self.first_speech_ms: float | None = None
+        self._publish = publish
+        self._tell("call.created", direction=direction, **{"from": self._caller, "to": self._callee, "trunk": trunk})
 
     @property
     def ringing(self) -> bool:
@@ -146,11 +158,20 @@ class Detail:
 
     def ring(self) -> None:
         """The other side says that it rings."""
-        self._ringing_at = self._ringing_at or datetime.now(UTC)
+        if self._ringing_at is None:
+            self._ringing_at = datetime.now(UTC)
+            self._tell("call.ringing")
 
     def answer(self) -> None:
         """The call is up."""
-        self._answered_at = self._answered_at or datetime.now(UTC)
+        if self._answered_at is None:
+            self._answered_at = datetime.now(UTC)
+            self._tell("call.answered")
+
+    def speak(self, said: Said) -> None:
+        """Something that it says has begun or ended."""
+        kind = "speech.started" if said.state is PassageState.SPEAKING else "speech.ended"
+        self._tell(kind, id=said.id, state=said.state.value, spoken_ms=said.spoken_ms)
 
     def hang_up(self, why: str) -> None:
         """We want the call to end, and why."""
@@ -167,6 +188,13 @@ class Detail:
             self._end = end_of(ended, answered=self._answered_at is not None, why=self._why)
         elif self._end is None:
             self._end = End(by="server", reason="failed", status=None, phrase="")
+        assert self._end is not None, "every branch gives one"
+        end = self._end
+        told = {"reason": end.reason, "by": end.by, "sip_status": end.status, "sip_reason": end.phrase}
+        self._tell("call.ended", end=told)
+
+    def _tell(self, kind: str, **facts: object) -> None:
+        self._publish(kind, self.id, facts)
 
     def facts(
         self,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import enum
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import engines
@@ -54,15 +55,16 @@ class Said:
 
 
 class Passage:
-    """One `item` of a call's programme."""
+    """One `item` of a call's programme. `tell` gets what is known of it when it begins and when it ends."""
 
-    __slots__ = ("_over", "_ssml", "_text", "_voice", "id", "item", "spoken_ms", "state")
+    __slots__ = ("_over", "_ssml", "_tell", "_text", "_voice", "id", "item", "spoken_ms", "state")
 
-    def __init__(self, item: Item) -> None:
+    def __init__(self, item: Item, tell: Callable[[Said], None]) -> None:
         self.id = f"utt_{secrets.token_hex(8)}"
         self.item: Item | None = item
         self.state = PassageState.QUEUED
         self.spoken_ms = 0
+        self._tell = tell
         self._over = asyncio.Event()
         words = item.content if isinstance(item.content, engines.Utterance) else None
         self._text = None if words is None else words.text
@@ -77,6 +79,13 @@ class Passage:
         """No more of it will be said; what was to be said is let go of, for a recording is large."""
         self.state, self.spoken_ms, self.item = state, spoken_ms, None
         self._over.set()
+        self._tell(self.facts(spoken_ms=spoken_ms))
+
+    def start(self) -> None:
+        """It is heard from now on."""
+        if self.state is PassageState.QUEUED:
+            self.state = PassageState.SPEAKING
+            self._tell(self.facts(spoken_ms=0))
 
     async def wait_ended(self) -> None:
         await self._over.wait()

@@ -32,9 +32,14 @@ class Programme:
 
     turn      how much has been handed in so far; it tells one end of the queue from another
     began_at  time.monotonic() of the first sound, None before it
+
+    Arguments:
+
+    tell  gets what is known of each passage when it begins and when it ends
     """
 
-    def __init__(self, speech: Speech, *, log: structlog.stdlib.BoundLogger) -> None:
+    def __init__(self, speech: Speech, *, tell: Callable[[Said], None], log: structlog.stdlib.BoundLogger) -> None:
+        self._tell = tell
         self.turn = 0
         self.began_at: float | None = None
         self._speech = speech
@@ -64,7 +69,7 @@ class Programme:
         """Say it after all else. Raises ProgrammeFull."""
         if len(self._queue) >= MOST:
             raise ProgrammeFull(f"{MOST} things wait to be said")
-        passage = Passage(item)
+        passage = Passage(item, self._tell)
         self._queue.append(passage)
         self._remember(passage)
         self.turn += 1
@@ -138,7 +143,7 @@ class Programme:
 
     def _start(self, passage: Passage) -> None:
         """The passage is heard from now on."""
-        passage.state = PassageState.SPEAKING
+        passage.start()
         assert passage.item is not None, "it has not ended"
         if passage.item.duration_ms is not None and not self._limit.expired():
             self._limit.reschedule(asyncio.get_running_loop().time() + passage.item.duration_ms / 1000)

@@ -28,6 +28,7 @@ from mediaserver.call import SERVED, Means
 from mediaserver.calls import Calls
 from mediaserver.control import Control
 from mediaserver.detail import Facts
+from mediaserver.events import EventLog
 from mediaserver.fetch import Fetcher
 from mediaserver.metrics import Metrics, connection_families, health_families, rtp_families, sip_families
 from mediaserver.prompts import Prompts
@@ -386,6 +387,7 @@ async def running(settings: config.Config) -> AsyncIterator[Server]:
             clips=clips,
             decoding=decoding,
             trunk_of=trunks.trunk_of,
+            events=EventLog(),
         )
         switchboard = await stack.enter_async_context(Switchboard(means, record=_recording(settings.calls, stack)))
         await stack.enter_async_context(trunks)

@@ -21,6 +21,7 @@ from http_api import (
     Clauses,
     Conflict,
     Embedding,
+    EventFacts,
     Gate,
     Health,
     Listening,
@@ -281,6 +282,14 @@ class FakeCalls:
     async def hold(self, id: str, *, held: bool) -> CallFacts:
         self.call(id)
         raise Conflict("The call has ended", field="id")
+
+    async def events(
+        self, after: str | None, *, call_id: str | None, idle_s: float
+    ) -> AsyncGenerator[EventFacts | None, None]:
+        """Those of one call, with a pause in between; then it ends, as no host's does."""
+        for number, kind in enumerate(("call.created", "", "call.ended")):
+            event = EventFacts(id=f"e-{number}", kind=kind, call_id=CALL.id, at=CALL.created_at, details={})
+            yield event if kind else None
 
     async def transfer(self, id: str, *, to: str | None, call_id: str | None) -> TransferFacts:
         self.call(id)

@@ -47,6 +47,8 @@ ROUTES = {
     "DELETE /v1/speakers/{id}": Access.ADMIN,
     "POST /v1/calls": Access.CALL,
     "GET /v1/calls": Access.READ,
+    "GET /v1/calls/{id}/events": Access.READ,
+    "GET /v1/events": Access.READ,
     "GET /v1/calls/{id}": Access.READ,
     "DELETE /v1/calls/{id}": Access.CALL,
     "POST /v1/calls/{id}/say": Access.CALL,

@@ -69,6 +69,8 @@ async def test_every_route_is_described_and_everything_described_is_there() -> N
             ("/v1/calls/{id}/hold", "post"),
             ("/v1/calls/{id}/unhold", "post"),
             ("/v1/calls/{id}/transfer", "post"),
+            ("/v1/calls/{id}/events", "get"),
+            ("/v1/events", "get"),
             ("/health", "get"),
             ("/ready", "get"),
             ("/metrics", "get"),

@@ -20,6 +20,7 @@ import structlog
 import rtp
 import sip
 from mediaserver import server, switchboard
+from mediaserver.events import EventLog
 from mediaserver.ledger import Ledger
 from mediaserver.media import Media
 from sip import uri
@@ -251,6 +252,7 @@ async def test_calls_in_a_row_leave_nothing_behind(lives: Lives, count: int, mon
     # What is remembered of calls that have ended, and of URIs, is bounded, and full before the first count.
     monkeypatch.setattr(switchboard, "Ledger", functools.partial(Ledger, count=AT_ONCE))
     monkeypatch.setattr(uri, "_parse_again", functools.lru_cache(maxsize=AT_ONCE)(uri._parse))
+    monkeypatch.setattr(server, "EventLog", functools.partial(EventLog, count=AT_ONCE))
     async with exchanging() as exchange:
         await lives(exchange, 2 * AT_ONCE)  # what is made once and kept: caches, workers, threads' memory
         before = await exchange.alive()
