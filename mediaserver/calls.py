@@ -12,11 +12,12 @@ import http_api
 import rtp
 import sip
 from mediaserver import audio
-from mediaserver.call import Call, HangUp, Means, Order
+from mediaserver.call import Call, Means
 from mediaserver.config import Then
 from mediaserver.detail import Facts
 from mediaserver.dialling import Dialling, ForbiddenNumber, UnknownTrunk, UnusableNumber
 from mediaserver.faults import translated
+from mediaserver.inputs import HangUp, Order
 from mediaserver.media import Media
 from mediaserver.passage import Said
 from mediaserver.programme import ProgrammeFull

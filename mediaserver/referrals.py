@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import structlog
 
 import sip
-from mediaserver.call import Call, Departed, Means, Order, Referred, Stranded
+from mediaserver.call import Call, Means
+from mediaserver.inputs import Departed, Order, Referred, Stranded
 from mediaserver.script import referred
 
 __all__ = ["REFERRED_TYPES", "Referrals"]

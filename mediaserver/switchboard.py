@@ -11,8 +11,9 @@ import structlog
 
 import sip
 from mediaserver.admission import Gate, Room
-from mediaserver.call import Call, Departed, Drain, Means, Order, Referred, Shutdown, Stranded
+from mediaserver.call import Call, Means
 from mediaserver.detail import Facts
+from mediaserver.inputs import Departed, Drain, Order, Referred, Shutdown, Stranded
 from mediaserver.ledger import Ledger
 from mediaserver.referrals import Referrals
 from mediaserver.transfers import Transfers
