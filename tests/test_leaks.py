@@ -27,7 +27,8 @@ from sip import uri
 from tests.live import rtp_ports, serving
 from tests.test_referrals import TRUSTED, boss_of
 
-AT_ONCE = 40
+# Each port rests for 5 s after a call, and so many ports are to suffice.
+AT_ONCE = 16
 # What a transaction over UDP lingers for after its end is 64*T1 (timers D, J, L, M); the rest is what a call lasts.
 TIMERS = sip.Timers(t1=0.05, t2=0.2, t4=0.1)
 
