@@ -261,11 +261,11 @@ def _spare_the_collector() -> None:
     """Keep full garbage collections, which hold everything up for as long as there are objects, off the calls.
 
     What is there now stays, so it is never looked at again; and a call leaves no cycle behind (tests/test_leaks.py), so
-    there is hardly anything to find for a full collection.
+    there is hardly anything to find for a full collection. HTTP leaves some, so they are rare and not abolished.
     """
     gc.collect()
     gc.freeze()
-    gc.set_threshold(1_000, 10, 2_000)
+    gc.set_threshold(1_000, 10, 500)
 
 
 def _recording(settings: config.Calls, stack: AsyncExitStack) -> Callable[[Facts], None]:

@@ -13,6 +13,7 @@ host serves NOTIFY within calls for the ones, REFER for the others: `Agent(serve
 
 from __future__ import annotations
 
+import abc
 import enum
 import re
 from collections import deque
@@ -78,7 +79,7 @@ def refer_to_peer_of(agent: Agent, call: str) -> NameAddr:
     return NameAddr(uri=replace(dialog.target, parameters=parameters, headers=headers))
 
 
-class _Machine(Generic[S, I, D, A, E]):
+class _Machine(abc.ABC, Generic[S, I, D, A, E]):
     """A state, its deadlines, and the events that came of it."""
 
     ROWS: Mapping[tuple[S, I | D], tuple[S, tuple[A, ...]]]
@@ -114,8 +115,9 @@ class _Machine(Generic[S, I, D, A, E]):
         }
         return todo
 
+    @abc.abstractmethod
     def _span(self, deadline: D) -> float:
-        raise NotImplementedError
+        """Seconds that a deadline is ahead when its state is entered."""
 
 
 # --- Ours
