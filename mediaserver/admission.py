@@ -10,6 +10,7 @@ import ipaddress
 import math
 from collections.abc import Callable, Sequence
 
+import structlog
 from prometheus_client.core import GaugeMetricFamily, Metric
 
 import sip
@@ -24,6 +25,10 @@ RETRY_AFTER_S = 5
 LONGEST_RETRY_AFTER_S = 60
 # How much the latest call counts in the mean time between the ends of calls.
 LATEST = 0.1
+# So many unknown sources are logged.
+MOST_TOLD = 100
+
+log = structlog.get_logger("admission")
 
 
 class Gate:
@@ -39,12 +44,14 @@ class Gate:
             for trunk in settings.trunk
         }
         self._closed_for_s: int | None = None
+        self._told: set[str] = set()
 
     def judge(self, request: sip.Request | None, source: sip.Flow, now: float) -> sip.Admission:
         """What a request outside of a call gets, None being an unreadable one; it takes no room by being asked."""
         host = source.remote[0]
         trunk = self._trunk_of(host)
         if trunk is None and not _among(self._networks, host):
+            self._tell(host)
             return self._unknown
         if request is None or request.method not in BEGINNING or request.to.tag:
             return sip.Admission()
@@ -85,6 +92,12 @@ class Gate:
         for name, room in self._trunks.items():
             calls.add_metric([name], room.calls)
         return [calls]
+
+    def _tell(self, host: str) -> None:
+        """Log once who is not let in, so that whoever should be is found; forged sources do not fill the log."""
+        if len(self._told) < MOST_TOLD and host not in self._told:
+            self._told.add(host)
+            log.warning("source unknown: list it in sip.networks, or in a trunk, if it may call", source=host)
 
     def _rooms(self, trunk: Trunk | None) -> tuple[Room, ...]:
         return (self._room,) if trunk is None else (self._room, self._trunks[trunk.name])

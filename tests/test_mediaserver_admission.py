@@ -125,6 +125,19 @@ def test_a_trunk_may_call_from_wherever_it_is() -> None:
     assert asked(door, host=ELSEWHERE).status is None
 
 
+def test_who_is_unknown_is_logged_once_and_a_flood_of_sources_a_hundred_times(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    door = gate()
+    for number in range(300):
+        for _ in range(2):
+            asked(door, host=f"203.0.{number // 250}.{number % 250}")
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 100
+    assert "sip.networks" in lines[0]
+    assert "203.0.0.0" in lines[0]
+
+
 def test_connections_of_who_is_ignored_are_not_taken() -> None:
     assert gate().welcomes(ELSEWHERE)
     door = gate(unknown="ignore")
