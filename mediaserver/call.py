@@ -21,6 +21,7 @@ import sip
 from mediaserver import audio
 from mediaserver.config import Config, Then, Trunk
 from mediaserver.detail import Detail, Facts
+from mediaserver.digits import Digits
 from mediaserver.events import EventLog
 from mediaserver.fetch import Fetcher, FetchError, Forbidden
 from mediaserver.hold import Hold
@@ -102,6 +103,7 @@ class Call:
     id      its key with the agent, once there is one; it changes when another call takes its place (RFC 3891)
     script  what it says
     detail  what has become of it
+    digits  what the other side keys
 
     Arguments:
 
@@ -142,7 +144,7 @@ class Call:
         self._confirmed_at: float | None = None
         self._end: sip.Ended | None = None
         self._timers: list[asyncio.TimerHandle] = []
-        self._digits = 0
+        self.digits = Digits()
         self._hold = Hold()
         self._log = structlog.get_logger("call").bind(**facts)
         self._programme = Programme(means.speech, tell=self.detail.speak, log=self._log)
@@ -176,6 +178,7 @@ class Call:
             if isinstance(self._begun, Order) and self.state is not CallState.ENDED:
                 self._begun.tell(500, "Server Internal Error")
             self._hold.over()
+            self.digits.close()
             for timer in self._timers:
                 timer.cancel()
             if self._media is not None:
@@ -224,7 +227,7 @@ class Call:
             state="ringing" if self.state is CallState.CALLING and self.detail.ringing else STANDING[self.state],
             held=self._media is not None and self._media.held,
             paused=self._media is not None and self._media.paused,
-            digits=self._digits,
+            digits=self.digits.count,
             media=None if self._media is None else self._media.facts(),
             speech=self._programme.history(),
         )
@@ -433,8 +436,7 @@ class Call:
             # RFC 6086 section 4.2.2; the INFO of old has none.
             raise sip.RemoteProtocolError("No Info Package is taken", status=469, headers=(("Recv-Info", ""),))
         if message.content_type in DTMF_TYPES:
-            read_tone(message.content_type, message.body)
-            self._digits += 1  # which ones is the caller's secret: they may be a PIN
+            self.digits.key(read_tone(message.content_type, message.body).digit)
         elif message.body or message.content_type or message.method == "MESSAGE":
             wanted = more(message, self._said())
             self.say(wanted.text, interrupts=wanted.interrupts)
@@ -544,7 +546,7 @@ class Call:
             case rtp.Latched(host=host, port=port):
                 self._log.debug("media come from", host=host, port=port)
             case rtp.Digit():
-                self._digits += 1  # which ones is the caller's secret: they may be a PIN
+                self.digits.key(event.digit)
 
     def _record(self) -> None:
         """One line that sums the call up."""
@@ -553,7 +555,7 @@ class Call:
         status = self._end.status if self._end else None
         self.detail.finish(self._end)
         self._means.metrics.calls.labels(cause, str(status or "")).inc()
-        facts: dict[str, object] = {"cause": cause, "status": status, "digits": self._digits}
+        facts: dict[str, object] = {"cause": cause, "status": status, "digits": self.digits.count}
         if self._confirmed_at is not None:
             talked_s = time.monotonic() - self._confirmed_at
             self._means.metrics.call_duration.observe(talked_s)
