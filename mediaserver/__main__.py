@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 import engines
-from mediaserver import audio, config, logs, server, softphone
+from mediaserver import audio, capacity, config, logs, server, softphone
 
 # A call that a signal ends is over by then, whatever hangs: twice the time that hanging up may take.
 LAST_RESORT_S = 2 * softphone.GOODBYE_S
@@ -109,6 +109,7 @@ def main() -> None:
     mediaserver serve                                     start it
     mediaserver call sip:hello@127.0.0.1 --text "Hello"   call it, and hear what it says
     mediaserver say "Hello" -o hello.wav                  only the speech
+    mediaserver capacity --calls-per-day 30000            the machines that so many calls take
     """
 
 
@@ -268,6 +269,104 @@ def say(text: str, output: Path, voice: str, language: str, ssml: bool, rate_hz:
         raise click.UsageError("the text contains nothing to say")
     _write(output, samples, rate_hz=utterance.rate_hz)
     click.echo(f"{output}: {len(samples) / 2 / utterance.rate_hz:.2f} s of speech at {utterance.rate_hz} Hz")
+
+
+def _percent(_ctx: click.Context, _parameter: click.Parameter, percent: float) -> float:
+    return percent / 100
+
+
+_SHARE = click.FloatRange(0, 100)
+
+
+@main.command("capacity")
+@click.option("--calls-per-day", type=click.FloatRange(min=1), required=True, help="Of the busiest day.")
+@click.option("--avg-seconds", "average_s", type=click.FloatRange(min=1), default=180.0, show_default=True)
+@click.option(
+    "--busy-hour",
+    type=_SHARE,
+    callback=_percent,
+    default=15.0,
+    show_default=True,
+    help="Percentage of the day's calls that begin in its busiest hour.",
+)
+@click.option(
+    "--blocking",
+    type=click.FloatRange(0.000001, 99),
+    callback=_percent,
+    default=0.1,
+    show_default=True,
+    help="Percentage of the calls of that hour that may be refused for want of room.",
+)
+@click.option(
+    "--speech",
+    type=_SHARE,
+    callback=_percent,
+    default=50.0,
+    show_default=True,
+    help="Percentage of a call in which something is said to the caller.",
+)
+@click.option(
+    "--cached",
+    type=_SHARE,
+    callback=_percent,
+    default=0.0,
+    show_default=True,
+    help="Percentage of that which is heard from memory: prompts, and what was said before.",
+)
+@click.option("--cores", type=click.IntRange(min=1), default=2, show_default=True, help="Of each machine.")
+@click.option(
+    "--load",
+    type=click.FloatRange(1, 100),
+    callback=_percent,
+    default=50.0,
+    show_default=True,
+    help="Percentage of its processors that a machine is to be busy with at most.",
+)
+@click.option("--max-calls", type=click.IntRange(min=1), default=1000, show_default=True, help="sip.max_calls.")
+@click.option(
+    "--rtp-ports", type=click.IntRange(min=2), default=10_000, show_default=True, help="Size of the range rtp.ports."
+)
+@click.option(
+    "--streams-per-gpu",
+    "gpu_streams",
+    type=click.IntRange(min=1),
+    help="Speech by GPUs, each with so many voices at a time: measure yours. Without it: by espeak-ng.",
+)
+@click.option("--spare", type=click.IntRange(min=0), default=1, show_default=True, help="Machines that may fail.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def tell_capacity(
+    calls_per_day: float,
+    average_s: float,
+    busy_hour: float,
+    blocking: float,
+    speech: float,
+    cached: float,
+    cores: int,
+    load: float,
+    max_calls: int,
+    rtp_ports: int,
+    gpu_streams: int | None,
+    spare: int,
+    as_json: bool,
+) -> None:
+    """Say what machines so many calls take, from what calls were measured to cost (docs/BENCHMARKS.md).
+
+    docs/CAPACITY.md says what is assumed, and works two examples.
+    """
+    demand = capacity.Demand(
+        calls_per_day=calls_per_day,
+        average_s=average_s,
+        busy_hour=busy_hour,
+        blocking=blocking,
+        speech=speech,
+        cached=cached,
+    )
+    node = capacity.Node(cores=cores, load=load, max_calls=max_calls, rtp_ports=rtp_ports, gpu_streams=gpu_streams)
+    try:
+        plan = capacity.plan(demand, node, spare=spare)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    click.echo(plan.to_json() if as_json else plan.to_text())
 
 
 if __name__ == "__main__":
