@@ -39,6 +39,7 @@ from .push import LIST, OPEN, SHOW, STOP, Pushes
 from .rendition import audio_formats
 from .route import FORM, Access, Route
 from .schema import ApiLimits, OpenAiError
+from .sockets import Sockets
 from .speakers import CHANGE, ENROL, FORGET, INSPECT, SPEAKERS, Speakers
 from .synthesis import STREAM, SYNTHESIZE, Synthesis
 from .talk import TALK, Talks
@@ -128,13 +129,13 @@ def make_app(
     app[LIMITS] = limits
     app.on_response_prepare.append(dress)
     formats, admission = audio_formats(encode, encoders), Admission(limits)
-    talks = Talks(control, limits=limits, admission=admission, formats=formats)
-    app.on_shutdown.append(talks.close)
+    sockets = Sockets(control, limits=limits)
+    app.on_shutdown.append(sockets.close)
     events = Events(calls, limits=limits)
     app.on_shutdown.append(events.close)
     table = make_table(
         Synthesis(control, limits=limits, admission=admission, formats=formats),
-        talks,
+        Talks(control, sockets=sockets, limits=limits, admission=admission, formats=formats),
         OpenAi(control, limits=limits, admission=admission, formats=formats),
         Prompts(control, limits=limits, admission=admission),
         Pushes(control, limits=limits),

@@ -55,6 +55,7 @@ __all__ = [
     "PushRequest",
     "Readiness",
     "SayRequest",
+    "SocketError",
     "SpeakerChange",
     "SpeakerDetails",
     "SpeakerList",
@@ -65,7 +66,6 @@ __all__ = [
     "SynthesizeRequest",
     "TalkCancelled",
     "TalkDone",
-    "TalkError",
     "TalkFlushed",
     "TalkMark",
     "TalkMessage",
@@ -1059,8 +1059,8 @@ class ProblemDetails(_Body):
     request_id: str
 
 
-class TalkError(_Body):
-    """The connection is closed, and why."""
+class SocketError(_Body):
+    """A WebSocket is closed, and why."""
 
     type: Literal["error"]
     problem: ProblemDetails

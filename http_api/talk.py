@@ -16,42 +16,35 @@ client sends, a second one speaks what is in the queue. Cancelling ends the seco
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from aiohttp import WSCloseCode, WSMsgType, web
-from pydantic import BaseModel, ValidationError
+from aiohttp import web
+from pydantic import ValidationError
 
-from .access import SUBPROTOCOL
 from .admission import Admission
-from .control import ControlError, SocketEnd, Speech, SpeechControl
-from .delivery import patiently
-from .intake import CLIENT, REQUEST_ID
-from .problem import Problem, of_control, of_validation
+from .control import SocketEnd, Speech, SpeechControl
+from .problem import Problem, of_validation
 from .rendition import SAMPLE_BYTES, AudioFormat, Encoding, Rendition
 from .route import Answer, Operation
 from .schema import (
     ApiLimits,
+    SocketError,
     TalkCancelled,
     TalkDone,
-    TalkError,
     TalkFlushed,
     TalkMark,
     TalkMessage,
     TalkReady,
 )
+from .sockets import Line, Sockets
 from .transcript import Passage, Transcript
 
 __all__ = ["TALK", "Talks"]
 
-errors = logging.getLogger("http_api.error")
-
 MOST_QUEUED: Final = 4096
 """Passages and flushes that may wait for being spoken."""
-
-CLOSE_TIMEOUT_S: Final = 2.0
 
 TALK = Operation(
     summary="Speak a text while it is being written: a WebSocket",
@@ -72,22 +65,9 @@ beginning of the connection. A client that does not read is cut off. A browser m
 and from listed ones only; it cannot set a header, and brings its token as a subprotocol.""",
     answers=(Answer(status=101, description="A WebSocket (RFC 6455).", content={}),),
     problems=(400, 403, 426, 500, 503),
-    models=(TalkReady, TalkMark, TalkFlushed, TalkCancelled, TalkDone, TalkError),
+    models=(TalkReady, TalkMark, TalkFlushed, TalkCancelled, TalkDone, SocketError),
     receives=(TalkMessage,),
 )
-
-CLOSE_CODES: Mapping[int, WSCloseCode] = {
-    413: WSCloseCode.MESSAGE_TOO_BIG,
-    415: WSCloseCode.UNSUPPORTED_DATA,
-    429: WSCloseCode.TRY_AGAIN_LATER,
-    500: WSCloseCode.INTERNAL_ERROR,
-    503: WSCloseCode.TRY_AGAIN_LATER,
-}
-ENDS: Mapping[int, SocketEnd] = {408: "idle", 500: "failed"}
-
-
-class _SlowReader(Exception):
-    """The client makes no room for what it asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,150 +79,67 @@ class _Flush:
 
 
 class Talks:
-    """The resource: all talks that are open."""
+    """The resource."""
 
     def __init__(
-        self, control: SpeechControl, *, limits: ApiLimits, admission: Admission, formats: Mapping[str, AudioFormat]
+        self,
+        control: SpeechControl,
+        *,
+        sockets: Sockets,
+        limits: ApiLimits,
+        admission: Admission,
+        formats: Mapping[str, AudioFormat],
     ) -> None:
         self._control = control
+        self._sockets = sockets
         self._limits = limits
         self._admission = admission
         self._formats = formats
-        self._open: set[web.WebSocketResponse] = set()
 
     async def talk(self, request: web.Request) -> web.WebSocketResponse:
         limits = self._limits
-        socket = web.WebSocketResponse(
-            timeout=CLOSE_TIMEOUT_S,
-            heartbeat=limits.socket_ping_s,
-            max_msg_size=limits.max_body_bytes,
-            protocols=(SUBPROTOCOL,),
-            compress=False,  # neither speech nor tokens gain by it
+        return await self._sockets.hold(
+            request, self._converse, max_message_bytes=limits.max_body_bytes, heartbeat_s=limits.socket_ping_s
         )
-        if request.headers.get("Upgrade", "").lower() != "websocket":
-            raise Problem(426, "This is a WebSocket: ask for an upgrade.", headers={"Upgrade": "websocket"})
-        if len(self._open) >= limits.max_sockets:
-            raise Problem.of_overload(
-                503, f"There are {limits.max_sockets} open WebSockets already.", retry_after_s=limits.retry_after_s
-            )
-        await socket.prepare(request)
-        line = _Line(request, socket, limits)
-        self._open.add(socket)
-        self._control.socket_opened()
-        end: SocketEnd = "left"
-        try:
-            end = await self._converse(line)
-        finally:
-            self._open.discard(socket)
-            self._control.socket_ended(end)
-        return socket
 
-    async def close(self, _app: web.Application) -> None:
-        """Tell every client that the server ends."""
-        closing = [socket.close(code=WSCloseCode.GOING_AWAY, message=b"the server ends") for socket in self._open]
-        await asyncio.gather(*closing, return_exceptions=True)
-
-    async def _converse(self, line: _Line) -> SocketEnd:
-        try:
-            opening = await line.opening()
-            if opening is None:
-                return line.end
-            await line.send(
-                TalkReady(
-                    type="ready",
-                    speaker_id=opening.speaker_id,
-                    format=opening.format,
-                    sample_rate=opening.sample_rate,
-                    model_version=self._control.model_version,
-                )
-            )
-            audio = self._formats[opening.format]
-            end = await _Talk(self._control, self._limits, self._admission, audio, line, opening).run()
-            if end == "done":
-                await line.close()
-            return end
-        except _SlowReader:
-            line.cut()
-            return "slow"
-        except ConnectionError:
-            return "left"
-        except (Problem, ControlError) as error:
-            return await line.complain(error)
-
-
-class _Line:
-    """The connection: messages and audio, and how they can fail."""
-
-    def __init__(self, request: web.Request, socket: web.WebSocketResponse, limits: ApiLimits) -> None:
-        self._request = request
-        self._socket = socket
-        self._limits = limits
-        self.client = request[CLIENT]
-        self.end: SocketEnd = "left"
-        """Why nothing more comes, when that is so."""
-
-    async def opening(self) -> TalkMessage | None:
-        """The first message; None when the client has gone. Raises Problem."""
+    async def _converse(self, line: Line) -> SocketEnd:
         try:
             async with asyncio.timeout(self._limits.socket_idle_s):
-                return await self.receive()
+                opening = await _receive(line, self._limits)
         except TimeoutError:
-            raise self.idle() from None
+            raise _idle(self._limits) from None
+        if opening is None:
+            return line.end
+        await line.send(
+            TalkReady(
+                type="ready",
+                speaker_id=opening.speaker_id,
+                format=opening.format,
+                sample_rate=opening.sample_rate,
+                model_version=self._control.model_version,
+            )
+        )
+        audio = self._formats[opening.format]
+        end = await _Talk(self._control, self._limits, self._admission, audio, line, opening).run()
+        if end == "done":
+            await line.close()
+        return end
 
-    async def receive(self) -> TalkMessage | None:
-        """The client's next message; None when it has gone. Raises Problem."""
-        received = await self._socket.receive()
-        match received.type:
-            case WSMsgType.TEXT:
-                try:
-                    return TalkMessage.model_validate_json(received.data, context=self._limits)
-                except ValidationError as error:
-                    raise of_validation(error) from None
-            case WSMsgType.BINARY:
-                raise Problem(415, "Messages are JSON, in text frames.")
-            case WSMsgType.ERROR:  # what came is no message, and aiohttp has closed with 1002, 1007 or 1009
-                self.end = "refused"
-                return None
-            case _:
-                return None
 
-    def idle(self) -> Problem:
-        """What is wrong when nothing comes."""
-        return Problem(408, f"Nothing came for {self._limits.socket_idle_s:g} s.")
+async def _receive(line: Line, limits: ApiLimits) -> TalkMessage | None:
+    """The client's next message; None when it has gone. Raises Problem."""
+    received = await line.receive()
+    if isinstance(received, bytes):
+        raise Problem(415, "Messages are JSON, in text frames.")
+    try:
+        return None if received is None else TalkMessage.model_validate_json(received, context=limits)
+    except ValidationError as error:
+        raise of_validation(error) from None
 
-    async def send(self, message: BaseModel | bytes) -> None:
-        """Raises _SlowReader."""
-        try:
-            if isinstance(message, bytes):
-                await patiently(self._socket.send_bytes(message), self._limits)
-            else:
-                await patiently(self._socket.send_str(message.model_dump_json()), self._limits)
-        except Problem:
-            raise _SlowReader from None
 
-    async def close(self) -> None:
-        """All was said."""
-        await self._socket.close()
-
-    async def complain(self, error: Problem | ControlError) -> SocketEnd:
-        """Say what is wrong, and close."""
-        identity = self._request[REQUEST_ID]
-        problem = of_control(error) if isinstance(error, ControlError) else error
-        if problem.status == 500:
-            errors.error("speech failed: %s", error, extra={"request_id": identity}, exc_info=error)
-        try:
-            await self.send(TalkError(type="error", problem=problem.details(identity)))
-            await self._socket.close(code=CLOSE_CODES.get(problem.status, WSCloseCode.POLICY_VIOLATION))
-        except _SlowReader:
-            self.cut()
-        except ConnectionError:
-            pass
-        return ENDS.get(problem.status, "refused")
-
-    def cut(self) -> None:
-        """End it without a word: the client would not read it."""
-        assert self._request.transport is not None
-        self._request.transport.abort()
+def _idle(limits: ApiLimits) -> Problem:
+    """What is wrong when nothing comes."""
+    return Problem(408, f"Nothing came for {limits.socket_idle_s:g} s.")
 
 
 class _Talk:
@@ -254,7 +151,7 @@ class _Talk:
         limits: ApiLimits,
         admission: Admission,
         audio: AudioFormat,
-        line: _Line,
+        line: Line,
         opening: TalkMessage,
     ) -> None:
         self._control = control
@@ -271,11 +168,11 @@ class _Talk:
         self._passed = 0  # of them, those that went into the queue, or were forgotten
 
     async def run(self) -> SocketEnd:
-        """Talk to the end; how it ended. Raises Problem, ControlError and _SlowReader."""
+        """Talk to the end; how it ended. Raises Problem, ControlError and SlowReader."""
         if self._opening.cancel:
             await self._cancel(self._opening.played_ms)
         self._take(self._opening)
-        receiving = asyncio.create_task(self._line.receive())
+        receiving = asyncio.create_task(_receive(self._line, self._limits))
         speaking = asyncio.create_task(self._speak())
         try:
             while True:
@@ -293,7 +190,7 @@ class _Talk:
                     await self._cancel(message.played_ms)
                     speaking = asyncio.create_task(self._speak())
                 self._take(message)
-                receiving = asyncio.create_task(self._line.receive())
+                receiving = asyncio.create_task(_receive(self._line, self._limits))
         finally:
             for task in (receiving, speaking):
                 task.cancel()
@@ -304,7 +201,7 @@ class _Talk:
         idle_s = self._limits.socket_idle_s
         while not (await asyncio.wait({receiving, speaking}, timeout=idle_s, return_when=asyncio.FIRST_COMPLETED))[0]:
             if not self._saying and self._queue.empty():
-                raise self._line.idle()
+                raise _idle(self._limits)
 
     async def _cancel(self, played_ms: float | None) -> None:
         """Forget what was not said, and tell what was."""
