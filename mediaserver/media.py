@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 import rtp
+from mediaserver.ear import Ear
 from sip import sdp
 
 __all__ = ["DEFAULT_CODECS", "Media"]
@@ -39,6 +40,8 @@ class Media:
     codecs   in the order of our preference, which counts in our own offers only
 
     Raises rtp.PortsExhausted when no port pair is free.
+
+    ear  hears the peer
     """
 
     def __init__(
@@ -50,6 +53,7 @@ class Media:
         codecs: tuple[str, ...] = DEFAULT_CODECS,
     ) -> None:
         self.stream = endpoint.open(deliver)
+        self.ear = Ear(self.stream)
         self.audio: sdp.Audio | None = None
         self.paused = False
         self._started = False
@@ -165,6 +169,7 @@ class Media:
         }
 
     def close(self) -> None:
+        self.ear.close()
         self.stream.close()
 
     async def wait_closed(self) -> None:

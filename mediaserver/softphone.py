@@ -132,10 +132,9 @@ async def call(
             line = _Line(order, transport, media, events)
             async with asyncio.TaskGroup() as tasks:
                 watching = tasks.create_task(line.watch(progress)) if progress else None
-                listening = tasks.create_task(line.listen())
+                media.ear.listen(line.hear)
                 await line.converse(target, flow, others, hang_up)
                 await line.part()
-                listening.cancel()
                 if watching is not None:
                     watching.cancel()
             return line.outcome()
@@ -275,10 +274,9 @@ class _Line:
             else:
                 self.transport.answer(key, body=answer)
 
-    async def listen(self) -> None:
-        async for frame in self.media.stream.listen():
-            self.frame = frame
-            self.heard += frame
+    def hear(self, frame: rtp.Frame) -> None:
+        self.frame = frame.samples
+        self.heard += frame.samples
 
     async def watch(self, progress: Callable[[str], None]) -> None:
         while True:

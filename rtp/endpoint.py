@@ -25,7 +25,7 @@ import secrets
 import socket
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from types import TracebackType
@@ -44,6 +44,7 @@ __all__ = [
     "Digit",
     "Endpoint",
     "EndpointCounters",
+    "Frame",
     "Latched",
     "MediaTimeout",
     "PortsExhausted",
@@ -63,6 +64,7 @@ _BLOCK = RATE_HZ // 100  # octets of G.711 in 10 ms: the unit of the plane's rin
 _SILENCES: dict[Codec, bytes] = {"PCMU": bytes((MULAW_SILENCE,)), "PCMA": bytes((ALAW_SILENCE,))}
 _EPHEMERAL_ATTEMPTS = 64
 _NS_PER_S = 1_000_000_000
+_FRAME_NS = 20_000_000
 
 
 class PortsExhausted(RtpError):
@@ -105,6 +107,17 @@ class RemoteBye:
 
 
 StreamEvent = Digit | Latched | MediaTimeout | RemoteBye
+
+
+class Frame(NamedTuple):
+    """20 ms of audio: signed 16-bit mono in native byte order, of 8000 Hz.
+
+    at_ns  time.monotonic_ns() of its first sample, on the grid of 125 us by which packets are sent. The frame after it
+           begins 20 ms later, unless some were dropped in between.
+    """
+
+    at_ns: int
+    samples: bytes
 
 
 def _unchanged(data: bytes) -> bytes:
@@ -483,7 +496,8 @@ class Stream:
 
     __slots__ = (
         "_alaw",
-        "_audio",
+        "_audio_ns",
+        "_deliver_audio",
         "_deliver_event",
         "_detector",
         "_detector_timer",
@@ -547,7 +561,8 @@ class Stream:
         self._started = False
         self._resampler: Resampler | None = None
         self._room: asyncio.Future[None] | None = None
-        self._audio: asyncio.Future[None] | None = None
+        self._deliver_audio: Callable[[Frame], None] | None = None
+        self._audio_ns = 0
         self._drain_waiters: list[asyncio.Future[None]] = []
         self._flushes = 0
         self._gone: asyncio.Future[None] = self._loop.create_future()
@@ -766,29 +781,20 @@ class Stream:
         frames = dtmf.dial(digits, ptime_ms=self._ptime_ms, duration_ms=duration_ms, gap_ms=gap_ms, volume=volume)
         self._line.dial([None if f is None else (f.marker, f.offset, f.payload) for f in frames])
 
-    async def listen(self) -> AsyncGenerator[bytes, None]:
-        """The peer's audio: frames of 20 ms, 8000 Hz, 16-bit, until the stream is closed.
+    def listen(self, deliver: Callable[[Frame], None] | None) -> None:
+        """Have the peer's audio delivered, frame by frame, until the stream is closed; None: no longer.
 
-        Frames are placed by their timestamps; what was lost, and the time in which nothing comes, is silence. A frame
-        that is not taken within a second is dropped and counted. Raises LocalProtocolError when somebody listens
-        already.
+        Frames are placed by their timestamps; what was lost, and the time in which nothing comes, is silence. What is
+        not taken within a second is dropped and counted. Raises LocalProtocolError when somebody listens already.
         """
         self._check_open()
-        if self._audio is not None:
+        if deliver is not None and self._deliver_audio is not None:
             raise LocalProtocolError("somebody listens already")
-        self._audio = self._loop.create_future()
-        self._line.listen(True)
-        try:
-            while not self.closed:
-                for frame in self._line.hear():
-                    yield frame
-                self._audio = self._loop.create_future()
-                if not self.closed and self._line.await_audio():
-                    await self._audio
-        finally:
-            self._audio = None
-            if not self.closed:
-                self._line.listen(False)
+        self._deliver_audio = deliver
+        self._line.listen(deliver is not None)
+        if deliver is not None:
+            self._audio_ns = time.monotonic_ns()
+            self._line.await_audio()
 
     def counters(self) -> StreamCounters:
         counts = self._line.counters()
@@ -822,7 +828,7 @@ class Stream:
             if timer is not None:
                 timer.cancel()
         self._line.remove()
-        _wake(self._audio)
+        self._deliver_audio = None
         for waiter in (self._room, *self._drain_waiters):
             if waiter is not None and not waiter.done():
                 waiter.set_exception(StreamClosed("the stream was closed"))
@@ -848,7 +854,13 @@ class Stream:
         _wake(self._room)
 
     def _take_audio(self) -> None:
-        _wake(self._audio)
+        # A listener that fails does so in a call of its own, and disturbs no other stream.
+        while self._deliver_audio is not None:
+            for samples in self._line.hear():
+                self._loop.call_soon(self._deliver_audio, Frame(self._audio_ns, samples))
+                self._audio_ns += _FRAME_NS
+            if self._line.await_audio():
+                break
 
     def _find_end(self) -> None:
         """Wake who waits for the end when everything has been sent; otherwise have the plane say so."""

@@ -10,6 +10,7 @@ import struct
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from rtp import (
     Clip,
     Digit,
     Endpoint,
+    Frame,
     Latched,
     LocalProtocolError,
     MediaTimeout,
@@ -712,39 +714,29 @@ async def test_silent_peer_is_reported_unless_on_hold(endpoint: Endpoint, peer: 
 async def test_audio_of_the_peer_is_heard(stream: Stream, peer: Peer) -> None:
     peer.send(stream, 3)
     await until(lambda: stream.counters().packets_received)
-    heard = []
-
-    async def listen() -> None:
-        async for frame in stream.listen():
-            heard.append(frame)
-            if len(heard) == 5:
-                break
-
-    listening = asyncio.create_task(listen())
-    await asyncio.sleep(0.05)
+    heard: list[Frame] = []
+    stream.listen(heard.append)
     for n in range(5):
         peer.send(stream, 1, codes=bytes((n,)) * 160)
-    await asyncio.wait_for(listening, 2)
-    assert heard == [mulaw_decode(bytes((n,)) * 160) for n in range(5)]
+    await until(lambda: len(heard) >= 5)
+    assert [frame.samples for frame in heard[:5]] == [mulaw_decode(bytes((n,)) * 160) for n in range(5)]
+    assert {then.at_ns - frame.at_ns for frame, then in pairwise(heard)} == {20_000_000}
 
 
 async def test_one_listener_at_a_time(stream: Stream) -> None:
-    first = stream.listen()
-    listening = asyncio.create_task(anext(first))
-    await asyncio.sleep(0)
+    heard: list[Frame] = []
+    stream.listen(lambda _: None)
     with pytest.raises(LocalProtocolError, match="somebody listens already"):
-        await anext(stream.listen())
-    listening.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await listening
-    await first.aclose()
-    second = stream.listen()
-    again = asyncio.create_task(anext(second))
-    await asyncio.sleep(0)
-    assert not again.done()
+        stream.listen(heard.append)
+    stream.listen(None)
+    stream.listen(heard.append)
+    await until(lambda: heard)
     stream.close()
-    with pytest.raises(StopAsyncIteration):
-        await again
+    with pytest.raises(StreamClosed):
+        stream.listen(heard.append)
+    count = len(heard)
+    await stream.wait_closed()
+    assert len(heard) == count
 
 
 @pytest.mark.parametrize("host", ["::1", "::"])
