@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import json
 import os
 import signal
 import sys
@@ -11,10 +13,16 @@ from pathlib import Path
 import click
 
 import engines
-from mediaserver import audio, capacity, config, logs, server, softphone
+from mediaserver import audio, capacity, config, doctor, logs, server, softphone
 
 # A call that a signal ends is over by then, whatever hangs: twice the time that hanging up may take.
 LAST_RESORT_S = 2 * softphone.GOODBYE_S
+
+MARKS = {
+    doctor.Standing.GOOD: ("+", "green"),
+    doctor.Standing.ADVICE: ("!", "yellow"),
+    doctor.Standing.FAULT: ("x", "red"),
+}
 
 CONFIG_OPTION = click.option(
     "--config",
@@ -109,6 +117,7 @@ def main() -> None:
     mediaserver serve                                     start it
     mediaserver call sip:hello@127.0.0.1 --text "Hello"   call it, and hear what it says
     mediaserver say "Hello" -o hello.wav                  only the speech
+    mediaserver doctor                                    what this machine lacks
     mediaserver capacity --calls-per-day 30000            the machines that so many calls take
     """
 
@@ -137,6 +146,42 @@ def check(path: Path | None) -> None:
     if problems := asyncio.run(server.problems(settings)):
         raise ConfigurationFault("\n".join(problems))
     click.echo(f"{path or 'the defaults'}: good, with {len(settings.route)} route(s)")
+
+
+@main.command("doctor")
+@CONFIG_OPTION
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def examine(path: Path | None, as_json: bool) -> None:
+    """Look at this machine, and say what to change: ports, buffers, clocks, rights, Redis, GPU.
+
+    Exits with 1 when something would keep the server from starting, or from what the configuration asks for.
+    """
+    settings = _load(path)
+    try:
+        findings = asyncio.run(_examine(settings))
+    except config.ConfigError as error:
+        raise ConfigurationFault(str(error)) from error
+    if as_json:
+        click.echo(
+            json.dumps([dataclasses.asdict(finding) | {"standing": finding.standing.value} for finding in findings])
+        )
+    else:
+        for finding in findings:
+            mark, colour = MARKS[finding.standing]
+            click.echo(f"{click.style(mark, fg=colour)} {finding.about:<20} {finding.seen}")
+            if finding.do:
+                click.echo(f"  {'':<20} -> {finding.do}")
+    if any(finding.standing is doctor.Standing.FAULT for finding in findings):
+        sys.exit(1)
+
+
+async def _examine(settings: config.Config) -> list[doctor.Finding]:
+    faults = [
+        doctor.Finding(about="configuration", standing=doctor.Standing.FAULT, seen=problem, do="mend that key")
+        for problem in await server.problems(settings)
+    ]
+    machine = await doctor.observe(settings, os.environ)
+    return [*faults, *doctor.judge(settings, machine, files=server.wanted_files(settings.sip))]
 
 
 @main.command()

@@ -44,7 +44,7 @@ from mediaserver.switchboard import Switchboard
 from mediaserver.transfers import NOTIFIED_TYPES
 from mediaserver.trunks import Trunks
 
-__all__ = ["Server", "StartError", "open_engine", "problems", "running", "serve"]
+__all__ = ["Server", "StartError", "open_engine", "problems", "running", "serve", "wanted_files"]
 
 log = structlog.get_logger("server")
 
@@ -277,12 +277,17 @@ def _recording(settings: config.Calls, stack: AsyncExitStack) -> Callable[[Facts
     return stack.enter_context(records).append
 
 
+def wanted_files(settings: config.Sip) -> int:
+    """The file descriptors that all calls and connections take."""
+    return FILES_BESIDE_CALLS + settings.max_connections + FILES_PER_CALL * settings.max_calls
+
+
 def _raise_file_limit(settings: config.Sip) -> None:
     """Take as many file descriptors as the system grants, and say so when they are too few for all calls."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    wanted = FILES_BESIDE_CALLS + settings.max_connections + FILES_PER_CALL * settings.max_calls
+    wanted = wanted_files(settings)
     if hard != resource.RLIM_INFINITY and hard < wanted:
         log.warning(
             "too few file descriptors for sip.max_calls and sip.max_connections: raise the hard limit",
