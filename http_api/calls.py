@@ -98,6 +98,7 @@ SAY = Operation(
     examples={
         "after all else": {"text": "One moment, please."},
         "at once": {"text": "Stop.", "mode": "interrupt"},
+        "until a key is pressed": {"text": "For opening hours, press 1.", "barge_in": ["dtmf"]},
     },
     answers=(Answer(status=202, description="It will be said.", content={"application/json": UtteranceReport}),),
     problems=(400, 404, 408, 409, 413, 415, 417, 422, 500, 503),
@@ -203,6 +204,7 @@ class Calls:
                     speaker_id=order.speaker_id,
                     language=order.language,
                     interrupts=order.mode == "interrupt",
+                    barge_in=frozenset(order.barge_in),
                 ),
             )
             return answer(202, _utterance(facts))
@@ -248,7 +250,11 @@ def _order(order: CallRequest) -> CallOrder:
     said = None
     if words:
         said = UtteranceOrder(
-            text=words, ssml=order.ssml is not None, speaker_id=order.speaker_id, language=order.language
+            text=words,
+            ssml=order.ssml is not None,
+            speaker_id=order.speaker_id,
+            language=order.language,
+            barge_in=frozenset(order.barge_in),
         )
     return CallOrder(
         to=order.to,

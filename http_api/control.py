@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Literal, Protocol
 
 __all__ = [
+    "BargeIn",
     "Busy",
     "CallControl",
     "CallEnd",
@@ -162,6 +163,9 @@ class Embedding:
     figures: Mapping[str, float]
 
 
+BargeIn = Literal["dtmf", "speech"]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UtteranceOrder:
     """Something to be said in a call.
@@ -169,6 +173,7 @@ class UtteranceOrder:
     text        plain text, or an SSML document when `ssml` is true
     speaker_id  None leaves it to the call; language "" to the speaker
     interrupts  at once, and in the stead of all that waits
+    barge_in    what ends it early: the peer's keys, its speech
     """
 
     text: str
@@ -176,6 +181,7 @@ class UtteranceOrder:
     speaker_id: str | None
     language: str
     interrupts: bool = False
+    barge_in: frozenset[BargeIn] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,6 +194,7 @@ class UtteranceFacts:
     ssml: bool
     speaker_id: str | None
     spoken_ms: int
+    barged_in_by: BargeIn | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

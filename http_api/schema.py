@@ -182,6 +182,12 @@ def _suits(coding: str | None, rate_hz: int) -> int:
     return rate_hz
 
 
+def _differ(values: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(values)) < len(values):
+        raise PydanticCustomError("unique", "No value should come twice")
+    return values
+
+
 Words = Annotated[str, Field(min_length=1), AfterValidator(_can_be_spoken), AfterValidator(_has_no_null)]
 SpeakerId = Annotated[
     str,
@@ -200,6 +206,19 @@ Speed = Annotated[
         "its speech is stretched at the same pitch.",
         examples=[1.2],
     ),
+]
+BargeIn = Annotated[
+    tuple[Literal["dtmf", "speech"], ...],
+    Field(
+        strict=False,
+        max_length=2,
+        json_schema_extra={"uniqueItems": True},
+        description="What the peer may break in with: by a key (`dtmf`), by speaking (`speech`). What is being said "
+        "stops then within 20 ms, and what waits is dropped where the same may break in on it; the rest is said. A "
+        "call that is to hang up when all is said does so then too.",
+        examples=[["dtmf"]],
+    ),
+    AfterValidator(_differ),
 ]
 SampleRate = Literal[8000, 16000, 24000]
 Codec = Literal["PCMU", "PCMA"]
@@ -805,6 +824,7 @@ class CallRequest(_Body):
     ] = None
     speaker_id: SpeakerId = "default"
     language: Language = ""
+    barge_in: BargeIn = ()
     headers: Annotated[
         dict[HeaderName, HeaderValue],
         Field(
@@ -849,6 +869,7 @@ class SayRequest(_Words):
         Literal["queue", "interrupt"],
         Field(description="`queue`: after all else. `interrupt`: at once, and all else is dropped."),
     ] = "queue"
+    barge_in: BargeIn = ()
 
 
 class UtteranceReport(_Body):
@@ -859,13 +880,16 @@ class UtteranceReport(_Body):
         Literal["queued", "speaking", "spoken", "interrupted", "failed"],
         Field(
             description="`queued` comes first, then `speaking`. `spoken`: to its end. `interrupted`: by other words, "
-            "by `/stop`, or by the end of the call. `failed`: the engine could not make it."
+            "by the peer, by `/stop`, or by the end of the call. `failed`: the engine could not make it."
         ),
     ]
     text: Annotated[str | None, Field(description="Null if it is a recording.")]
     ssml: Annotated[bool, Field(description="Whether the text is an SSML document.")]
     speaker_id: str | None
     spoken_ms: Annotated[int, Field(description="How much of it has been sent to the peer.")]
+    barged_in_by: Annotated[
+        Literal["dtmf", "speech"] | None, Field(description="What interrupted it, if the peer did: see `barge_in`.")
+    ]
 
 
 class CallEndReport(_Body):
@@ -1007,7 +1031,7 @@ class EventReport(_Body):
         dict[str, object],
         Field(
             description="Of `call.created` the parties and the direction; of `call.ended` the `end`; of `speech.*` the "
-            "utterance's `id`, `state` and `spoken_ms`."
+            "utterance's `id`, `state` and `spoken_ms`, and `barged_in_by` if the peer interrupted it."
         ),
     ]
 

@@ -43,7 +43,7 @@ from mediaserver.inputs import (
 )
 from mediaserver.media import DEFAULT_CODECS, Media
 from mediaserver.metrics import Metrics
-from mediaserver.passage import Item, Passage
+from mediaserver.passage import BargeIn, Item, Passage
 from mediaserver.programme import Programme, ProgrammeFull
 from mediaserver.script import TEXT_TYPES, AudioFile, Remote, Script, Text, more, offer_in, text_of
 from mediaserver.script import read as read_script
@@ -147,7 +147,9 @@ class Call:
         self.digits = Digits()
         self._hold = Hold()
         self._log = structlog.get_logger("call").bind(**facts)
-        self._programme = Programme(means.speech, tell=self.detail.speak, log=self._log)
+        self._programme = Programme(
+            means.speech, tell=self.detail.speak, listen={BargeIn.DTMF: self.digits.listen}, log=self._log
+        )
 
     def deliver(self, event: Input) -> None:
         """Hand in what happened; the call's task acts on it."""
@@ -278,7 +280,11 @@ class Call:
             else:
                 self._programme.add(
                     Item(
-                        content=content, repeat=script.repeat, delay_ms=script.delay_ms, duration_ms=script.duration_ms
+                        content=content,
+                        repeat=script.repeat,
+                        delay_ms=script.delay_ms,
+                        duration_ms=script.duration_ms,
+                        barge_in=script.barge_in,
                     )
                 )
             self.deliver(Prepared(description))
@@ -441,9 +447,12 @@ class Call:
             wanted = more(message, self._said())
             self.say(wanted.text, interrupts=wanted.interrupts)
 
-    def say(self, text: Text, *, interrupts: bool = False) -> Passage:
+    def say(self, text: Text, *, interrupts: bool = False, barge_in: frozenset[BargeIn] = frozenset()) -> Passage:
         """Say it after all else, or at once and in the stead of it. Raises what is in UNSERVABLE."""
-        item = Item(content=self._utterance(text))
+        return self.utter(Item(content=self._utterance(text), barge_in=barge_in), interrupts=interrupts)
+
+    def utter(self, item: Item, *, interrupts: bool = False) -> Passage:
+        """As `say`, whatever it is. Raises ProgrammeFull."""
         if self._programme.draining:
             raise ProgrammeFull("The server will stop")
         passage = self._programme.interrupt(item) if interrupts else self._programme.add(item)

@@ -19,7 +19,7 @@ from mediaserver.dialling import Dialling, ForbiddenNumber, UnknownTrunk, Unusab
 from mediaserver.faults import translated
 from mediaserver.inputs import HangUp, Order
 from mediaserver.media import Media
-from mediaserver.passage import Said
+from mediaserver.passage import BargeIn, Said
 from mediaserver.programme import ProgrammeFull
 from mediaserver.script import Script, Text
 from mediaserver.switchboard import NoRoom, Switchboard
@@ -72,6 +72,7 @@ class Calls:
                         then=Then.HANGUP if order.hangs_up else Then.STAY,
                         stay_s=order.stay_s,
                         silent=said is None,
+                        barge_in=frozenset() if said is None else frozenset(map(BargeIn, said.barge_in)),
                     ),
                     headers=tuple(order.headers.items()),
                     tell=lambda status, reason: None,
@@ -107,7 +108,7 @@ class Calls:
         if order.interrupts and call.media is not None:
             call.media.resume()
         try:
-            said = call.say(text, interrupts=order.interrupts)
+            said = call.say(text, interrupts=order.interrupts, barge_in=frozenset(map(BargeIn, order.barge_in)))
         except ProgrammeFull as error:
             raise http_api.Busy(str(error), retry_after_s=RETRY_AFTER_S) from error
         return _spoken(said.facts(spoken_ms=0))
@@ -255,4 +256,5 @@ def _spoken(said: Said) -> http_api.UtteranceFacts:
         ssml=said.ssml,
         speaker_id=said.voice,
         spoken_ms=said.spoken_ms,
+        barged_in_by=None if said.barged_in_by is None else said.barged_in_by.value,
     )

@@ -171,7 +171,8 @@ class Detail:
     def speak(self, said: Said) -> None:
         """Something that it says has begun or ended."""
         kind = "speech.started" if said.state is PassageState.SPEAKING else "speech.ended"
-        self._tell(kind, id=said.id, state=said.state.value, spoken_ms=said.spoken_ms)
+        by = {} if said.barged_in_by is None else {"barged_in_by": said.barged_in_by.value}
+        self._tell(kind, id=said.id, state=said.state.value, spoken_ms=said.spoken_ms, **by)
 
     def hang_up(self, why: str) -> None:
         """We want the call to end, and why."""

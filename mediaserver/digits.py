@@ -34,6 +34,15 @@ class Digits:
             left.remove(listener)
         self._listeners = tuple(left)
 
+    def listen(self, keyed: Callable[[], None]) -> Callable[[], None]:
+        """Have it called whenever a digit comes, whichever it is, until what is returned is called."""
+
+        def listener(digit: str) -> None:
+            keyed()
+
+        self.subscribe(listener)
+        return lambda: self.unsubscribe(listener)
+
     def key(self, digit: str) -> None:
         """It was keyed just now."""
         self.count += 1

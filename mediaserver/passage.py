@@ -11,7 +11,14 @@ from dataclasses import dataclass
 import engines
 import rtp
 
-__all__ = ["Item", "Passage", "PassageState", "Said"]
+__all__ = ["BargeIn", "Item", "Passage", "PassageState", "Said"]
+
+
+class BargeIn(enum.Enum):
+    """By what the other side may break in on what is being said (VoiceXML 2.0 section 4.1.5): a key, or its voice."""
+
+    DTMF = "dtmf"
+    SPEECH = "speech"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,12 +27,14 @@ class Item:
 
     repeat       how often, None for ever; delay_ms: silence between two repetitions
     duration_ms  end of it, counted from the start of the media; None: no limit
+    barge_in     what ends it early
     """
 
     content: engines.Utterance | rtp.Clip
     repeat: int | None = 1
     delay_ms: int = 0
     duration_ms: int | None = None
+    barge_in: frozenset[BargeIn] = frozenset()
 
 
 class PassageState(enum.Enum):
@@ -44,6 +53,7 @@ class Said:
 
     text       None if it is a recording; `ssml` tells whether it is a document
     spoken_ms  how much of it has been sent
+    barged_in_by  what interrupted it, if the other side did
     """
 
     id: str
@@ -52,18 +62,20 @@ class Said:
     ssml: bool
     voice: str | None
     spoken_ms: int
+    barged_in_by: BargeIn | None
 
 
 class Passage:
     """One `item` of a call's programme. `tell` gets what is known of it when it begins and when it ends."""
 
-    __slots__ = ("_over", "_ssml", "_tell", "_text", "_voice", "id", "item", "spoken_ms", "state")
+    __slots__ = ("_over", "_ssml", "_tell", "_text", "_voice", "barged_in_by", "id", "item", "spoken_ms", "state")
 
     def __init__(self, item: Item, tell: Callable[[Said], None]) -> None:
         self.id = f"utt_{secrets.token_hex(8)}"
         self.item: Item | None = item
         self.state = PassageState.QUEUED
         self.spoken_ms = 0
+        self.barged_in_by: BargeIn | None = None
         self._tell = tell
         self._over = asyncio.Event()
         words = item.content if isinstance(item.content, engines.Utterance) else None
@@ -92,5 +104,11 @@ class Passage:
 
     def facts(self, *, spoken_ms: int) -> Said:
         return Said(
-            id=self.id, state=self.state, text=self._text, ssml=self._ssml, voice=self._voice, spoken_ms=spoken_ms
+            id=self.id,
+            state=self.state,
+            text=self._text,
+            ssml=self._ssml,
+            voice=self._voice,
+            spoken_ms=spoken_ms,
+            barged_in_by=self.barged_in_by,
         )

@@ -6,16 +6,20 @@ import asyncio
 import contextlib
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 
 import structlog
 
 import engines
 import rtp
-from mediaserver.passage import Item, Passage, PassageState, Said
+from mediaserver.passage import BargeIn, Item, Passage, PassageState, Said
 from mediaserver.speech import Speech
 
-__all__ = ["Programme", "ProgrammeFull"]
+__all__ = ["Listen", "Programme", "ProgrammeFull"]
+
+Listen = Callable[[Callable[[], None]], Callable[[], None]]
+"""Begins to listen for somebody to barge in, calls what it was given when somebody does, and gives what ends it."""
 
 # So much can wait to be said. Who hands in more does not listen.
 MOST = 32
@@ -35,11 +39,20 @@ class Programme:
 
     Arguments:
 
-    tell  gets what is known of each passage when it begins and when it ends
+    tell    gets what is known of each passage when it begins and when it ends
+    listen  for what may barge in, while something is being said that allows it
     """
 
-    def __init__(self, speech: Speech, *, tell: Callable[[Said], None], log: structlog.stdlib.BoundLogger) -> None:
+    def __init__(
+        self,
+        speech: Speech,
+        *,
+        tell: Callable[[Said], None],
+        listen: Mapping[BargeIn, Listen],
+        log: structlog.stdlib.BoundLogger,
+    ) -> None:
         self._tell = tell
+        self._listen = listen
         self.turn = 0
         self.began_at: float | None = None
         self._speech = speech
@@ -54,6 +67,7 @@ class Programme:
         self._stream: rtp.Stream | None = None
         self._began_ms = 0
         self._limit = asyncio.timeout(None)
+        self._listening = contextlib.ExitStack()
 
     @property
     def draining(self) -> bool:
@@ -90,8 +104,7 @@ class Programme:
         for passage in self._queue:
             passage.end(PassageState.INTERRUPTED, spoken_ms=0)
         self._queue.clear()
-        if self._passage is not None and not self._limit.expired():
-            self._limit.reschedule(asyncio.get_running_loop().time())
+        self._cut_short()
 
     async def silence(self) -> None:
         """As `stop`, and wait until nothing of what was being said is sent any more."""
@@ -147,6 +160,32 @@ class Programme:
         assert passage.item is not None, "it has not ended"
         if passage.item.duration_ms is not None and not self._limit.expired():
             self._limit.reschedule(asyncio.get_running_loop().time() + passage.item.duration_ms / 1000)
+        for by in passage.item.barge_in:
+            self._listening.callback(self._listen[by](partial(self._barge_in, passage, by)))
+
+    def _barge_in(self, passage: Passage, by: BargeIn) -> None:
+        """The other side breaks in: what it may break in on goes, this passage first; the rest is said as it was to be.
+
+        VoiceXML 2.0 section 4.1.5 drops the rest as well, but there a queue is one question, and here it is whatever
+        was handed in: what may not be broken in on must be heard.
+        """
+        if passage.barged_in_by is not None or self._limit.expired():
+            return
+        passage.barged_in_by = by
+        self._cut_short()
+        waiting, self._queue = self._queue, []
+        for other in waiting:
+            assert other.item is not None, "it has not ended"
+            if by in other.item.barge_in:
+                other.barged_in_by = by
+                other.end(PassageState.INTERRUPTED, spoken_ms=0)
+            else:
+                self._queue.append(other)
+
+    def _cut_short(self) -> None:
+        """What is being said stops."""
+        if self._passage is not None and not self._limit.expired():
+            self._limit.reschedule(asyncio.get_running_loop().time())
 
     def _heard_ms(self) -> int:
         """How much of the passage that is being said has been sent."""
@@ -177,6 +216,8 @@ class Programme:
             stream.flush()
             self._log.info("speech was cut short")
             outcome = PassageState.INTERRUPTED
+        finally:
+            self._listening.close()
         passage.end(outcome, spoken_ms=self._heard_ms())
 
     async def _repeat(self, item: Item, stream: rtp.Stream) -> None:

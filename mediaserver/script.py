@@ -27,6 +27,7 @@ from xml.sax.saxutils import escape
 
 import sip
 from mediaserver.config import DEFAULT_ROUTE, Config, Route, Then
+from mediaserver.passage import BargeIn
 from sip.body import parts_of
 
 __all__ = [
@@ -83,6 +84,7 @@ class Script:
     duration_ms  end of all speech, counted from its start; None: no limit
     stay_s       how long to stay on the line after the words when `then` is STAY
     silent       nothing is said at first: `content` only tells the voice of what may be said later
+    barge_in     what ends it early
     """
 
     content: Text | AudioFile | Remote
@@ -92,6 +94,7 @@ class Script:
     then: Then = Then.HANGUP
     stay_s: float = 0
     silent: bool = False
+    barge_in: frozenset[BargeIn] = frozenset()
 
     @property
     def voice(self) -> str:

@@ -1,0 +1,135 @@
+"""A peer that breaks in on what it hears: by a key, whichever way it comes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import aiohttp
+import pytest
+
+import sip
+from mediaserver.server import Server
+from tests.http_support import parse_events
+from tests.live import likeness, serving, spoken
+from tests.test_calls_api import TEXT, WORDS, Client, api, states
+from tests.test_calls_verbs import act, friend
+from tests.test_referrals import Phone, phone
+
+BY_KEY = {"barge_in": ["dtmf"]}
+SILENCE = bytes(320)
+
+
+async def key(callee: Phone, digit: str) -> None:
+    """Have the phone send a digit by INFO; returns when the server has taken it."""
+    offered = await callee.until(sip.Offered)
+    assert isinstance(offered, sip.Offered)
+    callee.events = [event for event in callee.events if not isinstance(event, sip.Responded)]
+    callee.transport.request_within(offered.call, "INFO", body=digit.encode(), content_type="application/dtmf")
+    responded = await callee.until(sip.Responded)
+    assert isinstance(responded, sip.Responded)
+    assert responded.response is not None
+    assert responded.response.status == 200
+
+
+def frames_of_speech(heard: bytes) -> int:
+    return sum(heard[at : at + 320] != SILENCE for at in range(0, len(heard), 320))
+
+
+async def logged(running: Server, client: Client, id: str, *kinds: str) -> list[tuple[str, dict[str, Any]]]:
+    """What the event log has of these kinds once the call is hung up."""
+    await client.ask("DELETE", f"/v1/calls/{id}")
+    url = f"http://{running.http_address}/v1/calls/{id}/events"
+    async with aiohttp.ClientSession() as session, session.get(url) as response:
+        events = parse_events((await response.read()).replace(b"retry: 2000\n\n", b""))
+    return [(event.kind, json.loads(event.data)["details"]) for event in events if event.kind in kinds]
+
+
+async def speaking(client: Client, id: str) -> None:
+    await client.until(id, lambda told: bool(told["speech"]) and told["speech"][0]["spoken_ms"] > 200)
+
+
+async def test_a_key_stops_what_is_being_said_within_20_ms_and_the_log_says_so_but_not_which_key() -> None:
+    async with serving() as running, api(running) as client, phone() as callee:
+        id = await client.place(callee.uri, text=TEXT, then="stay", **BY_KEY)
+        await speaking(client, id)
+        before = len(callee.ear.heard()) // 320
+        await key(callee, "5")
+        callee.ear.heard()
+        await asyncio.sleep(0.3)
+        assert before > 5
+        assert frames_of_speech(callee.ear.heard()) <= 1
+        told = await client.call(id)
+        (said,) = told["speech"]
+        assert (said["state"], said["barged_in_by"], told["state"]) == ("interrupted", "dtmf", "up")
+        assert 200 < said["spoken_ms"] <= 20 * told["media"]["speech_frames"]
+        (ended,) = await logged(running, client, id, "speech.ended")
+    assert ended == (
+        "speech.ended",
+        {"id": said["id"], "state": "interrupted", "spoken_ms": said["spoken_ms"], "barged_in_by": "dtmf"},
+    )
+
+
+async def test_a_telephone_event_breaks_in_too() -> None:
+    async with serving() as running, api(running) as client, friend() as callee:
+        id = await client.place(callee.uri, text=TEXT, then="stay", **BY_KEY)
+        await speaking(client, id)
+        callee.media.stream.send_digits("1")
+        told = await client.until(id, lambda told: states(told) == ["interrupted"])
+        assert told["speech"][0]["barged_in_by"] == "dtmf"
+
+
+async def test_what_waits_goes_if_the_same_may_break_in_on_it_and_the_rest_is_said() -> None:
+    async with serving() as running, api(running) as client, phone() as callee:
+        id = await client.place(callee.uri, text=TEXT, then="stay", **BY_KEY)
+        for words, more in (("Never said.", BY_KEY), (WORDS, {}), ("Nor this.", {"barge_in": ["speech", "dtmf"]})):
+            await act(client, id, "say", {"text": words, **more}, status=202)
+        await speaking(client, id)
+        await key(callee, "#")
+        told = await client.until(id, lambda told: states(told)[2] == "spoken")
+        assert states(told) == ["interrupted", "interrupted", "spoken", "interrupted"]
+        assert [said["barged_in_by"] for said in told["speech"]] == ["dtmf", "dtmf", None, "dtmf"]
+        assert [said["spoken_ms"] for said in told["speech"]][1::2] == [0, 0]
+        assert likeness(callee.ear.heard(), await spoken(running.engine, WORDS)) > 0.98
+
+
+async def test_a_key_does_not_break_in_on_what_does_not_allow_it() -> None:
+    async with serving() as running, api(running) as client, phone() as callee:
+        id = await client.place(callee.uri, text=WORDS, then="stay")
+        await act(client, id, "say", {"text": TEXT, **BY_KEY}, status=202)
+        await speaking(client, id)
+        await key(callee, "5")
+        await client.until(id, lambda told: states(told) == ["spoken", "speaking"])
+        told = await client.until(id, lambda told: told["speech"][1]["spoken_ms"] > 200)
+        await key(callee, "5")
+        told = await client.until(id, lambda told: states(told) == ["spoken", "interrupted"])
+        assert [said["barged_in_by"] for said in told["speech"]] == [None, "dtmf"]
+        assert told["digits"] == 2
+
+
+async def test_a_call_that_was_to_hang_up_after_its_words_does_so_when_it_is_broken_in_on() -> None:
+    async with serving() as running, api(running) as client, phone() as callee:
+        id = await client.place(callee.uri, text=TEXT, **BY_KEY)
+        await speaking(client, id)
+        await key(callee, "5")
+        told = await client.ended(id)
+        assert (told["end"]["reason"], states(told)) == ("completed", ["interrupted"])
+
+
+async def test_a_key_before_the_words_begin_breaks_nothing_off() -> None:
+    async with serving() as running, api(running) as client, phone() as callee:
+        id = await client.place(callee.uri)
+        await client.up(id)
+        await key(callee, "5")
+        await act(client, id, "say", {"text": "One.", **BY_KEY}, status=202)
+        await client.until(id, lambda told: states(told) == ["spoken"])
+
+
+@pytest.mark.parametrize("wrong", [["voice"], "dtmf", ["dtmf", "dtmf"], [1], None])
+async def test_what_nobody_can_break_in_with_is_422(wrong: object) -> None:
+    async with serving() as running, api(running) as client:
+        order = {"to": "sip:a@127.0.0.1", "text": "a", "barge_in": wrong}
+        status, told = await client.ask("POST", "/v1/calls", order)
+        assert status == 422
+        assert told["errors"][0]["field"].partition(".")[0] == "barge_in"
