@@ -8,12 +8,14 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import click
 
 import engines
-from mediaserver import audio, capacity, config, doctor, logs, server, softphone
+from mediaserver import audio, backup, capacity, config, doctor, logs, server, softphone
+from mediaserver.store import Speaker, Store, StoreError
 
 # A call that a signal ends is over by then, whatever hangs: twice the time that hanging up may take.
 LAST_RESORT_S = 2 * softphone.GOODBYE_S
@@ -117,6 +119,7 @@ def main() -> None:
     mediaserver serve                                     start it
     mediaserver call sip:hello@127.0.0.1 --text "Hello"   call it, and hear what it says
     mediaserver say "Hello" -o hello.wav                  only the speech
+    mediaserver speakers backup FILE                      keep all speakers elsewhere
     mediaserver doctor                                    what this machine lacks
     mediaserver capacity --calls-per-day 30000            the machines that so many calls take
     """
@@ -314,6 +317,49 @@ def say(text: str, output: Path, voice: str, language: str, ssml: bool, rate_hz:
         raise click.UsageError("the text contains nothing to say")
     _write(output, samples, rate_hz=utterance.rate_hz)
     click.echo(f"{output}: {len(samples) / 2 / utterance.rate_hz:.2f} s of speech at {utterance.rate_hz} Hz")
+
+
+@main.group()
+def speakers() -> None:
+    """Keep the speakers of a store elsewhere, and bring them back. A server may run meanwhile."""
+
+
+@speakers.command("backup")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@CONFIG_OPTION
+def back_up_speakers(file: Path, path: Path | None) -> None:
+    """Write all speakers, their recordings and embeddings to FILE, a tar archive. It is as private as they are."""
+    count = _with_store(path, lambda store: backup.back_up(store, file, told=_name_speaker))
+    click.echo(f"{file}: {count} speaker(s)")
+
+
+@speakers.command("restore")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False, exists=True))
+@CONFIG_OPTION
+def restore_speakers(file: Path, path: Path | None) -> None:
+    """Add the speakers of FILE that the store does not have. Who was deleted, here or there, stays deleted."""
+    count = _with_store(path, lambda store: backup.restore(store, file, told=_name_speaker))
+    click.echo(f"{file}: {count} speaker(s) restored")
+
+
+def _with_store(path: Path | None, act: Callable[[Store], Awaitable[int]]) -> int:
+    settings = _load(path)
+
+    async def run() -> int:
+        async with Store.open(settings.store.directory(os.environ)) as store:
+            return await act(store)
+
+    try:
+        return asyncio.run(run())
+    except config.ConfigError as error:
+        raise ConfigurationFault(str(error)) from error
+    except (backup.BackupError, StoreError) as error:
+        raise click.ClickException(str(error)) from error
+
+
+def _name_speaker(speaker: Speaker) -> None:
+    if sys.stderr.isatty():
+        click.echo(f"  {speaker.id}  {speaker.name}", err=True)
 
 
 def _percent(_ctx: click.Context, _parameter: click.Parameter, percent: float) -> float:

@@ -154,6 +154,13 @@ class Store:
         row = await self._read(lambda base: base.execute(query, (id, kind)).fetchone())
         return None if row is None else bytes(row[0])
 
+    async def embeddings(self, id: str) -> dict[str, bytes]:
+        """All embeddings of a speaker, by kind."""
+        query = "SELECT kind, data FROM embedding WHERE speaker = ?"
+        return {
+            kind: bytes(data) for kind, data in await self._read(lambda base: base.execute(query, (id,)).fetchall())
+        }
+
     async def recording(self, id: str) -> Recording:
         """A speaker's recording."""
         return await self._read(lambda _: _read_recording(self._file(id)))
