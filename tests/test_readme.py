@@ -1,0 +1,109 @@
+"""What the README tells people to type works as it stands there, but for addresses and ids."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import sys
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from mediaserver import server
+from tests.live import serving
+from tests.speakers_support import somebody, wav_of
+from tests.test_calls_verbs import friend
+
+README = (Path(__file__).parents[1] / "README.md").read_text()
+BLOCKS = ["\n".join(line[4:] for line in block.splitlines()) for block in re.findall(r"(?m)(?:^    .*\n|^\n)+", README)]
+LONG_S = 3
+"""So long a stream of events is read that does not end by itself."""
+
+
+def _commands() -> list[str]:
+    joined = "\n".join(BLOCKS).replace("\\\n", " ")
+    return [re.sub(r" {2,}", " ", line) for line in joined.splitlines() if line.startswith("curl ")]
+
+
+def _programs() -> list[str]:
+    return [block.strip() for block in BLOCKS if block.strip().startswith("import ")]
+
+
+COMMANDS, PROGRAMS = _commands(), _programs()
+
+
+def test_the_readme_has_commands_and_programs() -> None:
+    assert len(COMMANDS) > 20
+    assert len(PROGRAMS) >= 1
+
+
+async def _ran(command: str, *, cwd: Path) -> tuple[int, str]:
+    process = await asyncio.create_subprocess_exec(
+        *("bash", "-c", command),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        cwd=cwd,
+        env={"PATH": os.environ["PATH"], "TOKEN": "0123456789abcdef0123456789abcdef"},
+    )
+    output, _ = await process.communicate()
+    assert process.returncode is not None
+    return process.returncode, output.decode(errors="replace")
+
+
+async def _speaker(web: str) -> str:
+    form = aiohttp.FormData()
+    form.add_field("name", "Ada")
+    form.add_field("file", wav_of(somebody()), filename="ada.wav")
+    async with aiohttp.ClientSession() as client, client.post(f"{web}/v1/speakers", data=form) as response:
+        assert response.status == 201, await response.text()
+        return str((await response.json())["id"])
+
+
+async def _call(web: str, uri: str) -> str:
+    """A call that is up."""
+    async with aiohttp.ClientSession() as client:
+        async with client.post(f"{web}/v1/calls", json={"to": uri, "stay": 60, "then": "stay"}) as response:
+            assert response.status == 201, await response.text()
+            id = str((await response.json())["id"])
+        while True:
+            async with client.get(f"{web}/v1/calls/{id}") as response:
+                if (await response.json())["state"] == "up":
+                    return id
+            await asyncio.sleep(0.02)
+
+
+def _web(running: server.Server) -> str:
+    return f"http://{running.http_address}"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+async def test_every_curl_line_is_answered_with_2xx(command: str, tmp_path: Path) -> None:
+    (tmp_path / "ada.wav").write_bytes(wav_of(somebody()))
+    accepted = ("SIP/2.0 100 Trying", "SIP/2.0 200 OK")
+    async with serving(store={"path": str(tmp_path / "store")}) as running, friend(notifies=accepted) as peer:
+        web = _web(running)
+        typed = command.replace("http://127.0.0.1:8080", web)
+        typed = re.sub(r"sip:alice@192\.168\.1\.20", peer.uri, typed)
+        if "call_..." in typed:
+            typed = typed.replace("call_...", await _call(web, peer.uri))
+        if "spk_..." in typed:
+            typed = typed.replace("spk_...", await _speaker(web))
+        endless = "/events" in command
+        code, output = await _ran(f"{typed} -sS --fail-with-body --max-time {LONG_S if endless else 30}", cwd=tmp_path)
+        assert code == (28 if endless else 0), f"{typed}\n{output[-2000:]}"
+        written = re.search(r" -o (\S+)", command)
+        if written:
+            assert (tmp_path / written[1]).stat().st_size > 1000  # noqa: ASYNC240
+
+
+@pytest.mark.parametrize("program", PROGRAMS, ids=range(len(PROGRAMS)))
+async def test_every_program_runs(program: str, tmp_path: Path) -> None:
+    async with serving(store={"path": str(tmp_path / "store")}) as running:
+        (tmp_path / "program.py").write_text(program.replace("127.0.0.1:8080", str(running.http_address)))
+        code, output = await _ran(f"{sys.executable} program.py", cwd=tmp_path)
+        assert code == 0, output
+        assert any(line.isdigit() and int(line) > 1000 for line in output.splitlines()), "speech came"
+        assert json.loads(output.splitlines()[-1])["type"] == "done"
