@@ -43,10 +43,11 @@ from .control import (
     UtteranceFacts,
     UtteranceOrder,
 )
-from .schema import ApiLimits
+from .schema import EVENT_KINDS, ApiLimits, EventReport
 from .server import Listening, serve
 
 __all__ = [
+    "EVENT_KINDS",
     "ROLES",
     "ApiLimits",
     "Busy",
@@ -60,6 +61,7 @@ __all__ = [
     "Embedding",
     "Encoder",
     "EventFacts",
+    "EventReport",
     "Failed",
     "FieldFault",
     "Forbidden",

@@ -11,7 +11,7 @@ from .control import CallControl, EventFacts, NotFound
 from .delivery import patiently
 from .problem import Problem
 from .route import Answer, Operation
-from .schema import ApiLimits, EventReport
+from .schema import EVENT_KINDS, ApiLimits, EventReport
 
 __all__ = ["CALL_EVENTS", "EVENTS", "Events"]
 
@@ -25,8 +25,8 @@ STREAM = Answer(status=200, description="It follows.", content={"text/event-stre
 
 EVENTS = Operation(
     summary="What happens to calls: server-sent events",
-    description="`call.created`, `call.ringing`, `call.answered`, `call.ended`, `speech.started` and `speech.ended`; "
-    "the data is an `EventReport`. With the header Last-Event-ID it begins after that event; the latest 2000 are kept, "
+    description=f"{', '.join(f'`{kind}`' for kind in EVENT_KINDS if kind != 'call.record')}; the data is an "
+    "`EventReport`. With the header Last-Event-ID it begins after that event; the latest 2000 are kept, "
     "and an event `gap` says that some are missing.",
     answers=(STREAM,),
     problems=(500, 503),

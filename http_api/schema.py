@@ -26,6 +26,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 __all__ = [
+    "EVENT_KINDS",
     "ApiLimits",
     "CallDetails",
     "CallEndReport",
@@ -1021,8 +1022,20 @@ class TransferReport(_Body):
     sip_reason: str
 
 
+EVENT_KINDS = (
+    "call.created",
+    "call.ringing",
+    "call.answered",
+    "call.ended",
+    "call.record",
+    "speech.started",
+    "speech.ended",
+)
+"""What may happen. Webhooks alone are told the record of a call; the others may ask for it."""
+
+
 class EventReport(_Body):
-    """Something that has happened: the data of a server-sent event."""
+    """Something that has happened: the data of a server-sent event, and what webhooks are told."""
 
     type: Annotated[str, Field(examples=["call.answered"])]
     call_id: Annotated[str, Field(description="Empty for a gap.")]
@@ -1031,7 +1044,8 @@ class EventReport(_Body):
         dict[str, object],
         Field(
             description="Of `call.created` the parties and the direction; of `call.ended` the `end`; of `speech.*` the "
-            "utterance's `id`, `state` and `spoken_ms`, and `barged_in_by` if the peer interrupted it."
+            "utterance's `id`, `state` and `spoken_ms`, and `barged_in_by` if the peer interrupted it; of "
+            "`call.record` all that is known of the call."
         ),
     ]
 

@@ -15,6 +15,7 @@ import string
 import tomllib
 from collections.abc import Mapping
 from enum import Enum
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import urlsplit
@@ -32,8 +33,22 @@ from pydantic import (
 
 import http_api
 import sip
+from mediaserver import signature
 
-__all__ = ["Address", "Config", "ConfigError", "Engine", "Route", "Then", "Token", "Trunk", "User", "load"]
+__all__ = [
+    "Address",
+    "Config",
+    "ConfigError",
+    "Engine",
+    "Route",
+    "Then",
+    "Token",
+    "Trunk",
+    "User",
+    "Webhook",
+    "Webhooks",
+    "load",
+]
 
 PREFIX = "MEDIASERVER_"
 CUSTOMARY_VARIABLES = {
@@ -459,6 +474,96 @@ class Fetch(Section):
     max_audio_s: float = Field(default=600, gt=0)
 
 
+def _check_webhook_url(value: SecretStr) -> SecretStr:
+    parts = urlsplit(value.get_secret_value())
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.fragment:
+        raise ValueError('write it as "https://host/path"')
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("leave user and password out: messages are signed instead")
+    return value
+
+
+def _check_webhook_secret(value: SecretStr | None) -> SecretStr | None:
+    if value is not None:
+        signature.key_of(value.get_secret_value())
+    return value
+
+
+def _check_event_pattern(value: str) -> str:
+    if not any(fnmatchcase(kind, value) for kind in http_api.EVENT_KINDS):
+        raise ValueError(f"there is no such event; there are {', '.join(http_api.EVENT_KINDS)}, and * for any part")
+    return value
+
+
+# What leads to a webhook may tell who may ask it, so it is treated as a secret.
+WebhookUrl = Annotated[SecretStr, AfterValidator(_check_webhook_url)]
+WebhookSecret = Annotated[SecretStr | None, AfterValidator(_check_webhook_secret)]
+
+
+class Signed(Section):
+    """Something that is signed with `secret`, or with each line of `secret_file`: an old secret and a new one, say."""
+
+    secret: WebhookSecret = None
+    secret_file: Path | None = None
+
+    @model_validator(mode="after")
+    def _has_one_source(self) -> Signed:
+        if self.secret is not None and self.secret_file is not None:
+            raise ValueError("give one of secret and secret_file")
+        return self
+
+    def keys(self) -> tuple[bytes, ...]:
+        """The keys to sign with; secret_file is read. Raises ConfigError."""
+        if self.secret is not None:
+            return (signature.key_of(self.secret.get_secret_value()),)
+        if self.secret_file is None:
+            return ()
+        try:
+            keys = tuple(map(signature.key_of, self.secret_file.read_text(encoding="utf-8").split()))
+        except OSError as error:
+            raise ConfigError(f"secret_file: {self.secret_file}: cannot be read: {error.strerror}") from error
+        except ValueError as error:
+            raise ConfigError(f"secret_file: {self.secret_file}: {error}") from error
+        if not keys:
+            raise ConfigError(f"secret_file: {self.secret_file}: there is no secret in it")
+        return keys
+
+
+class Webhook(Signed):
+    """One who is told what happens to calls.
+
+    events     kinds of events, with * for any part
+    timeout_s  for one attempt; keep_s: after which an event is given up; max_bytes: of all that wait
+    """
+
+    name: Name
+    url: WebhookUrl
+    events: tuple[Annotated[str, AfterValidator(_check_event_pattern)], ...] = Field(default=("*",), min_length=1)
+    timeout_s: float = Field(default=10, gt=0, le=60)
+    keep_s: float = Field(default=3600, gt=0, le=7 * 86_400)
+    max_bytes: int = Field(default=16 * 1024 * 1024, ge=65_536)
+
+    @model_validator(mode="after")
+    def _is_signed(self) -> Webhook:
+        if self.secret is None and self.secret_file is None:
+            raise ValueError("give secret or secret_file: whoever is told has to know that it is true")
+        return self
+
+    def wants(self, kind: str) -> bool:
+        """Whether it is to be told of events of this kind."""
+        return any(fnmatchcase(kind, pattern) for pattern in self.events)
+
+
+class Webhooks(Section):
+    """Where webhooks may be: those of the configuration, and what the API and webhooks themselves may name.
+
+    allow_networks  that are not public, and to which the names of hosts may lead all the same
+    """
+
+    allow_hosts: tuple[Annotated[str, AfterValidator(str.lower)], ...] = ()
+    allow_networks: tuple[Network, ...] = ()
+
+
 class Store(Section):
     """Where speakers are kept; the default is below the home directory: see `directory`."""
 
@@ -587,6 +692,7 @@ class Config(Section):
     calls: Calls = Calls()
     engine: Engine = Engine()
     fetch: Fetch = Fetch()
+    webhooks: Webhooks = Webhooks()
     store: Store = Store()
     speakers: Speakers = Speakers()
     cache: Cache = Cache()
@@ -595,6 +701,7 @@ class Config(Section):
     trunk: tuple[Trunk, ...] = ()
     user: tuple[User, ...] = ()
     token: tuple[Token, ...] = ()
+    webhook: tuple[Webhook, ...] = ()
     route: tuple[Route, ...] = ()
 
     @model_validator(mode="after")
@@ -603,6 +710,7 @@ class Config(Section):
             ("trunk", [one.name for one in self.trunk]),
             ("user", [one.name for one in self.user]),
             ("token", [one.name for one in self.token]),
+            ("webhook", [one.name for one in self.webhook]),
         ):
             if twice := {name for name in names if names.count(name) > 1}:
                 raise ValueError(f"{kind}: two are named {min(twice)}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections import deque
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -35,11 +35,19 @@ class EventLog:
         self._next = 1
         self._kept: deque[Happening] = deque(maxlen=count)
         self._followers: set[asyncio.Event] = set()
+        self._tells: list[Callable[[Happening], None]] = []
+
+    def tell(self, told: Callable[[Happening], None]) -> None:
+        """Have `told` called with whatever happens from now on; it is quick, and raises nothing."""
+        self._tells.append(told)
 
     def publish(self, kind: str, call: str, facts: Mapping[str, object]) -> None:
         """It has happened now."""
-        self._kept.append(self._happening(self._next, kind, call, facts))
+        happening = self._happening(self._next, kind, call, facts)
+        self._kept.append(happening)
         self._next += 1
+        for told in self._tells:
+            told(happening)
         for follower in self._followers:
             follower.set()
 

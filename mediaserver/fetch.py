@@ -41,10 +41,18 @@ class Resolver(AbstractResolver):
 
     networks  that are not public, and may be asked all the same
     names     finds the addresses; by default as the system does
+    key       of the configuration, where the networks stand
     """
 
-    def __init__(self, networks: Sequence[config.Network], names: AbstractResolver | None = None) -> None:
+    def __init__(
+        self,
+        networks: Sequence[config.Network],
+        names: AbstractResolver | None = None,
+        *,
+        key: str = "fetch.allow_networks",
+    ) -> None:
         self._networks = tuple(networks)
+        self._key = key
         self._names = names or aiohttp.ThreadedResolver()
 
     async def resolve(
@@ -57,7 +65,7 @@ class Resolver(AbstractResolver):
             if not any(address in network or _behind(address) in network for network in self._networks) and not (
                 _is_public(address) and _is_public(_behind(address))
             ):
-                raise Forbidden(f"host {host!r} leads to {address}, which is not public: see fetch.allow_networks")
+                raise Forbidden(f"host {host!r} leads to {address}, which is not public: see {self._key}")
         return found
 
     async def close(self) -> None:

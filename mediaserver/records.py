@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import enum
 import json
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
@@ -14,7 +13,7 @@ import structlog
 
 from mediaserver.detail import Facts
 
-__all__ = ["Records"]
+__all__ = ["Records", "record_of"]
 
 log = structlog.get_logger("records")
 
@@ -55,7 +54,7 @@ class Records:
         self._writer.submit(self._write, facts)
 
     def _write(self, facts: Facts) -> None:
-        line = json.dumps(self._record(facts), ensure_ascii=False, default=_plain)
+        line = json.dumps(record_of(facts, with_text=self._with_text), ensure_ascii=False)
         try:
             with self._path.open("a", encoding="utf-8") as file:
                 file.write(line + "\n")
@@ -65,21 +64,15 @@ class Records:
         finally:
             self._waiting -= 1
 
-    def _record(self, facts: Facts) -> dict[str, object]:
-        record = dataclasses.asdict(facts)
-        record["from"], record["to"] = record.pop("caller"), record.pop("callee")
-        if facts.media is not None:
-            record["media"] = {name: None if value == "" else value for name, value in facts.media.items()}
-        for said in record["speech"]:
-            if not self._with_text:
-                del said["text"]
-        return record
 
-
-def _plain(value: object) -> object:
-    match value:
-        case datetime():
-            return value.isoformat()
-        case enum.Enum():
-            return value.value
-    raise TypeError(f"{type(value).__name__} is not for JSON")
+def record_of(facts: Facts, *, with_text: bool) -> dict[str, object]:
+    """What is left of a call, of builtins that JSON has; `with_text`: with what was said."""
+    record = dataclasses.asdict(facts)
+    record["from"], record["to"] = record.pop("caller"), record.pop("callee")
+    if facts.media is not None:
+        record["media"] = {name: None if value == "" else value for name, value in facts.media.items()}
+    for said in record["speech"]:
+        said["state"] = said["state"].value
+        if not with_text:
+            del said["text"]
+    return {name: value.isoformat() if isinstance(value, datetime) else value for name, value in record.items()}

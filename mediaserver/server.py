@@ -31,6 +31,7 @@ from mediaserver.detail import Facts
 from mediaserver.events import EventLog
 from mediaserver.fetch import Fetcher
 from mediaserver.metrics import Metrics, connection_families, health_families, rtp_families, sip_families
+from mediaserver.posting import Posting
 from mediaserver.prompts import Prompts
 from mediaserver.push import Pushes
 from mediaserver.records import Records
@@ -43,6 +44,7 @@ from mediaserver.store import Store, StoreError
 from mediaserver.switchboard import Switchboard
 from mediaserver.transfers import NOTIFIED_TYPES
 from mediaserver.trunks import Trunks
+from mediaserver.webhooks import Webhooks
 
 __all__ = ["Server", "StartError", "open_engine", "problems", "running", "serve", "wanted_files"]
 
@@ -95,6 +97,7 @@ class Server:
     pushes: Pushes
     gate: http_api.Gate
     certificate: Certificate | None
+    webhooks: Webhooks
 
     @property
     def sip_address(self) -> config.Address:
@@ -102,13 +105,17 @@ class Server:
         return self.sip_addresses[0]
 
     def reload(self) -> None:
-        """Read the tokens anew, and the certificates for new connections; what cannot be used stays as it was."""
+        """Read tokens, secrets and, for new connections, certificates anew; what cannot be used stays as it was."""
         try:
             self.gate.replace(self.settings.bearers())
         except config.ConfigError as error:
             log.error("the tokens are not read anew: the old ones stay", reason=str(error))
         else:
             log.info("the tokens are read anew")
+        try:
+            self.webhooks.reload()
+        except config.ConfigError as error:
+            log.error("the secrets of webhooks are not read anew: the old ones stay", reason=str(error))
         reloads = {"sip": self.transport.reload}
         if self.certificate is not None:
             reloads["http"] = self.certificate.reload
@@ -166,6 +173,9 @@ async def problems(settings: config.Config) -> list[str]:
     try:
         with _naming("http.token_file"):
             settings.bearers()
+        with _naming("webhook"):
+            for webhook in settings.webhook:
+                webhook.keys()
         with _naming("sip.tls"):
             _tls(settings.sip).load()
         with _naming("http.tls"):
@@ -240,7 +250,7 @@ def _web_tls(settings: config.Http) -> sip.Tls:
 async def serve(settings: config.Config, *, banner: Callable[[str], None]) -> None:
     """Run until SIGTERM or SIGINT, let the calls finish what they say, and return; a second signal hurries.
 
-    SIGHUP has the certificates and the tokens read anew.
+    SIGHUP has the certificates, the tokens and the secrets of webhooks read anew.
 
     Raises StartError.
     """
@@ -268,13 +278,19 @@ def _spare_the_collector() -> None:
     gc.set_threshold(1_000, 10, 500)
 
 
-def _recording(settings: config.Calls, stack: AsyncExitStack) -> Callable[[Facts], None]:
+def _recording(settings: config.Calls, webhooks: Webhooks, stack: AsyncExitStack) -> Callable[[Facts], None]:
     """Where the records of calls go."""
     if settings.record_file is None:
-        return lambda facts: None
+        return webhooks.record
     with _naming("calls.record_file"):
         records = Records(settings.record_file, with_text=settings.record_text)
-    return stack.enter_context(records).append
+    stack.enter_context(records)
+
+    def record(facts: Facts) -> None:
+        records.append(facts)
+        webhooks.record(facts)
+
+    return record
 
 
 def wanted_files(settings: config.Sip) -> int:
@@ -347,6 +363,18 @@ async def running(settings: config.Config) -> AsyncIterator[Server]:
         await _introduce(settings.route, speakers)
         speech = Speech(engine, metrics, speakers, prompts)
         fetcher = await stack.enter_async_context(Fetcher(settings.fetch))
+        posting = await stack.enter_async_context(
+            Posting(
+                settings.webhooks,
+                known=[one.url.get_secret_value() for one in settings.webhook],
+                product=f"mediaserver/{version('mediaserver')}",
+            )
+        )
+        with _naming("webhook"):
+            webhooks = Webhooks(settings.webhook, posting, with_text=settings.calls.record_text)
+        await stack.enter_async_context(webhooks)
+        events = EventLog()
+        events.tell(webhooks.tell)
 
         def deliver(event: sip.Event) -> None:
             if not trunks.deliver(event):
@@ -392,9 +420,11 @@ async def running(settings: config.Config) -> AsyncIterator[Server]:
             clips=clips,
             decoding=decoding,
             trunk_of=trunks.trunk_of,
-            events=EventLog(),
+            events=events,
         )
-        switchboard = await stack.enter_async_context(Switchboard(means, record=_recording(settings.calls, stack)))
+        switchboard = await stack.enter_async_context(
+            Switchboard(means, record=_recording(settings.calls, webhooks, stack))
+        )
         await stack.enter_async_context(trunks)
         pushes = await stack.enter_async_context(
             Pushes(
@@ -409,6 +439,7 @@ async def running(settings: config.Config) -> AsyncIterator[Server]:
         metrics.watch(lambda: rtp_families(endpoint.counters()))
         metrics.watch(lambda: sip_families(agent.counters()))
         metrics.watch(trunks.families)
+        metrics.watch(webhooks.families)
         metrics.watch(lambda: connection_families(transport.connections()))
         control = Control(
             speech, pushes, speakers, metrics, calls=switchboard.__len__, accepting=lambda: switchboard.accepting
@@ -456,4 +487,5 @@ async def running(settings: config.Config) -> AsyncIterator[Server]:
             pushes=pushes,
             gate=gate,
             certificate=certificate,
+            webhooks=webhooks,
         )

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import json
+import re
 from contextlib import aclosing
+from pathlib import Path
 
 import aiohttp
 
+from http_api import EVENT_KINDS
 from mediaserver.events import EventLog, Happening
 from tests.http_support import CALL, parse_events, running, says
 from tests.live import serving
@@ -93,6 +97,15 @@ async def test_a_call_is_told_from_its_beginning_to_its_end_and_resumed_in_betwe
     assert json.loads(told[0].data)["details"]["to"] == callee.uri
     assert json.loads(told[-1].data)["details"]["end"]["reason"] == "completed"
     assert json.loads(told[4].data)["details"]["state"] == "spoken"
+
+
+def test_every_kind_of_event_is_one_that_the_api_describes() -> None:
+    told = set()
+    for path in (Path(__file__).parents[1] / "mediaserver").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                told |= set(re.findall(r"^(?:call|speech)\.[a-z_]+$", node.value))
+    assert told == set(EVENT_KINDS)
 
 
 async def test_streams_end_with_the_server() -> None:

@@ -41,7 +41,13 @@ def test_the_reference_file_loads_and_shows_the_defaults() -> None:
 def test_the_reference_file_names_every_key() -> None:
     text = REFERENCE.read_text(encoding="utf-8")
     for section, field in config.Config.model_fields.items():
-        tables = {"route": config.Route, "trunk": config.Trunk, "user": config.User, "token": config.Token}
+        tables = {
+            "route": config.Route,
+            "trunk": config.Trunk,
+            "user": config.User,
+            "token": config.Token,
+            "webhook": config.Webhook,
+        }
         model = tables.get(section, field.annotation)
         names = [f.alias or n for n, f in model.model_fields.items()]  # type: ignore[union-attr]
         for name in names:
