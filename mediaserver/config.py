@@ -613,6 +613,13 @@ class Log(Section):
     format: Literal["auto", "console", "json"] = "auto"
 
 
+class Hep(Section):
+    """Where a copy of every SIP message goes, texts included: HEPv3 over UDP. `node` tells servers from one another."""
+
+    collector: ListenAddress | None = None
+    node: int = Field(default=1, ge=0, le=2**32 - 1)
+
+
 def _check_redis_url(value: SecretStr) -> SecretStr:
     parts = urlsplit(value.get_secret_value())
     if parts.scheme not in ("redis", "rediss", "unix") or not (parts.hostname or parts.path):
@@ -697,6 +704,7 @@ class Config(Section):
     speakers: Speakers = Speakers()
     cache: Cache = Cache()
     log: Log = Log()
+    hep: Hep = Hep()
     redis: Redis = Redis()
     trunk: tuple[Trunk, ...] = ()
     user: tuple[User, ...] = ()

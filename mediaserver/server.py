@@ -26,6 +26,7 @@ import sip
 from mediaserver import audio, config, encoding
 from mediaserver.call import SERVED, Means
 from mediaserver.calls import Calls
+from mediaserver.capture import Capture
 from mediaserver.control import Control
 from mediaserver.detail import Facts
 from mediaserver.events import EventLog
@@ -408,6 +409,11 @@ async def running(settings: config.Config) -> AsyncIterator[Server]:
                     ),
                 )
             )
+        if settings.hep.collector is not None:
+            with _naming("hep.collector"):
+                capture = stack.enter_context(Capture(settings.hep.collector, node=settings.hep.node))
+            transport.capture = capture
+            metrics.watch(capture.families)
         # No event is delivered before the event loop has its next turn, and so none before `switchboard` is there.
         trunks = Trunks(settings, transport, random=random.SystemRandom())
         means = Means(

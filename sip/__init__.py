@@ -29,6 +29,7 @@ from .digest import Keyring, Login, Realm
 from .errors import LocalProtocolError, RemoteProtocolError, SipError
 from .guard import Guard
 from .headers import CSeq, Headers, NameAddr, Via
+from .hep import capture_packet
 from .locate import Target
 from .message import Request, Response
 from .parser import parse_datagram
@@ -104,6 +105,7 @@ __all__ = [
     "Uri",
     "Via",
     "Withdrawn",
+    "capture_packet",
     "parse_datagram",
     "refer_to_peer_of",
 ]

@@ -26,6 +26,7 @@ from .connection import Received, StreamLimits, next_hop
 from .errors import LocalProtocolError, SipError
 from .locate import RecordType
 from .message import Request
+from .parser import MalformedMessage
 from .resolver import Resolver
 from .streams import StreamCounters, StreamListener, Streams
 from .tls import Tls, TlsError
@@ -75,6 +76,8 @@ class Transport:
 
     agent          the core; whoever calls its verbs directly calls `flush` afterwards
     welcome        says whether a connection from an address is taken; the host may put its own here
+    capture        gets each message, where it travels, and whether it was received; the host may put its own here, and
+                   that must not raise. What came by a connection is told as it was understood, if it was
     addresses      where we listen by UDP and TCP, in the order of the request, with the ports that were really bound
     tls_addresses  where we listen by TLS, likewise
     send_errors    what could not be sent, such as datagrams that the kernel would not take; it counts as lost
@@ -92,6 +95,7 @@ class Transport:
         """See `open`, which binds and closes the sockets. Raises TlsError."""
         self.agent = agent
         self.welcome: Callable[[str], bool] = lambda host: True
+        self.capture: Callable[[bytes, Flow, bool], None] | None = None
         self.send_errors = 0
         self._loop = asyncio.get_running_loop()
         self._deliver = deliver
@@ -288,10 +292,15 @@ class Transport:
                 # An ICMP error that some earlier datagram met. Its transaction will retransmit or give up.
                 continue
             remote = _address(source)
-            self.agent.receive(data, Flow("UDP", self._local(listener, remote[0]), remote), self.now())
+            flow = Flow("UDP", self._local(listener, remote[0]), remote)
+            if self.capture is not None:
+                self.capture(data, flow, True)
+            self.agent.receive(data, flow, self.now())
             self.flush()
 
     def _take(self, message: Received, flow: Flow) -> None:
+        if self.capture is not None and not isinstance(message, MalformedMessage):
+            self.capture(message.serialise(), flow, True)
         self.agent.receive_message(message, flow, self.now())
         self.flush()
 
@@ -311,6 +320,8 @@ class Transport:
             return None
 
     def _try_to_send(self, data: bytes, flow: Flow) -> None:
+        if self.capture is not None:
+            self.capture(data, flow, False)
         try:
             self._send(data, flow)
         except Exception as error:

@@ -96,7 +96,7 @@ async def test_every_curl_line_is_answered_with_2xx(command: str, tmp_path: Path
         assert code == (28 if endless else 0), f"{typed}\n{output[-2000:]}"
         written = re.search(r" -o (\S+)", command)
         if written:
-            assert (tmp_path / written[1]).stat().st_size > 1000  # noqa: ASYNC240
+            assert (tmp_path / written[1]).stat().st_size > 1000
 
 
 @pytest.mark.parametrize("program", PROGRAMS, ids=range(len(PROGRAMS)))
