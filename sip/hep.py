@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ipaddress
 import re
-import socket
 import struct
 
 from .transaction import Flow
@@ -14,7 +13,9 @@ __all__ = ["capture_packet"]
 # Vendor and type of a chunk; the length that follows counts these six octets as well.
 CHUNK = struct.Struct(">HHH")
 GENERIC = 0
-PROTOCOLS = {"UDP": socket.IPPROTO_UDP, "TCP": socket.IPPROTO_TCP, "TLS": socket.IPPROTO_TCP}
+# Of IPv4 and IPv6 as Linux has them, and IANA's protocol numbers.
+FAMILIES = {4: 2, 6: 10}
+PROTOCOLS = {"UDP": 17, "TCP": 6, "TLS": 6}
 SIP = 1
 # What a digest proves could be guessed at from its response.
 PROOF = re.compile(rb'(?im)^((?:proxy-)?authorization[ \t]*:.*?\bresponse[ \t]*=[ \t]*")[^"\r\n]*')
@@ -35,7 +36,7 @@ def capture_packet(message: bytes, flow: Flow, *, received: bool, at_s: float, n
     first = 5 if source_ip.version == 6 else 3
     seconds, microseconds = divmod(round(at_s * 1e6), 1_000_000)
     chunks = {
-        1: struct.pack(">B", socket.AF_INET6 if source_ip.version == 6 else socket.AF_INET),
+        1: struct.pack(">B", FAMILIES[source_ip.version]),
         2: struct.pack(">B", PROTOCOLS[flow.transport]),
         first: source_ip.packed,
         first + 1: destination_ip.packed,
