@@ -20,25 +20,34 @@ class Ear:
     """What is heard on one stream. The stream is listened to, which costs something, only while somebody listens here.
 
     Frames are `rtp.Frame`: 20 ms each, one after the other without gaps, silence where nothing came. They carry the
-    time, so that they can be put beside what was sent or beside another listener's.
+    time, so that they can be put beside what was said or beside another listener's.
     """
 
     def __init__(self, stream: rtp.Stream) -> None:
         self._stream = stream
         self._listening: list[Listening] = []
+        self._tapped = False
 
-    def listen(self, take: Callable[[rtp.Frame], None], *, over: Callable[[], None] | None = None) -> Listening:
+    def listen(
+        self,
+        take: Callable[[rtp.Frame], None],
+        *,
+        said: Callable[[rtp.Frame], None] | None = None,
+        over: Callable[[], None] | None = None,
+    ) -> Listening:
         """Have every frame from now on given to `take`, until what is returned is closed, or the call is over.
 
         Each is given in a turn of the event loop, which `take` is not to hold up; one that raises disturbs no other
-        listener. `over` is told when the call is over.
+        listener. `said` gets what is said to the caller meanwhile, as rtp.Stream.tap tells it, and `over` is told when
+        the call is over.
 
         Raises rtp.StreamClosed when it is over already.
         """
         if not self._listening:
             self._stream.listen(self._spread)
-        listening = Listening(self, take, over)
+        listening = Listening(self, take, said, over)
         self._listening.append(listening)
+        self._tap()
         return listening
 
     def frames(self, *, most: int = MOST_WAITING) -> Frames:
@@ -61,21 +70,41 @@ class Ear:
         for listening in self._listening:
             loop.call_soon(listening.give, frame)
 
+    def _spread_said(self, frame: rtp.Frame) -> None:
+        loop = asyncio.get_running_loop()
+        for listening in self._listening:
+            loop.call_soon(listening.give_said, frame)
+
     def _forget(self, listening: Listening) -> None:
         if listening in self._listening:
             self._listening.remove(listening)
+            self._tap()
             if not self._listening:
                 self._stream.listen(None)
+
+    def _tap(self) -> None:
+        """Have the stream say what is said while, and only while, somebody wants to know."""
+        wanted = any(listening.said is not None for listening in self._listening)
+        if wanted is not self._tapped:
+            self._tapped = wanted
+            self._stream.tap(self._spread_said if wanted else None)
 
 
 class Listening:
     """One listener at an ear. A context manager; once it is closed no frame is given any more."""
 
-    __slots__ = ("_ear", "_take", "over")
+    __slots__ = ("_ear", "over", "said", "take")
 
-    def __init__(self, ear: Ear, take: Callable[[rtp.Frame], None], over: Callable[[], None] | None) -> None:
+    def __init__(
+        self,
+        ear: Ear,
+        take: Callable[[rtp.Frame], None],
+        said: Callable[[rtp.Frame], None] | None,
+        over: Callable[[], None] | None,
+    ) -> None:
         self._ear = ear
-        self._take: Callable[[rtp.Frame], None] | None = take
+        self.take: Callable[[rtp.Frame], None] | None = take
+        self.said = said
         self.over = over
 
     def __enter__(self) -> Self:
@@ -87,12 +116,16 @@ class Listening:
         self.close()
 
     def give(self, frame: rtp.Frame) -> None:
-        if self._take is not None:
-            self._take(frame)
+        if self.take is not None:
+            self.take(frame)
+
+    def give_said(self, frame: rtp.Frame) -> None:
+        if self.said is not None:
+            self.said(frame)
 
     def close(self) -> None:
         """Listen no longer. Idempotent."""
-        self._take = self.over = None  # which may lead back to here
+        self.take = self.said = self.over = None  # which may lead back to here
         self._ear._forget(self)
 
 

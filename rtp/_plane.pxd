@@ -45,7 +45,7 @@ cdef enum:
     CHUNK = 1 << 21              # octets of memory that pieces are cut from: a huge page
     LISTENED = 160               # samples in a frame of the peer's audio: 20 ms
     WINDOW = 16                  # such frames in which late packets still find their place
-    BACKLOG = 50                 # such frames that wait for their consumer
+    BACKLOG = 50                 # such frames that wait for their consumer, and frames of our own
     CLIPS = 4                    # that wait in a line at once
     CANDIDATES = 4               # addresses that may be on probation at once
 
@@ -116,6 +116,7 @@ cdef enum order_t:               # what Python has to say to the plane
     RESUME
     DIAL
     LISTEN
+    TAP
     TRANSFORM
     REMOVE
 
@@ -164,14 +165,31 @@ cdef struct playout_t:           # the peer's audio for a consumer: placed by ti
     bint anchored                # `start` means something
     uint32_t start               # timestamp of the first sample not yet released
     uint32_t highest             # timestamp after the last one placed
+    int64_t at                   # when that sample came, in samples on the worker's clock
     int64_t placed_ms            # when the last packet was placed
-    int64_t released_ms          # up to when silence was released in the place of packets
+    int64_t judged_ms            # when the two clocks were last compared
+    int64_t least                # samples that a packet came after its place, at the least since then
+    bint ahead                   # the peer's clock is: the next frame is left out
     int32_t first                # frame of the window that `start` is in
     uint16_t filled[WINDOW]      # samples placed in each frame
     int16_t window[WINDOW][LISTENED]
     uint64_t head                # frames released, by the plane
     uint64_t tail                # frames taken, by the consumer
+    int64_t times[BACKLOG]       # when each began
     int16_t frames[BACKLOG][LISTENED]
+
+
+cdef struct said_t:              # a frame of speech as it was sent
+    int64_t at                   # on the worker's clock, in samples
+    int16_t size
+    uint8_t alaw
+    uint8_t codes[LARGEST_FRAME]
+
+
+cdef struct tap_t:               # what we say, for a consumer
+    uint64_t head                # frames sent, by the plane
+    uint64_t tail                # frames taken, by the consumer
+    said_t frames[BACKLOG]
 
 
 cdef struct command_t:
@@ -181,6 +199,7 @@ cdef struct command_t:
     peer_t peer
     int any_fd                   # given by CONNECT; -1 for none
     playout_t *playout           # given by LISTEN, taken back with its acknowledgement
+    tap_t *tap                   # by TAP, likewise
     transforms_t transforms      # given by TRANSFORM
     int tones                    # of `tone`
     int sent
@@ -252,6 +271,7 @@ cdef struct line_t:
     address_t target             # as signalled, or as latched
     command_t *dialling          # the DIAL commands being carried out
     playout_t *playout           # NULL: nobody listens
+    tap_t *tap                   # NULL: nobody wants to know what we say
     int64_t timeout_ms           # of media, 0 for never
     int64_t counts[COUNTS]
     uint32_t dial_origin

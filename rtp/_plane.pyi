@@ -167,8 +167,17 @@ class Line:
     def await_audio(self) -> bool:
         """Ask for the notice "audio" with the next frame; false when there is one already."""
 
-    def hear(self) -> list[bytes]:
-        """The peer's audio since the last call: frames of 20 ms, 8000 Hz, 16-bit."""
+    def hear(self) -> list[tuple[int, bytes]]:
+        """The peer's audio since the last call: frames of 20 ms, 8000 Hz, 16-bit, and the monotonic time in ns at which
+        each began. The times are 20 ms apart, unless frames were dropped: when the peer's clock runs away from ours,
+        a frame of silence is put in, or one is left out."""
+
+    def tap(self, on: bool) -> None:
+        """Begin or stop keeping what is sent. Who wants it listens too: nothing tells when there is some."""
+
+    def said(self) -> list[tuple[int, bytes]]:
+        """The speech that was sent since the last call: frames of the ptime, 8000 Hz, 16-bit, and the monotonic time in
+        ns at which each was due, which is that of its RTP timestamp. All else that was sent was silence or digits."""
 
     def counters(self) -> dict[str, int]:
         """COUNT_NAMES of this line."""

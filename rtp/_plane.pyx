@@ -82,6 +82,7 @@ cdef enum:
     QUIET_MS = 200               # without a packet from whom we trust, after which a stranger gets his chance
     REOPEN_MS = 5000             # after `connect`: a source that is still heard then is locked again
     HUSH_MS = 100                # without a packet, after which a listener is given silence
+    JUDGED_MS = 2000             # for so long packets are watched before they are said to be early or late
     RESYNC_UNITS = 8000          # a jump of the peer's clock by more than this is a new beginning
     NOTICES_A_SECOND = 200       # of telephone events and of RTCP, each, that a line passes on; a flood ends here
     NOTIFY_MS = 10               # how long what can wait does wait
@@ -95,6 +96,7 @@ cdef enum:
 
 cdef uint64_t POSITION = (1 << 48) - 1
 cdef int64_t NS_PER_MS = 1_000_000
+cdef int64_t NS_PER_SAMPLE = 125_000
 
 COUNT_NAMES = (
     "packets_sent", "octets_sent", "speech_frames", "silence_frames", "underrun_frames", "event_frames", "underruns",
@@ -491,6 +493,18 @@ cdef bint dial(line_t *line) noexcept nogil:
     return True
 
 
+cdef void keep_said(line_t *line, const uint8_t *codes) noexcept nogil:
+    """Keep a frame of speech for who wants to know what we say; what is not kept was silence."""
+    cdef tap_t *tap = line.tap
+    cdef said_t *said = &tap.frames[tap.head % BACKLOG]
+    if tap.head - acquire(&tap.tail) == BACKLOG:
+        line.counts[AUDIO_DROPPED] += 1
+        return
+    said.at, said.size, said.alaw = 8 * line.due_ms, line.frame, line.alaw
+    memcpy(said.codes, codes, line.frame)
+    release(&tap.head, tap.head + 1)
+
+
 cdef void speak(line_t *line) noexcept nogil:
     cdef frame_t frame
     cdef uint8_t before = line.sent
@@ -498,6 +512,8 @@ cdef void speak(line_t *line) noexcept nogil:
     if dial(line):
         return
     frame = next_frame(line, line.worker.packet + HEADER)
+    if line.tap != NULL and frame == SPEECH:
+        keep_said(line, line.worker.packet + HEADER)
     tally(line, frame)
     marker = before == NOTHING or (frame == SPEECH and before != SPEECH)  # a talkspurt begins (RFC 3551 section 4.1)
     dispatch(line, line.payload_type, media_clock(line), marker, line.frame)
@@ -849,7 +865,7 @@ cdef void receive(
     if not admit(line, source, ssrc, sequence, now_ms, now_ns):
         # Whom signalling announced is heard from the first word on, though not yet believed.
         if audio and line.playout != NULL and not line.sourced and same_address(source, &line.peer.address):
-            place(line, timestamp, data + start, size - start, payload_type, now_ms)
+            place(line, timestamp, data + start, size - start, payload_type, now_ms, arrival_ns)
         return
     if not count_in(line, sequence, size - start):
         return
@@ -862,7 +878,7 @@ cdef void receive(
         return
     measure_jitter(line, timestamp, arrival_ns)
     if audio and line.playout != NULL:
-        place(line, timestamp, data + start, size - start, payload_type, now_ms)
+        place(line, timestamp, data + start, size - start, payload_type, now_ms, arrival_ns)
 
 
 cdef bint read_batch(line_t *line, int fd, int64_t now_ns) noexcept nogil:
@@ -993,39 +1009,89 @@ cdef void listen(worker_t *worker, int64_t until_ns, int timeout_ms) noexcept no
 # The peer's audio, for whoever asks
 
 
-cdef void release_frame(line_t *line) noexcept nogil:
-    """Give the oldest frame of the window to the consumer, gaps in it as silence."""
+cdef void give_frame(line_t *line, const int16_t *samples, int64_t now_ms) noexcept nogil:
+    """Give a frame to the consumer, NULL being silence."""
     cdef playout_t *playout = line.playout
-    cdef int32_t first = playout.first
+    cdef uint64_t at = playout.head % BACKLOG
+    if playout.at > 8 * now_ms + BACKLOG * LISTENED:  # whoever makes his clock jump again and again
+        line.counts[AUDIO_DROPPED] += 1
+        return
     if playout.head - acquire(&playout.tail) < BACKLOG:
-        memcpy(playout.frames[playout.head % BACKLOG], playout.window[first], sizeof(playout.window[first]))
+        if samples != NULL:
+            memcpy(playout.frames[at], samples, sizeof(playout.frames[at]))
+        else:
+            memset(playout.frames[at], 0, sizeof(playout.frames[at]))
+        playout.times[at] = playout.at
         settle_word(&playout.head, playout.head + 1)
         post_to_waiting(line, AUDIO, &line.wants_audio)
     else:
         line.counts[AUDIO_DROPPED] += 1
+    playout.at += LISTENED
+
+
+cdef void release_frame(line_t *line, int64_t now_ms) noexcept nogil:
+    """Give the oldest frame of the window to the consumer, gaps in it as silence."""
+    cdef playout_t *playout = line.playout
+    cdef int32_t first = playout.first
+    if playout.ahead:
+        playout.ahead = False
+    else:
+        give_frame(line, playout.window[first], now_ms)
     memset(playout.window[first], 0, sizeof(playout.window[first]))
     playout.filled[first] = 0
     playout.first = (first + 1) % WINDOW
     playout.start += LISTENED
 
 
+cdef void anchor(line_t *line, uint32_t timestamp, int64_t came, int64_t now_ms) noexcept nogil:
+    """Have the peer's clock begin with this timestamp, whose sample came at `came` on ours."""
+    cdef playout_t *playout = line.playout
+    while playout.anchored and <int32_t>(playout.highest - playout.start) > 0:
+        release_frame(line, now_ms)
+    if playout.head == 0:
+        playout.at = came
+    while came - playout.at > LISTENED // 2:
+        give_frame(line, NULL, now_ms)
+    playout.anchored, playout.ahead = True, False
+    playout.start = playout.highest = timestamp
+    playout.judged_ms, playout.least = now_ms, RESYNC_UNITS
+
+
+cdef void judge(line_t *line, int64_t late, int64_t now_ms) noexcept nogil:
+    """Have the peer's clock not run away from ours: by silence if it is slow, by a frame less if it is fast.
+
+    `late` is how many samples a packet came after its place. The least counts, for jitter only makes it more.
+    """
+    cdef playout_t *playout = line.playout
+    playout.least = min(playout.least, late)
+    if now_ms - playout.judged_ms >= JUDGED_MS:
+        if playout.least > LISTENED:
+            give_frame(line, NULL, now_ms)
+        playout.ahead = playout.least < -LISTENED
+        playout.judged_ms, playout.least = now_ms, RESYNC_UNITS
+
+
 cdef void place(
-    line_t *line, uint32_t timestamp, const uint8_t *codes, int size, int payload_type, int64_t now_ms
+    line_t *line, uint32_t timestamp, const uint8_t *codes, int size, int payload_type, int64_t now_ms,
+    int64_t arrival_ns,
 ) noexcept nogil:
     """Put a packet's samples where its timestamp says, and release what is complete or has waited long enough."""
     cdef playout_t *playout = line.playout
     cdef bint alaw = line.peer.alaw if payload_type == line.peer.payload_type else payload_type == STATIC_PCMA
     cdef const int16_t *table = linear[alaw]
+    cdef int64_t came = (arrival_ns - line.worker.epoch_ns) // NS_PER_SAMPLE
     cdef int32_t ahead, at, frame
+    # Between the kernel's stamp and our reading it the wall clock may have been set.
+    came = min(max(came, 8 * now_ms - BACKLOG * LISTENED), 8 * now_ms + 8)
+    came -= size  # it was sent when its last sample had been spoken
     if not playout.anchored or llabs(<int32_t>(timestamp - playout.start)) > RESYNC_UNITS:
-        while playout.anchored and <int32_t>(playout.highest - playout.start) > 0:
-            release_frame(line)
-        playout.anchored = True
-        playout.start = playout.highest = timestamp
-    playout.placed_ms = playout.released_ms = now_ms
+        anchor(line, timestamp, came, now_ms)
+    else:
+        judge(line, came - playout.at - <int32_t>(timestamp - playout.start), now_ms)
+    playout.placed_ms = now_ms
     size = min(size, WINDOW * LISTENED // 2)
     while <int32_t>(timestamp + size - playout.start) > WINDOW * LISTENED:
-        release_frame(line)
+        release_frame(line, now_ms)
     ahead = <int32_t>(timestamp - playout.start)
     for at in range(max(-ahead, 0), size):
         frame = (playout.first + (ahead + at) // LISTENED) % WINDOW
@@ -1036,7 +1102,7 @@ cdef void place(
     while playout.filled[playout.first] >= LISTENED or (
         <int32_t>(playout.highest - playout.start) >= LISTENED + REORDER_UNITS
     ):
-        release_frame(line)
+        release_frame(line, now_ms)
 
 
 cdef void fill_quiet(line_t *line, int64_t now_ms) noexcept nogil:
@@ -1044,9 +1110,9 @@ cdef void fill_quiet(line_t *line, int64_t now_ms) noexcept nogil:
     cdef playout_t *playout = line.playout
     if now_ms - playout.placed_ms < HUSH_MS:
         return
-    while playout.released_ms + 20 <= now_ms:
-        playout.released_ms += 20
-        release_frame(line)
+    # A frame behind: a packet that comes now began a frame ago.
+    while playout.at + 2 * LISTENED <= 8 * now_ms:
+        release_frame(line, now_ms)
         # What the peer says next follows this silence, whatever its clock did meanwhile.
         playout.anchored = playout.anchored and <int32_t>(playout.highest - playout.start) > 0
 
@@ -1166,7 +1232,9 @@ cdef bint obey(worker_t *worker, command_t *command, int64_t now_ms) noexcept no
         line.playout = command.playout
         command.playout = playout
         if line.playout != NULL:
-            line.playout.placed_ms = line.playout.released_ms = now_ms
+            line.playout.placed_ms, line.playout.at = now_ms, 8 * now_ms
+    elif command.order == TAP:
+        line.tap, command.tap = command.tap, line.tap
     elif command.order == TRANSFORM:
         before = line.through
         line.through, command.transforms = command.transforms, before
@@ -1305,6 +1373,7 @@ cdef void close_second(command_t *command) noexcept:
 cdef void free_command(command_t *command) noexcept:
     close_second(command)
     free(command.playout)
+    free(command.tap)
     free(command)
 
 
@@ -1531,6 +1600,7 @@ cdef class Line:
     cdef line_t *it
     cdef Plane plane             # whose threads use `it`
     cdef playout_t *playout      # which the plane fills, or will when it obeys
+    cdef tap_t *tapped           # likewise
     cdef object clips            # (first block's position, blocks, codes) of those that the plane may still read
     cdef uint64_t clip_blocks    # of all clips there were
     cdef bint closed
@@ -1556,6 +1626,7 @@ cdef class Line:
         if self.it != NULL:
             free_commands(self.it.dialling)
             free(self.it.playout)
+            free(self.it.tap)
             if self.it.codes != NULL:
                 give_back(&self.plane.ring_memory, self.it.codes)
             give_back(&self.plane.line_memory, self.it)
@@ -1638,6 +1709,16 @@ cdef class Line:
                 free(command)
                 raise MemoryError
         self.playout = command.playout
+        self.give(command)
+
+    def tap(self, bint on):
+        cdef command_t *command = self.order(TAP)
+        if on:
+            command.tap = <tap_t *>calloc(1, sizeof(tap_t))
+            if command.tap == NULL:
+                free(command)
+                raise MemoryError
+        self.tapped = command.tap
         self.give(command)
 
     def remove(self):
@@ -1814,6 +1895,10 @@ cdef class Line:
         settle(&self.it.wants_audio, 0)
         return False
 
+    cdef int64_t _time_ns(self, int64_t at) noexcept:
+        """The monotonic time of a sample on the worker's clock."""
+        return self.it.worker.epoch_ns + at * NS_PER_SAMPLE
+
     def hear(self):
         cdef playout_t *playout = self.playout
         cdef list frames = []
@@ -1821,8 +1906,26 @@ cdef class Line:
         if playout == NULL:
             return frames
         for at in range(playout.tail, settled_word(&playout.head)):
-            frames.append((<uint8_t *>playout.frames[at % BACKLOG])[: 2 * LISTENED])
+            samples = (<uint8_t *>playout.frames[at % BACKLOG])[: 2 * LISTENED]
+            frames.append((self._time_ns(playout.times[at % BACKLOG]), samples))
         release(&playout.tail, playout.tail + <uint64_t>len(frames))
+        return frames
+
+    def said(self):
+        cdef tap_t *tap = self.tapped
+        cdef list frames = []
+        cdef int16_t samples[LARGEST_FRAME]
+        cdef const said_t *frame
+        cdef uint64_t at
+        cdef int code
+        if tap == NULL:
+            return frames
+        for at in range(tap.tail, acquire(&tap.head)):
+            frame = &tap.frames[at % BACKLOG]
+            for code in range(frame.size):
+                samples[code] = linear[frame.alaw][frame.codes[code]]
+            frames.append((self._time_ns(frame.at), (<uint8_t *>samples)[: 2 * frame.size]))
+        release(&tap.tail, tap.tail + <uint64_t>len(frames))
         return frames
 
     def counters(self):

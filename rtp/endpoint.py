@@ -64,7 +64,6 @@ _BLOCK = RATE_HZ // 100  # octets of G.711 in 10 ms: the unit of the plane's rin
 _SILENCES: dict[Codec, bytes] = {"PCMU": bytes((MULAW_SILENCE,)), "PCMA": bytes((ALAW_SILENCE,))}
 _EPHEMERAL_ATTEMPTS = 64
 _NS_PER_S = 1_000_000_000
-_FRAME_NS = 20_000_000
 
 
 class PortsExhausted(RtpError):
@@ -110,10 +109,10 @@ StreamEvent = Digit | Latched | MediaTimeout | RemoteBye
 
 
 class Frame(NamedTuple):
-    """20 ms of audio: signed 16-bit mono in native byte order, of 8000 Hz.
+    """Some ms of audio: signed 16-bit mono in native byte order, of 8000 Hz.
 
-    at_ns  time.monotonic_ns() of its first sample, on the grid of 125 us by which packets are sent. The frame after it
-           begins 20 ms later, unless some were dropped in between.
+    at_ns  time.monotonic_ns() of its first sample, on one grid of 125 us for what is heard and what is said. What was
+           heard began when it was sent, had it travelled in no time.
     """
 
     at_ns: int
@@ -496,9 +495,9 @@ class Stream:
 
     __slots__ = (
         "_alaw",
-        "_audio_ns",
         "_deliver_audio",
         "_deliver_event",
+        "_deliver_said",
         "_detector",
         "_detector_timer",
         "_drain_waiters",
@@ -562,7 +561,7 @@ class Stream:
         self._resampler: Resampler | None = None
         self._room: asyncio.Future[None] | None = None
         self._deliver_audio: Callable[[Frame], None] | None = None
-        self._audio_ns = 0
+        self._deliver_said: Callable[[Frame], None] | None = None
         self._drain_waiters: list[asyncio.Future[None]] = []
         self._flushes = 0
         self._gone: asyncio.Future[None] = self._loop.create_future()
@@ -784,8 +783,9 @@ class Stream:
     def listen(self, deliver: Callable[[Frame], None] | None) -> None:
         """Have the peer's audio delivered, frame by frame, until the stream is closed; None: no longer.
 
-        Frames are placed by their timestamps; what was lost, and the time in which nothing comes, is silence. What is
-        not taken within a second is dropped and counted. Raises LocalProtocolError when somebody listens already.
+        Frames of 20 ms are placed by their timestamps; what was lost, and the time in which nothing comes, is silence.
+        What is not taken within a second is dropped and counted. Raises LocalProtocolError when somebody listens
+        already.
         """
         self._check_open()
         if deliver is not None and self._deliver_audio is not None:
@@ -793,8 +793,20 @@ class Stream:
         self._deliver_audio = deliver
         self._line.listen(deliver is not None)
         if deliver is not None:
-            self._audio_ns = time.monotonic_ns()
             self._line.await_audio()
+
+    def tap(self, deliver: Callable[[Frame], None] | None) -> None:
+        """Have what is said to the peer delivered as well, in frames of the ptime, while somebody listens; None: no
+        longer.
+
+        It is what packets carried, at the time of their timestamps, before any transform. Silence, digits and what was
+        not sent, as on hold, are not delivered. Raises LocalProtocolError when it is tapped already.
+        """
+        self._check_open()
+        if deliver is not None and self._deliver_said is not None:
+            raise LocalProtocolError("somebody listens already")
+        self._deliver_said = deliver
+        self._line.tap(deliver is not None)
 
     def counters(self) -> StreamCounters:
         counts = self._line.counters()
@@ -828,7 +840,7 @@ class Stream:
             if timer is not None:
                 timer.cancel()
         self._line.remove()
-        self._deliver_audio = None
+        self._deliver_audio = self._deliver_said = None
         for waiter in (self._room, *self._drain_waiters):
             if waiter is not None and not waiter.done():
                 waiter.set_exception(StreamClosed("the stream was closed"))
@@ -856,9 +868,11 @@ class Stream:
     def _take_audio(self) -> None:
         # A listener that fails does so in a call of its own, and disturbs no other stream.
         while self._deliver_audio is not None:
-            for samples in self._line.hear():
-                self._loop.call_soon(self._deliver_audio, Frame(self._audio_ns, samples))
-                self._audio_ns += _FRAME_NS
+            for at_ns, samples in self._line.hear():
+                self._loop.call_soon(self._deliver_audio, Frame(at_ns, samples))
+            if self._deliver_said is not None:
+                for at_ns, samples in self._line.said():
+                    self._loop.call_soon(self._deliver_said, Frame(at_ns, samples))
             if self._line.await_audio():
                 break
 

@@ -11,7 +11,7 @@ import pytest
 
 import rtp
 from mediaserver.ear import Ear
-from rtp.g711 import mulaw_decode
+from rtp.g711 import mulaw_decode, mulaw_encode
 from tests.test_rtp_endpoint import Peer, connect, until
 
 FRAME_NS = 20_000_000
@@ -107,6 +107,28 @@ async def test_a_listener_that_fails_disturbs_no_other(stream: rtp.Stream, peer:
     assert {type(failure) for failure in failures} == {ZeroDivisionError}
 
 
+async def test_who_wants_to_know_is_told_what_is_said_and_when(stream: rtp.Stream, peer: Peer) -> None:
+    ear = Ear(stream)
+    await until(lambda: peer.received())
+    spoken, again = [bytes((n, n)) * 160 for n in range(1, 26)], bytes((77, 0)) * 160
+    told: list[rtp.Frame] = []
+    heard: list[rtp.Frame] = []
+    with ear.listen(heard.append), ear.listen(lambda frame: None, said=told.append) as listening:
+        await stream.write(b"".join(spoken), 8000)
+        stream.end()
+        await stream.drained()
+        await until(lambda: len(told) >= 25)
+        listening.close()
+        count = len(heard)
+        await stream.write(again, 8000)
+        stream.end()
+        await until(lambda: len(heard) > count + 5)
+    assert [frame.samples for frame in told] == [mulaw_decode(mulaw_encode(samples)) for samples in spoken]
+    assert [then.at_ns - frame.at_ns for frame, then in pairwise(told)] == [FRAME_NS] * 24
+    assert 0 <= told[0].at_ns - heard[0].at_ns < 1_000_000_000
+    stream.tap(told.append)  # nobody else does any more
+
+
 async def test_the_end_of_the_call_ends_what_is_heard(stream: rtp.Stream, peer: Peer) -> None:
     ear = Ear(stream)
     ended: list[str] = []
@@ -136,7 +158,7 @@ async def test_an_ear_leaves_no_cycle_for_the_garbage_collector(endpoint: rtp.En
         connect(stream, peer)
         stream.start()
         heard: list[rtp.Frame] = []
-        frames, listening = ear.frames(), ear.listen(heard.append)
+        frames, listening = ear.frames(), ear.listen(heard.append, said=heard.append)
         await anext(frames)
         assert listening
         ear.close()

@@ -18,6 +18,7 @@ from rtp.session import RtcpSchedule
 from tests.rtp_rules import ELSEWHERE, OTHER, SIGNALLED, TELEPHONE_EVENT, media
 
 MS = 1_000_000
+S = 1000 * MS
 BATCH = 1000
 HEADER = struct.Struct("!BBHII")
 
@@ -107,8 +108,10 @@ def fuzz(seed: int, count: int) -> None:
                     schedule.receive(data, time_ns)
             except RemoteProtocolError:
                 pass
-        for frame in line.hear():
-            assert len(frame) == 320
+        frames = line.hear()
+        assert {len(samples) for _, samples in frames} <= {320}
+        assert [at_ns for at_ns, _ in frames] == sorted({at_ns for at_ns, _ in frames})
+        assert all(-2 * S <= at_ns - now_ns <= S for at_ns, _ in frames), "no clock of a peer's takes ours along"
         for n in range(BATCH):
             host, port = addresses[n % len(addresses)]
             line.receive(mutate(chance, next(source)), host, port, now_ns)

@@ -8,6 +8,8 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
+from itertools import pairwise
+from random import Random
 from typing import Any
 
 import pytest
@@ -474,6 +476,7 @@ def test_removal_frees_what_is_being_dialled_and_heard() -> None:
     line.dial([None] * 50)
     line.dial([None] * 50)
     line.listen(True)
+    line.tap(True)
     ticks(plane, 0, 100)
     line.remove()
     ticks(plane, 101, 101)
@@ -762,7 +765,7 @@ def test_transform_changes_packets_in_place_both_ways() -> None:
         line.receive(protected, *ELSEWHERE, MS)
         line.receive(datagram, *ELSEWHERE, MS)  # unauthentic
     assert (line.counters()["packets_received"], line.counters()["invalid"]) == (2, 4)
-    assert line.hear() == [mulaw_decode(bytes(160))] * 2
+    assert [samples for _, samples in line.hear()] == [mulaw_decode(bytes(160))] * 2
 
 
 def test_new_transform_takes_over_at_a_tick_and_the_old_context_comes_back() -> None:
@@ -833,7 +836,7 @@ def voice(sequences: Iterable[int], *, units: int = 160, start: int = 0) -> list
 def heard(line: Line, datagrams: Iterable[bytes], *, now_ms: int = 1) -> list[bytes]:
     for datagram in datagrams:
         line.receive(datagram, *ELSEWHERE, now_ms * MS)
-    return line.hear()
+    return [samples for _, samples in line.hear()]
 
 
 def test_audio_in_order_is_heard_at_once(listener: tuple[Plane, Line]) -> None:
@@ -895,17 +898,33 @@ def test_peer_that_falls_silent_is_heard_as_silence_in_real_time(listener: tuple
     ticks(plane, 2, 99)
     assert line.hear() == []
     ticks(plane, 100, 600)
-    assert line.hear() == [QUIET] * 29  # of 600 ms, the frame just before and 19 ms not yet over apart
-    assert heard(line, voice([4], start=5000), now_ms=600) == [frame(4)]
+    # Of 600 ms, 20 are of the frame before, and 20 may be spoken by now.
+    assert line.hear() == [((1 + 20 * n) * MS, QUIET) for n in range(28)]
+    assert line.hear() == []
+    assert heard(line, voice([4], start=5000), now_ms=600) == [QUIET, frame(4)]
 
 
 def test_audio_that_nobody_takes_is_dropped_and_counted(listener: tuple[Plane, Line]) -> None:
     _, line = listener
-    for datagram in voice(range(3, 73)):
-        line.receive(datagram, *ELSEWHERE, MS)
-    assert line.hear() == [frame(n) for n in range(3, 53)]
+    for n, datagram in enumerate(voice(range(3, 73))):
+        line.receive(datagram, *ELSEWHERE, (20 * n + 1) * MS)
+    assert heard(line, []) == [frame(n) for n in range(3, 53)]
     assert line.counters()["audio_dropped"] == 20
-    assert heard(line, voice([73])) == [frame(73)]
+    line.receive(voice([73])[0], *ELSEWHERE, 1401 * MS)
+    assert line.hear() == [(1381 * MS, frame(73))], "who comes back sees by the time what is missing"
+
+
+def test_peer_whose_clock_jumps_again_and_again_is_not_heard_faster_than_time_goes(
+    listener: tuple[Plane, Line],
+) -> None:
+    _, line = listener
+    frames: list[tuple[int, bytes]] = []
+    for n, datagram in enumerate(voice(range(3, 200))):
+        jumped = datagram[:4] + (7000 * n).to_bytes(4, "big") + datagram[8:]
+        line.receive(jumped, *ELSEWHERE, (20 * n + 1) * MS)
+        frames += line.hear()
+    assert frames[-1][0] <= (20 * 196 + 1001) * MS
+    assert line.counters()["audio_dropped"] > 5000
 
 
 def test_consumer_is_woken_by_the_next_frame(listener: tuple[Plane, Line]) -> None:
@@ -931,3 +950,135 @@ def test_nobody_listens_any_more(listener: tuple[Plane, Line]) -> None:
     plane.tick(2 * MS)
     assert heard(line, voice([3])) == []
     assert line.counters()["packets_received"] == 2
+
+
+def test_a_frame_began_when_its_packet_was_sent_less_its_length(listener: tuple[Plane, Line]) -> None:
+    _, line = listener
+    for at_ms, datagram in zip((100, 120, 165, 166), voice(range(3, 7)), strict=True):
+        line.receive(datagram, *ELSEWHERE, at_ms * MS)
+    # Jitter is no more than that: the frames are as far apart as they were spoken.
+    assert line.hear() == [((80 + 20 * n) * MS, frame(3 + n)) for n in range(4)]
+
+
+def talk(plane: Plane, line: Line, packets: Iterable[tuple[float, bytes]]) -> dict[bytes, int]:
+    """Receive packets at their times in ms; what was heard, and when in ns. Each millisecond is a tick."""
+    frames: list[tuple[int, bytes]] = []
+    then_ms = 2
+    for at_ms, datagram in packets:
+        for now_ms in range(then_ms, int(at_ms) + 1):
+            plane.tick(now_ms * MS)
+        then_ms = max(then_ms, int(at_ms) + 1)
+        line.receive(datagram, *ELSEWHERE, int(at_ms * MS))
+        frames += line.hear()
+    assert {then - now for (now, _), (then, _) in pairwise(frames)} == {20 * MS}, "silence or a voice in each"
+    return {samples: at_ns for at_ns, samples in frames}
+
+
+def spoken(count: int, *, every_ms: float) -> list[tuple[float, bytes]]:
+    """Packets 3 to `count`, each of which says its number in samples of its own."""
+    packets = []
+    for n in range(3, count):
+        payload = bytes((n % 200, n // 200)) * 80
+        packet = Packet(payload_type=0, sequence=n, timestamp=160 * n, ssrc=7, payload=payload)
+        packets.append((every_ms * n, serialise(packet)))
+    return packets
+
+
+def deviations_ms(packets: list[tuple[float, bytes]], heard_at: dict[bytes, int]) -> list[float]:
+    """By how much frames are later than they were spoken, of those that were heard."""
+    found = [(at_ms, heard_at.get(mulaw_decode(datagram[12:]))) for at_ms, datagram in packets]
+    return [at_ns / MS - (at_ms - 20) for at_ms, at_ns in found if at_ns is not None]
+
+
+def test_pauses_shift_what_is_heard_by_half_a_frame_and_do_not_add_up(listener: tuple[Plane, Line]) -> None:
+    random = Random(1)
+    at_ms, packets = 20.0, []
+    for n, (_, datagram) in enumerate(spoken(3000, every_ms=20)):
+        at_ms += 20 if n % 30 else random.uniform(120, 400)
+        packets.append((at_ms, datagram[:4] + int(8 * at_ms).to_bytes(4, "big") + datagram[8:]))
+    found = deviations_ms(packets, talk(*listener, packets))
+    assert len(found) == len(packets)
+    assert max(map(abs, found)) <= 10.2
+
+
+@pytest.mark.parametrize("every_ms", [19.9, 20.1])
+def test_a_clock_that_runs_away_is_followed_within_a_frame(listener: tuple[Plane, Line], every_ms: float) -> None:
+    packets = spoken(5000, every_ms=every_ms)
+    found = deviations_ms(packets, talk(*listener, packets))
+    # Half a percent comes to 500 ms: 24 frames of silence, or 24 that are left out.
+    assert len(packets) - len(found) == (24 if every_ms < 20 else 0)
+    assert max(map(abs, found)) <= 31
+
+
+def test_jitter_is_not_taken_for_a_clock_that_runs_away(listener: tuple[Plane, Line]) -> None:
+    random = Random(1)
+    sent = spoken(3000, every_ms=20)
+    # The first one came as fast as any: what is heard is where it was spoken.
+    delays = [0, *(random.choice((0, 10, 25, 50)) for _ in sent[1:])]
+    packets = sorted((at_ms + delay, datagram) for (at_ms, datagram), delay in zip(sent, delays, strict=True))
+    assert set(deviations_ms(sent, talk(*listener, packets))) == {0.0}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What we say, for whoever asks
+
+
+@pytest.mark.parametrize("ptime_ms", [10, 20, 30, 60])
+@pytest.mark.parametrize("alaw", [False, True])
+def test_speech_is_tapped_as_it_was_sent_and_when(ptime_ms: int, alaw: bool) -> None:
+    plane, (line,) = plane_with(1, ptime_ms=ptime_ms, alaw=alaw, payload_type=8 if alaw else 0)
+    line.tap(True)
+    sent: dict[int, bytes] = {}
+
+    def send(first_ms: int, last_ms: int) -> None:
+        for now_ms in range(first_ms, last_ms + 1):
+            for _, packet in plane.tick(now_ms * MS):
+                sent[now_ms * MS] = packet[12:]
+
+    send(0, 5)
+    line.write(bytes(range(240)) * 2, 0, False)
+    line.end()
+    assert line.play(bytes(range(100, 180)) * 5, True)
+    send(6, 299)
+    decode = alaw_decode if alaw else mulaw_decode
+    silence = decode(bytes((0xD5 if alaw else 0xFF,)) * 8 * ptime_ms)
+    speech = {at_ns: decode(codes) for at_ns, codes in sent.items() if decode(codes) != silence}
+    assert len(speech) == -(-60 // ptime_ms) + -(-50 // ptime_ms)
+    assert dict(line.said()) == speech
+    assert line.said() == []
+
+
+def test_silence_digits_and_what_is_not_sent_are_not_tapped() -> None:
+    plane, (line,) = plane_with(1, telephone_event=101)
+    line.tap(True)
+    ticks(plane, 0, 39)
+    line.dial([(True, 0, bytes(4)), (False, 160, bytes(4))])
+    ticks(plane, 40, 99)
+    line.hold()
+    line.write(b"\x01" * 480, 0, False)
+    line.end()
+    ticks(plane, 100, 139)
+    assert line.said() == []
+    line.resume()
+    ticks(plane, 140, 159)
+    line.flush()
+    ticks(plane, 160, 199)
+    assert line.said() == [(140 * MS, mulaw_decode(b"\x01" * 160))]
+
+
+def test_speech_that_nobody_takes_is_dropped_and_counted() -> None:
+    plane, (line,) = plane_with(1)
+    line.tap(True)
+    line.write(b"\x01" * 160 * 50, 0, False)
+    line.end()
+    ticks(plane, 0, 999)
+    line.write(b"\x02" * 160, 0, False)
+    line.end()
+    ticks(plane, 1000, 1019)
+    assert line.said() == [(20 * n * MS, mulaw_decode(b"\x01" * 160)) for n in range(50)]
+    assert line.counters()["audio_dropped"] == 1
+    line.tap(False)
+    line.write(b"\x02" * 160, 0, False)
+    line.end()
+    ticks(plane, 1020, 1059)
+    assert line.said() == []
