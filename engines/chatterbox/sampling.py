@@ -82,7 +82,7 @@ def draws(seed: int, steps: int) -> Tensor:
 
 def guided(logits: Tensor, weight: Tensor) -> Tensor:
     """Classifier-free guidance: rows in pairs, with and without the text, to one row each."""
-    conditional, unconditional = logits.unflatten(0, (-1, 2)).unbind(1)
+    conditional, unconditional = logits.view(-1, 2, logits.shape[-1]).unbind(1)
     return conditional + weight * (conditional - unconditional)
 
 

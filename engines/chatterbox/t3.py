@@ -242,7 +242,7 @@ class T3:
             return F.linear(rows, weight, bias)
         flat = rows[:, 0]
         padded = F.pad(flat, (0, 0, 0, -len(flat) % self.tile))
-        tiles = [F.linear(tile, weight, bias) for tile in padded.split(self.tile)]
+        tiles = [F.linear(tile, weight, bias) for tile in torch.split(padded, self.tile)]
         return torch.cat(tiles)[: len(flat), None]
 
     def _layer_norm(self, name: str, rows: Tensor) -> Tensor:
@@ -257,7 +257,7 @@ class T3:
 
 def _heads(rows: Tensor, heads: int) -> Tensor:
     """[rows, length, width] to [rows, heads, length, head width]."""
-    return rows.unflatten(-1, (heads, -1)).transpose(1, 2)
+    return rows.view(*rows.shape[:2], heads, -1).transpose(1, 2)
 
 
 def _joined(context: Tensor) -> Tensor:
