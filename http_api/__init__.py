@@ -42,6 +42,7 @@ from .control import (
     Unsupported,
     UtteranceFacts,
     UtteranceOrder,
+    VoiceFacts,
 )
 from .schema import EVENT_KINDS, ApiLimits, EventReport
 from .server import Listening, serve
@@ -88,6 +89,7 @@ __all__ = [
     "Unsupported",
     "UtteranceFacts",
     "UtteranceOrder",
+    "VoiceFacts",
     "make_app",
     "serve",
 ]

@@ -25,6 +25,7 @@ from .calls import (
     UNHOLD,
     Calls,
 )
+from .console import FILE, PAGE, ROOT, Console
 from .control import CallControl, Encoder, Host
 from .entrance import Entrance
 from .events import CALL_EVENTS, EVENTS, Events
@@ -43,6 +44,9 @@ from .sockets import Sockets
 from .speakers import CHANGE, ENROL, FORGET, INSPECT, SPEAKERS, Speakers
 from .synthesis import STREAM, SYNTHESIZE, Synthesis
 from .talk import TALK, Talks
+from .token import TOKEN
+from .token import show as show_token
+from .voices import VOICES, Voices
 
 __all__ = ["LIMITS", "make_app"]
 
@@ -57,6 +61,7 @@ def make_table(
     talks: Talks,
     openai: OpenAi,
     prompts: Prompts,
+    voices: Voices,
     pushes: Pushes,
     speakers: Speakers,
     calls: Calls,
@@ -76,6 +81,7 @@ def make_table(
         Route("push", "GET", "/v1/rtp/{id}", pushes.show, SHOW, Access.READ),
         Route("push", "DELETE", "/v1/rtp/{id}", pushes.stop, STOP, Access.CALL),
         Route("prompts", "POST", "/v1/prompts", prompts.make, PROMPTS, Access.SPEAK),
+        Route("voices", "GET", "/v1/voices", voices.list, VOICES, Access.TOKEN),
         Route("speakers", "POST", "/v1/speakers", speakers.enrol, ENROL, Access.ADMIN),
         Route("speakers", "GET", "/v1/speakers", speakers.list, SPEAKERS, Access.TOKEN),
         Route("speaker", "GET", "/v1/speakers/{id}", speakers.show, INSPECT, Access.ADMIN),
@@ -95,9 +101,20 @@ def make_table(
         Route("transfer", "POST", "/v1/calls/{id}/transfer", calls.transfer, TRANSFER, Access.CALL),
         Route("events", "GET", "/v1/events", events.all, EVENTS, Access.READ),
         Route("call_events", "GET", "/v1/calls/{id}/events", events.one, CALL_EVENTS, Access.READ),
+        Route("token", "GET", "/v1/token", show_token, TOKEN, Access.TOKEN),
         Route("health", "GET", "/health", condition.health, HEALTH, Access.OPEN),
         Route("ready", "GET", "/ready", condition.ready, READY, Access.OPEN),
         Route("metrics", "GET", "/metrics", condition.metrics, METRICS, Access.READ),
+    )
+
+
+def make_pages(console: Console) -> tuple[Route, ...]:
+    """What people look at. It is no part of the API, and so is not described there."""
+    return (
+        Route("root", "GET", "/", console.root, ROOT, Access.OPEN),
+        Route("console", "GET", "/console", console.console, PAGE, Access.OPEN),
+        Route("console_file", "GET", "/console/{file}", console.file, FILE, Access.OPEN),
+        Route("docs", "GET", "/docs", console.docs, PAGE, Access.OPEN),
     )
 
 
@@ -138,6 +155,7 @@ def make_app(
         Talks(control, sockets=sockets, limits=limits, admission=admission, formats=formats),
         OpenAi(control, limits=limits, admission=admission, formats=formats),
         Prompts(control, limits=limits, admission=admission),
+        Voices(control),
         Pushes(control, limits=limits),
         Speakers(control, limits=limits),
         Calls(calls, limits=limits),
@@ -146,7 +164,7 @@ def make_app(
     )
     description = Description(describe(table, version=version, limits=limits, guarded=gate.guarded))
     openapi = Route("openapi", "GET", "/openapi.json", description.show, OPENAPI, Access.OPEN)
-    _install(app, limits, entrance, (*table, openapi))
+    _install(app, limits, entrance, (*table, openapi, *make_pages(Console())))
     return app
 
 

@@ -43,6 +43,7 @@ __all__ = [
     "Unsupported",
     "UtteranceFacts",
     "UtteranceOrder",
+    "VoiceFacts",
 ]
 
 
@@ -65,6 +66,15 @@ class Speech:
     speed: float = 1.0
     seed: int | None = None
     continues: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VoiceFacts:
+    """A voice of the engine; `language` is a BCP 47 tag."""
+
+    id: str
+    name: str
+    language: str
 
 
 class Kept(bytes):
@@ -370,6 +380,9 @@ class SpeechControl(Protocol):
 
         Raises NotFound, Refused or Busy before the first chunk, Failed at any time. Closing it stops the work.
         """
+
+    def voices(self) -> Sequence[VoiceFacts]:
+        """What the engine speaks with, without speakers that were enrolled; the default first."""
 
     def clauses(self) -> Clauses:
         """For a text that is yet to arrive."""

@@ -71,9 +71,12 @@ __all__ = [
     "TalkMark",
     "TalkMessage",
     "TalkReady",
+    "TokenReport",
     "TransferReport",
     "TransferRequest",
     "UtteranceReport",
+    "VoiceList",
+    "VoiceReport",
 ]
 
 G711_RATE_HZ = 8000
@@ -714,6 +717,31 @@ class SpeakerDetails(SpeakerReport):
 
 class SpeakerList(RootModel[tuple[SpeakerReport, ...]]):
     """All speakers, in the order in which they were enrolled."""
+
+
+class VoiceReport(_Body):
+    """A voice of the engine."""
+
+    id: Annotated[str, Field(description="To be given as `speaker_id`.", examples=["en-gb-x-rp"])]
+    name: Annotated[str, Field(examples=["English (Received Pronunciation)"])]
+    language: Annotated[str, Field(description="BCP 47 tag.", examples=["en-gb-x-rp"])]
+
+
+class VoiceList(_Body):
+    """All voices of the engine, the default one first."""
+
+    engine: str
+    voices: tuple[VoiceReport, ...]
+
+
+class TokenReport(_Body):
+    """Whom the server takes a client for."""
+
+    name: Annotated[str | None, Field(description="Of the token; null where no token is asked for.")]
+    opens: Annotated[
+        tuple[Literal["read", "speak", "call", "admin"], ...],
+        Field(description="The roles whose paths are open, whether the token has them or one that includes them."),
+    ]
 
 
 class FieldError(_Body):

@@ -99,6 +99,12 @@ class Control:
             )
         return http_api.PromptFacts(status="kept" if kept else "made", duration_ms=duration_ms)
 
+    def voices(self) -> list[http_api.VoiceFacts]:
+        return [
+            http_api.VoiceFacts(id=voice.id, name=voice.name, language=voice.language)
+            for voice in self._speech.engine.voices()
+        ]
+
     def clauses(self) -> engines.Arriving:
         return engines.Arriving()
 

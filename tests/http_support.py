@@ -36,6 +36,7 @@ from http_api import (
     TransferFacts,
     UtteranceFacts,
     UtteranceOrder,
+    VoiceFacts,
     make_app,
     serve,
 )
@@ -177,6 +178,9 @@ class FakeControl:
     def synthesize(self, speech: Speech) -> AsyncGenerator[bytes, None]:
         self.asked.append(speech)
         return self.script(speech)
+
+    def voices(self) -> list[VoiceFacts]:
+        return [VoiceFacts(id="en", name="English", language="en"), VoiceFacts(id="de", name="Deutsch", language="de")]
 
     def clauses(self) -> Clauses:
         return Arriving()

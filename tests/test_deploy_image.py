@@ -58,13 +58,18 @@ def test_no_more_reaches_the_build_than_it_copies(dockerfile: Dockerfile) -> Non
         ".md",
         "",
         ".typed",
+        ".html",
+        ".css",
+        ".js",
+        ".svg",
     }
     assert sum((ROOT / path).stat().st_size for path in files) < 4 * MB
 
 
 def test_every_package_of_ours_is_in_the_image(dockerfile: Dockerfile) -> None:
     packages = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
-    assert set(packages) <= {arguments.split()[0] for arguments in dockerfile.stages["build"].all("COPY")}
+    copied = {arguments.split()[0] for arguments in dockerfile.stages["build"].all("COPY")}
+    assert {package.partition(".")[0] for package in packages} <= copied
 
 
 @pytest.mark.parametrize("target", ["cpu", "gpu"])

@@ -60,7 +60,16 @@ ROUTES = {
     "GET /ready": Access.OPEN,
     "GET /metrics": Access.READ,
     "GET /openapi.json": Access.OPEN,
+    "GET /v1/voices": Access.TOKEN,
+    "GET /v1/token": Access.TOKEN,
+    "GET /": Access.OPEN,
+    "GET /console": Access.OPEN,
+    "GET /console/{file}": Access.OPEN,
+    "GET /docs": Access.OPEN,
 }
+
+# What describes the API, and the pages for people.
+NOT_DESCRIBED = {"/openapi.json", "/", "/console", "/console/{file}", "/docs"}
 
 
 def secret(name: str) -> str:
@@ -769,7 +778,7 @@ async def test_the_description_says_what_each_route_asks_for() -> None:
     assert (scheme["type"], scheme["scheme"]) == ("http", "bearer")
     for row, access in ROUTES.items():
         method, path = row.split(" ")
-        if path == "/openapi.json":
+        if path in NOT_DESCRIBED:
             continue
         operation = document["paths"][path][method.lower()]
         role = [] if access is Access.TOKEN else [access.value]
@@ -784,3 +793,19 @@ async def test_a_server_without_tokens_describes_none() -> None:
     operation = document["paths"]["/v1/synthesize"]["post"]
     assert "security" not in operation
     assert "401" not in operation["responses"]
+
+
+async def test_whoever_asks_learns_what_the_token_opens() -> None:
+    opened = {
+        "read": ["read"],
+        "speak": ["speak"],
+        "call": ["read", "speak", "call"],
+        "admin": ["read", "speak", "call", "admin"],
+    }
+    async with running(says(), gate=gate()) as api:
+        for name, opens in opened.items():
+            async with api.client.get("/v1/token", headers=bearing(name)) as response:
+                assert await response.json() == {"name": name, "opens": opens}
+                assert response.headers["Cache-Control"] == "no-store"
+    async with running(says()) as api, api.client.get("/v1/token") as response:
+        assert await response.json() == {"name": None, "opens": opened["admin"]}

@@ -52,6 +52,8 @@ async def test_every_route_is_described_and_everything_described_is_there() -> N
             ("/v1/rtp/{id}", "get"),
             ("/v1/rtp/{id}", "delete"),
             ("/v1/prompts", "post"),
+            ("/v1/voices", "get"),
+            ("/v1/token", "get"),
             ("/v1/speakers", "post"),
             ("/v1/speakers", "get"),
             ("/v1/speakers/{id}", "get"),
