@@ -1,7 +1,7 @@
 """Two media servers behind Kamailio (deploy/kamailio) under sipp's load, with one Redis: one is killed, another drains.
 
-Measured on two cores: 216 calls at 8 a second, 18 of them on the server that was killed, which were lost; none failed, and
-none was lost by draining or by replacing Kamailio, which knew of the death after 1.4 s and of the draining after 2.0 s.
+Measured on two cores: 216 calls at 8 a second, 18 of them on the server that was killed, which were lost; none failed,
+and none was lost by draining or by replacing Kamailio. It knew of the death after 1.4 s, of the draining after 2.0 s.
 """
 
 from __future__ import annotations
