@@ -13,6 +13,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -115,7 +116,7 @@ class Cluster:
 
     async def start_proxy(self) -> None:
         servers = self.folder / "dispatcher.list"
-        options = {"LISTEN": f"udp:{PROXY}:5060", "NODES": f'"{servers}"', "CALLERS": f'"{CALLER}/32"'}
+        options = {"LISTEN": f"udp:{PROXY}:5060", "NODES": f'"{servers}"', "CALLERS": f'"127.0.0.0/8, {CALLER}/32"'}
         defined = [part for name, value in options.items() for part in ("-A", f"{name}={value}")]
         config = ROOT / "deploy" / "kamailio" / "kamailio.cfg"
         arguments = ("-f", str(config), *defined, "-DD", "-E", "-Y", str(self.folder), "-m", "64", "-M", "8")
@@ -173,6 +174,27 @@ class Cluster:
             await process.wait()
 
 
+async def asked(request: str, route: str) -> str:
+    """What Kamailio answers one who is nobody: the status, "" if nothing."""
+    loop = asyncio.get_running_loop()
+    with socket.socket(type=socket.SOCK_DGRAM) as sock:
+        sock.setblocking(False)
+        sock.bind(("10.77.0.1", 0))
+        port = sock.getsockname()[1]
+        tag = ";tag=2" if route else ""
+        message = (
+            f"{request} SIP/2.0\r\nVia: SIP/2.0/UDP 10.77.0.1:{port};branch=z9hG4bK{port}\r\nMax-Forwards: 70\r\n"
+            f"{route}From: <sip:n@10.77.0.1>;tag=1\r\nTo: <sip:a@10.77.0.5>{tag}\r\nCall-ID: {port}\r\n"
+            f"CSeq: 1 {request.split()[0]}\r\nContact: <sip:n@10.77.0.1:{port}>\r\nContent-Length: 0\r\n\r\n"
+        )
+        await loop.sock_sendto(sock, message.encode(), (PROXY, 5060))
+        try:
+            answer = await asyncio.wait_for(loop.sock_recv(sock, 4096), 3)
+        except TimeoutError:
+            return ""
+    return answer.decode().split()[1]
+
+
 def outcome(status: int, folder: Path) -> dict[str, Any]:
     """What became of a load."""
     logs = "".join(file.read_text() for file in folder.glob("*_logs.log"))
@@ -199,6 +221,9 @@ async def play(folder: Path) -> dict[str, Any]:
                 id = (await response.json())["id"]
             async with client.get(f"{url.format(NODES['media2'])}/{id}") as response:
                 told["shared_speaker"] = response.status
+
+            told["stranger"] = await asked("INVITE sip:a@10.77.0.5", "")
+            told["relayed"] = await asked("BYE sip:a@10.77.0.20", "Route: <sip:10.77.0.5;lr>\r\n")
 
             process, where = await cluster.load(SECONDS)
             await asyncio.sleep(5)

@@ -37,6 +37,8 @@ def test_new_calls_go_on_when_a_server_dies_and_calls_finish_when_one_drains(tmp
     told = json.loads(scene.stdout)
     assert told["shared_speaker"] == 200, "what one server has enrolled the other one knows"
     assert min(told["spread"].values()) >= 5, "calls are spread by their Call-ID"
+    assert told["stranger"] == "403", "only CALLERS may call"
+    assert told["relayed"] == "403", "what is neither for a server nor from one is not relayed"
     load = told["load"]
     assert load["calls"] == cluster.SECONDS * cluster.RATE
     assert (load["status"], load["failed"]) == (0, 0), "every call was set up"

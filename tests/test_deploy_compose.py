@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import tomllib
@@ -17,6 +18,7 @@ from mediaserver import config
 from .image import ROOT, Dockerfile
 
 DEPLOY = ROOT / "deploy"
+ADDRESS = {f"MEDIASERVER_{section}__ADVERTISE": "192.0.2.1" for section in ("SIP", "RTP")}
 
 
 def services(name: str = "compose.yaml") -> dict[str, Any]:
@@ -25,7 +27,8 @@ def services(name: str = "compose.yaml") -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", ["compose.yaml", "compose.gpu.yaml"])
 def test_it_obeys_the_compose_specification(name: str) -> None:
-    text = (DEPLOY / name).read_text()
+    # What YAML merges is no key of Compose's.
+    text = yaml.safe_dump(yaml.safe_load((DEPLOY / name).read_text()))
     assert "mediaserver" in PyCompose.from_yaml(text).service_names()
     with pytest.raises(ValueError, match="imag"):
         PyCompose.from_yaml(text.replace("image:", "imag:"))
@@ -48,7 +51,7 @@ def test_no_service_can_write_to_its_image_or_gain_rights(name: str) -> None:
     service = services()[name]
     assert service["read_only"] is True
     assert service["cap_drop"] == ["ALL"]
-    assert service.get("cap_add", []) == (["SYS_NICE"] if name == "mediaserver" else [])
+    assert service.get("cap_add", []) == (["SYS_NICE"] if name.startswith("media") else [])
     assert service["security_opt"] == ["no-new-privileges:true"]
 
 
@@ -112,3 +115,34 @@ def test_redis_takes_its_command_line_and_keeps_to_512_mb(tmp_path: Path, unused
             redis.terminate()
     values = dict(zip(told[::2], told[1::2], strict=False))
     assert (values["maxmemory"], values["maxmemory-policy"], values["save"]) == ("536870912", "allkeys-lru", "60 1")
+
+
+def test_the_cluster_is_asked_for_and_its_servers_share_nothing_but_redis() -> None:
+    cluster = {name: service for name, service in services().items() if service.get("profiles") == ["cluster"]}
+    assert set(cluster) == {"media1", "media2", "kamailio"}
+    alone = config.load(DEPLOY / "mediaserver.toml", {})
+    all_settings = [
+        alone,
+        *(config.load(None, cluster[name]["environment"] | ADDRESS) for name in ("media1", "media2")),
+    ]
+    ports = [port for settings in all_settings for port in settings.rtp.ports]
+    assert len(ports) == len(set(ports))
+    assert len({settings.sip.listen for settings in all_settings}) == 3
+    assert len({settings.http.listen for settings in all_settings}) == 3
+    for name, settings in zip(("media1", "media2"), all_settings[1:], strict=True):
+        environment = cluster[name]["environment"]
+        assert environment["HEALTH_URL"] == f"http://{settings.http.listen}/health"
+        assert settings.redis.url is not None
+        listed = (DEPLOY / "kamailio" / "compose.list").read_text()
+        assert f"1 sip:127.0.0.1:{settings.sip.listen[0].port} 0 0 duid={name}" in listed
+
+
+@pytest.mark.skipif(shutil.which("kamailio") is None, reason="kamailio is not installed")
+def test_kamailio_takes_its_command_line(unused_udp_port: int) -> None:
+    entrypoint = [
+        re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", word).replace("/etc/kamailio", str(DEPLOY / "kamailio"))
+        for word in services()["kamailio"]["entrypoint"]
+    ]
+    command = [word.replace(":5080", f":{unused_udp_port}") for word in entrypoint if word not in ("-DD", "-E")]
+    checked = subprocess.run([*command, "-c"], capture_output=True, check=False, text=True)
+    assert checked.returncode == 0, checked.stderr
