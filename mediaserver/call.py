@@ -19,6 +19,7 @@ import engines
 import rtp
 import sip
 from mediaserver import audio
+from mediaserver.barge_in import by_speech
 from mediaserver.config import Config, Then, Trunk
 from mediaserver.detail import Detail, Facts
 from mediaserver.digits import Digits
@@ -147,9 +148,7 @@ class Call:
         self.digits = Digits()
         self._hold = Hold()
         self._log = structlog.get_logger("call").bind(**facts)
-        self._programme = Programme(
-            means.speech, tell=self.detail.speak, listen={BargeIn.DTMF: self.digits.listen}, log=self._log
-        )
+        self._programme = Programme(means.speech, tell=self.detail.speak, log=self._log)
 
     def deliver(self, event: Input) -> None:
         """Hand in what happened; the call's task acts on it."""
@@ -288,7 +287,12 @@ class Call:
                     )
                 )
             self.deliver(Prepared(description))
-            await self._programme.run(self._media.stream, finished=lambda turn: self.deliver(Spoken(turn)))
+            speaking = by_speech(self._media.ear, least_dbfs=self._means.config.calls.barge_in_dbfs)
+            await self._programme.run(
+                self._media.stream,
+                listen={BargeIn.DTMF: self.digits.listen, BargeIn.SPEECH: speaking},
+                finished=lambda turn: self.deliver(Spoken(turn)),
+            )
 
     async def _resolve(self, content: Text | AudioFile | Remote) -> engines.Utterance | rtp.Clip:
         """Fetch and decode what must be, check what will be synthesised: afterwards only the engine can fail."""

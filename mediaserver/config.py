@@ -444,12 +444,14 @@ class Rtp(Section):
 class Calls(Section):
     """Calls that the HTTP API places: by a trunk, or to a SIP URI that leads into one of `networks`.
 
-    record_file  gets a line of JSON for every call that has ended; record_text: with what was said
+    record_file    gets a line of JSON for every call that has ended; record_text: with what was said
+    barge_in_dbfs  what is quieter is no speech that breaks in on ours: our own echo, say
     """
 
     networks: tuple[Network, ...] = PRIVATE_NETWORKS
     record_file: Path | None = None
     record_text: bool = False
+    barge_in_dbfs: float = Field(default=-40, ge=-60, le=-10)
 
 
 class Engine(Section):

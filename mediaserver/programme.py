@@ -13,13 +13,11 @@ import structlog
 
 import engines
 import rtp
+from mediaserver.barge_in import Listen
 from mediaserver.passage import BargeIn, Item, Passage, PassageState, Said
 from mediaserver.speech import Speech
 
-__all__ = ["Listen", "Programme", "ProgrammeFull"]
-
-Listen = Callable[[Callable[[], None]], Callable[[], None]]
-"""Begins to listen for somebody to barge in, calls what it was given when somebody does, and gives what ends it."""
+__all__ = ["Programme", "ProgrammeFull"]
 
 # So much can wait to be said. Who hands in more does not listen.
 MOST = 32
@@ -39,20 +37,12 @@ class Programme:
 
     Arguments:
 
-    tell    gets what is known of each passage when it begins and when it ends
-    listen  for what may barge in, while something is being said that allows it
+    tell  gets what is known of each passage when it begins and when it ends
     """
 
-    def __init__(
-        self,
-        speech: Speech,
-        *,
-        tell: Callable[[Said], None],
-        listen: Mapping[BargeIn, Listen],
-        log: structlog.stdlib.BoundLogger,
-    ) -> None:
+    def __init__(self, speech: Speech, *, tell: Callable[[Said], None], log: structlog.stdlib.BoundLogger) -> None:
         self._tell = tell
-        self._listen = listen
+        self._listen: Mapping[BargeIn, Listen] = {}
         self.turn = 0
         self.began_at: float | None = None
         self._speech = speech
@@ -130,12 +120,15 @@ class Programme:
         """Finish what is being said, and repeat nothing."""
         self._draining.set()
 
-    async def run(self, stream: rtp.Stream, *, finished: Callable[[int], None]) -> None:
+    async def run(
+        self, stream: rtp.Stream, *, listen: Mapping[BargeIn, Listen], finished: Callable[[int], None]
+    ) -> None:
         """Say it all, until cancelled. `stream` holds it back until the media start.
 
+        listen    for each of what may break in; done while something is being said that allows it
         finished  gets the turn whenever all is said and sent
         """
-        self._stream = stream
+        self._stream, self._listen = stream, listen
         try:
             while True:
                 await self._waiting.wait()

@@ -1,4 +1,4 @@
-"""A peer that breaks in on what it hears: by a key, whichever way it comes."""
+"""A peer that breaks in on what it hears: by a key, whichever way it comes, or by speaking."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 import aiohttp
+import numpy as np
 import pytest
 
 import sip
@@ -14,7 +15,7 @@ from mediaserver.server import Server
 from tests.http_support import parse_events
 from tests.live import likeness, serving, spoken
 from tests.test_calls_api import TEXT, WORDS, Client, api, states
-from tests.test_calls_verbs import act, friend
+from tests.test_calls_verbs import Friend, act, friend
 from tests.test_referrals import Phone, phone
 
 BY_KEY = {"barge_in": ["dtmf"]}
@@ -133,3 +134,50 @@ async def test_what_nobody_can_break_in_with_is_422(wrong: object) -> None:
         status, told = await client.ask("POST", "/v1/calls", order)
         assert status == 422
         assert told["errors"][0]["field"].partition(".")[0] == "barge_in"
+
+
+async def said_to_it(running: Server, callee: Friend, words: str) -> None:
+    """Have the phone's owner say something."""
+    stream = callee.media.stream
+    await stream.write(await spoken(running.engine, words), 8000)
+    stream.end()
+
+
+async def test_speech_breaks_in_and_is_nobodys_business_where_only_a_key_may() -> None:
+    by_voice = {"barge_in": ["speech"]}
+    async with serving() as running, api(running) as client, friend() as callee:
+        id = await client.place(callee.uri, text=TEXT, then="stay", **BY_KEY)
+        await act(client, id, "say", {"text": f"{TEXT} {WORDS}", **by_voice}, status=202)
+        await speaking(client, id)
+        await said_to_it(running, callee, "Stop.")
+        await client.until(id, lambda told: states(told) == ["spoken", "speaking"])
+        await client.until(id, lambda told: told["speech"][1]["spoken_ms"] > 500)
+        await said_to_it(running, callee, "Please stop talking to me now.")
+        told = await client.until(id, lambda told: states(told) == ["spoken", "interrupted"])
+        said = told["speech"][1]
+        assert (said["barged_in_by"], told["state"]) == ("speech", "up")
+        # What is decided after 80 ms of speech, and has to be heard first.
+        assert 500 < said["spoken_ms"] < 1500
+        call = running.switchboard.ledger.alive(id)
+        assert call is not None
+        assert call.media is not None
+        assert call.media.ear._listening == []
+        (_, first), (_, second) = await logged(running, client, id, "speech.ended")
+        assert ("barged_in_by" in first, second["barged_in_by"]) == (False, "speech")
+
+
+async def test_noise_on_the_line_breaks_nothing_off_and_neither_does_what_is_too_quiet() -> None:
+    async with serving(calls={"barge_in_dbfs": -15}) as running, api(running) as client, friend() as callee:
+        id = await client.place(callee.uri, text=TEXT, then="stay", barge_in=["speech"])
+        await client.up(id)
+        noise = (1000 * np.random.default_rng(1).standard_normal(16000)).astype(np.int16).tobytes()
+        await callee.media.stream.write(noise, 8000)
+        callee.media.stream.end()
+        assert states(await client.until(id, lambda told: states(told) != ["speaking"])) == ["spoken"]
+        await act(client, id, "say", {"text": TEXT, "barge_in": ["speech"]}, status=202)
+        await client.until(id, lambda told: told["speech"][1]["spoken_ms"] > 200)
+        quiet = np.frombuffer(await spoken(running.engine, "Stop it."), np.int16) // 8
+        await callee.media.stream.write(quiet.tobytes(), 8000)
+        callee.media.stream.end()
+        told = await client.until(id, lambda told: states(told)[1] != "speaking")
+        assert [said["barged_in_by"] for said in told["speech"]] == [None, None]
