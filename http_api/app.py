@@ -37,6 +37,7 @@ from .openapi import OPENAPI, Description, describe
 from .problem import Problem
 from .prompts import PROMPTS, Prompts
 from .push import LIST, OPEN, SHOW, STOP, Pushes
+from .recordings import DOWNLOAD, ERASE, RECORD, RECORDING, RECORDINGS, STOP_RECORDING, Recordings
 from .rendition import audio_formats
 from .route import FORM, Access, Route
 from .schema import ApiLimits, OpenAiError
@@ -65,6 +66,7 @@ def make_table(
     pushes: Pushes,
     speakers: Speakers,
     calls: Calls,
+    recordings: Recordings,
     events: Events,
     condition: Condition,
 ) -> tuple[Route, ...]:
@@ -99,6 +101,12 @@ def make_table(
         Route("hold", "POST", "/v1/calls/{id}/hold", calls.hold, HOLD, Access.CALL),
         Route("unhold", "POST", "/v1/calls/{id}/unhold", calls.unhold, UNHOLD, Access.CALL),
         Route("transfer", "POST", "/v1/calls/{id}/transfer", calls.transfer, TRANSFER, Access.CALL),
+        Route("record", "POST", "/v1/calls/{id}/record", recordings.start, RECORD, Access.CALL),
+        Route("stop_recording", "POST", "/v1/calls/{id}/record/stop", recordings.stop, STOP_RECORDING, Access.CALL),
+        Route("recordings", "GET", "/v1/recordings", recordings.list, RECORDINGS, Access.CALL),
+        Route("recording", "GET", "/v1/recordings/{id}", recordings.show, RECORDING, Access.CALL),
+        Route("recording", "DELETE", "/v1/recordings/{id}", recordings.erase, ERASE, Access.ADMIN),
+        Route("recording_audio", "GET", "/v1/recordings/{id}/audio", recordings.download, DOWNLOAD, Access.CALL),
         Route("events", "GET", "/v1/events", events.all, EVENTS, Access.READ),
         Route("call_events", "GET", "/v1/calls/{id}/events", events.one, CALL_EVENTS, Access.READ),
         Route("token", "GET", "/v1/token", show_token, TOKEN, Access.TOKEN),
@@ -159,6 +167,7 @@ def make_app(
         Pushes(control, limits=limits),
         Speakers(control, limits=limits),
         Calls(calls, limits=limits),
+        Recordings(calls, limits=limits),
         events,
         Condition(control, version=version),
     )

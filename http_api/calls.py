@@ -289,5 +289,10 @@ def _details(facts: CallFacts) -> CallDetails:
     if facts.media is not None:
         media = {name: None if facts.media[name] == "" else facts.media[name] for name in CallMedia.model_fields}
     return CallDetails.model_validate(
-        _told(facts) | {"media": media, "speech": tuple(dataclasses.asdict(said) for said in facts.speech)}
+        _told(facts)
+        | {
+            "media": media,
+            "speech": tuple(dataclasses.asdict(said) for said in facts.speech),
+            "recordings": tuple(dataclasses.asdict(recording) for recording in facts.recordings),
+        }
     )

@@ -32,6 +32,8 @@ __all__ = [
     "PushControl",
     "PushFacts",
     "PushOrder",
+    "RecordingControl",
+    "RecordingFacts",
     "Refused",
     "SocketEnd",
     "SpeakerControl",
@@ -239,6 +241,23 @@ class CallEnd:
     sip_reason: str
 
 
+RecordingEnd = Literal["stopped", "call_ended", "max_duration", "no_space", "failed", "interrupted"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordingFacts:
+    """What is known of the recording of a call; the fields are those of schema.RecordingReport."""
+
+    id: str
+    call_id: str
+    state: Literal["recording", "ended"]
+    started_at: datetime
+    ended_at: datetime | None
+    reason: RecordingEnd | None
+    duration_ms: int
+    size_bytes: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallFacts:
     """What is known of a call; the fields are those of schema.CallDetails, but for `caller` and `callee`."""
@@ -260,6 +279,7 @@ class CallFacts:
     media: Mapping[str, int | float | str] | None
     first_speech_ms: float | None
     speech: tuple[UtteranceFacts, ...]
+    recordings: tuple[RecordingFacts, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -455,7 +475,29 @@ class SpeakerControl(Protocol):
         """Raises NotFound."""
 
 
-class CallControl(Protocol):
+class RecordingControl(Protocol):
+    """Calls that are recorded."""
+
+    async def record(self, call_id: str, *, max_s: float | None) -> RecordingFacts:
+        """Record a call from now on. Raises NotFound, Forbidden, Refused, Conflict or Busy."""
+
+    def stop_recording(self, call_id: str) -> RecordingFacts:
+        """End the recording of a call. Raises NotFound, or Conflict when there is none under way."""
+
+    def recordings(self) -> Sequence[RecordingFacts]:
+        """All of them, in the order in which they began."""
+
+    def recording(self, id: str) -> RecordingFacts:
+        """Raises NotFound."""
+
+    async def recording_file(self, id: str) -> str:
+        """The path of its file. Raises NotFound, or Conflict while it is under way."""
+
+    async def delete_recording(self, id: str) -> None:
+        """Raises NotFound, or Conflict while it is under way."""
+
+
+class CallControl(RecordingControl, Protocol):
     """Telephone calls."""
 
     async def place_call(self, order: CallOrder) -> CallFacts:

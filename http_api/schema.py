@@ -55,6 +55,9 @@ __all__ = [
     "PushReport",
     "PushRequest",
     "Readiness",
+    "RecordRequest",
+    "RecordingList",
+    "RecordingReport",
     "SayRequest",
     "SocketError",
     "SpeakerChange",
@@ -956,6 +959,45 @@ class CallMedia(_Body):
     underruns: Annotated[int, Field(description="How often speech was late.")]
 
 
+class RecordRequest(_Body):
+    """Ask for a call to be recorded."""
+
+    format: Annotated[
+        Literal["wav"],
+        Field(description="16-bit samples at 8 kHz with two channels: the peer left, and right what it was told."),
+    ] = "wav"
+    max_s: Annotated[
+        float | None,
+        Field(gt=0, le=86_400, description="The longest that it may be; `recordings.max_s` by default.", examples=[60]),
+    ] = None
+
+
+class RecordingReport(_Body):
+    """What is known of the recording of a call."""
+
+    id: Annotated[str, Field(examples=["rec_0123456789abcdef01234567"])]
+    call_id: Annotated[str, Field(examples=["call_0123456789abcdef01234567"])]
+    state: Literal["recording", "ended"]
+    format: Literal["wav"] = "wav"
+    started_at: datetime
+    ended_at: datetime | None
+    reason: Annotated[
+        Literal["stopped", "call_ended", "max_duration", "no_space", "failed", "interrupted"] | None,
+        Field(
+            description="Why it has ended. `no_space`: the disk, or what may be taken of it, was full; "
+            "`interrupted`: the server died, and what was written until then is whole."
+        ),
+    ]
+    duration_ms: int
+    size_bytes: int
+
+
+class RecordingList(_Body):
+    """Recordings, in the order in which they began."""
+
+    recordings: tuple[RecordingReport, ...]
+
+
 class CallReport(_Body):
     """What is known of a call."""
 
@@ -991,6 +1033,7 @@ class CallDetails(CallReport):
         tuple[UtteranceReport, ...],
         Field(description="What was said, is being said and will be said, in this order; the latest 50 or so."),
     ]
+    recordings: Annotated[tuple[RecordingReport, ...], Field(description="In the order in which they began.")]
 
 
 class DigitsRequest(_Body):
@@ -1058,6 +1101,8 @@ EVENT_KINDS = (
     "call.record",
     "speech.started",
     "speech.ended",
+    "recording.started",
+    "recording.ended",
 )
 """What may happen. Webhooks alone are told the record of a call; the others may ask for it."""
 

@@ -46,6 +46,7 @@ from mediaserver.media import DEFAULT_CODECS, Media
 from mediaserver.metrics import Metrics
 from mediaserver.passage import BargeIn, Item, Passage
 from mediaserver.programme import Programme, ProgrammeFull
+from mediaserver.recorder import Recorder, Recording
 from mediaserver.script import TEXT_TYPES, AudioFile, Remote, Script, Text, more, offer_in, text_of
 from mediaserver.script import read as read_script
 from mediaserver.speech import Speech
@@ -84,6 +85,7 @@ class Means:
     decoding: asyncio.Semaphore
     trunk_of: Callable[[str], Trunk | None]
     events: EventLog
+    recorder: Recorder
 
 
 class CallState(enum.Enum):
@@ -467,6 +469,17 @@ class Call:
     def media(self) -> Media | None:
         """Its audio, once it is up; None before, and when it is over."""
         return self._media if self.state in CONVERSING else None
+
+    async def record(self, *, max_s: float | None = None) -> Recording:
+        """Record both sides from now on; the end of the call is that of the recording.
+
+        Raises what `Recorder.start` does, and sip.LocalProtocolError when the call is not up.
+        """
+        if self.media is None:
+            raise sip.LocalProtocolError("the call is not up")
+        recording = await self._means.recorder.start(self.detail.id, self.media.ear, max_s=max_s)
+        self.detail.recordings.append(recording)
+        return recording
 
     def hold(self, *, held: bool) -> asyncio.Future[int | None]:
         """Put the peer on hold, or take it off: see `Hold.propose`."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from contextlib import aclosing, contextmanager
 from typing import Literal
 
 import engines
@@ -21,6 +21,14 @@ from mediaserver.inputs import HangUp, Order
 from mediaserver.media import Media
 from mediaserver.passage import BargeIn, Said
 from mediaserver.programme import ProgrammeFull
+from mediaserver.recorder import (
+    AlreadyRecording,
+    NoRoomToRecord,
+    Recorded,
+    RecordingOff,
+    RecordingUnderWay,
+    UnknownRecording,
+)
 from mediaserver.script import Script, Text
 from mediaserver.switchboard import NoRoom, Switchboard
 
@@ -28,6 +36,8 @@ __all__ = ["Calls"]
 
 # For something that waits to be said to be said.
 RETRY_AFTER_S = 5.0
+# For somebody to delete something.
+FULL_DISK_RETRY_S = 60.0
 
 OUTCOMES: Mapping[sip.Outcome, Literal["succeeded", "failed", "unknown"]] = {
     sip.Outcome.SUCCEEDED: "succeeded",
@@ -176,6 +186,36 @@ class Calls:
                         details=happening.facts,
                     )
 
+    async def record(self, call_id: str, *, max_s: float | None) -> http_api.RecordingFacts:
+        most = self._means.config.recordings.max_s
+        if max_s is not None and max_s > most:
+            raise http_api.Refused(f"recordings.max_s is {most:g}", field="max_s")
+        call = self._alive(call_id)
+        with _translated_recording():
+            return _recorded((await call.record(max_s=max_s)).facts)
+
+    def stop_recording(self, call_id: str) -> http_api.RecordingFacts:
+        self._alive(call_id)
+        try:
+            return _recorded(self._means.recorder.stop(call_id))
+        except UnknownRecording as error:
+            raise http_api.Conflict(str(error), field="id") from error
+
+    def recordings(self) -> list[http_api.RecordingFacts]:
+        return list(map(_recorded, self._means.recorder.all()))
+
+    def recording(self, id: str) -> http_api.RecordingFacts:
+        with _translated_recording():
+            return _recorded(self._means.recorder.find(id))
+
+    async def recording_file(self, id: str) -> str:
+        with _translated_recording():
+            return str(await self._means.recorder.file(id))
+
+    async def delete_recording(self, id: str) -> None:
+        with _translated_recording():
+            await self._means.recorder.delete(id)
+
     def _target(self, call: Call, other_id: str | None) -> sip.NameAddr:
         """The peer of another call."""
         assert other_id is not None, "the schema wants one of both"
@@ -245,7 +285,38 @@ def _told(facts: Facts) -> http_api.CallFacts:
         media=facts.media,
         first_speech_ms=facts.first_speech_ms,
         speech=tuple(map(_spoken, facts.speech)),
+        recordings=tuple(map(_recorded, facts.recordings)),
     )
+
+
+def _recorded(facts: Recorded) -> http_api.RecordingFacts:
+    return http_api.RecordingFacts(
+        id=facts.id,
+        call_id=facts.call_id,
+        state="recording" if facts.reason is None else "ended",
+        started_at=facts.started_at,
+        ended_at=facts.ended_at,
+        reason=None if facts.reason is None else facts.reason.value,
+        duration_ms=facts.duration_ms,
+        size_bytes=facts.size_bytes,
+    )
+
+
+@contextmanager
+def _translated_recording() -> Iterator[None]:
+    """What goes wrong with recordings, in the API's words."""
+    try:
+        yield
+    except RecordingOff as error:
+        raise http_api.Forbidden(str(error), field="id") from error
+    except UnknownRecording as error:
+        raise http_api.NotFound(str(error), field="id") from error
+    except (AlreadyRecording, RecordingUnderWay, sip.LocalProtocolError) as error:
+        raise http_api.Conflict(str(error), field="id") from error
+    except rtp.StreamClosed as error:
+        raise http_api.Conflict("The call has ended", field="id") from error
+    except NoRoomToRecord as error:
+        raise http_api.Busy(str(error), retry_after_s=FULL_DISK_RETRY_S) from error
 
 
 def _spoken(said: Said) -> http_api.UtteranceFacts:

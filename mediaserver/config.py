@@ -40,6 +40,7 @@ __all__ = [
     "Config",
     "ConfigError",
     "Engine",
+    "Recordings",
     "Route",
     "Then",
     "Token",
@@ -454,6 +455,22 @@ class Calls(Section):
     barge_in_dbfs: float = Field(default=-40, ge=-60, le=-10)
 
 
+class Recordings(Section):
+    """Recording calls over HTTP. It is off by default: whose voice is kept has to know, and mostly to agree.
+
+    path         a directory; by default it is beside the speakers
+    max_s        the longest recording
+    max_mb       of all together: then no more is recorded until some are deleted
+    min_free_mb  that are left free on the disk
+    """
+
+    enabled: bool = False
+    path: Path | None = None
+    max_s: float = Field(default=3600, gt=0, le=86_400)
+    max_mb: int = Field(default=10_000, ge=1)
+    min_free_mb: int = Field(default=1000, ge=0)
+
+
 class Engine(Section):
     """`voice` is what "default" means, "" leaves that to the engine; `workers` are processes, 0 for one per core."""
 
@@ -699,6 +716,7 @@ class Config(Section):
     http: Http = Http()
     rtp: Rtp = Rtp()
     calls: Calls = Calls()
+    recordings: Recordings = Recordings()
     engine: Engine = Engine()
     fetch: Fetch = Fetch()
     webhooks: Webhooks = Webhooks()

@@ -10,6 +10,7 @@ from typing import Literal
 
 import sip
 from mediaserver.passage import PassageState, Said
+from mediaserver.recorder import Recorded, Recording
 
 __all__ = ["Detail", "End", "Facts", "end_of", "outcome_of"]
 
@@ -98,6 +99,7 @@ class Facts:
     first_speech_ms: float | None
     media: Mapping[str, int | float | str] | None
     speech: tuple[Said, ...]
+    recordings: tuple[Recorded, ...]
 
 
 class Detail:
@@ -105,8 +107,10 @@ class Detail:
 
     publish  is told what has happened: kind, id and facts
 
-    id   by which the API knows it: not the agent's key, since whoever knows that may take the call over (RFC 3891)
-    why  our reason for hanging up; the first one counts
+    id          by which the API knows it: not the agent's key, since whoever knows that may take the call over
+                (RFC 3891)
+    why         our reason for hanging up; the first one counts
+    recordings  of it, in the order in which they began
     """
 
     __slots__ = (
@@ -124,6 +128,7 @@ class Detail:
         "_why",
         "first_speech_ms",
         "id",
+        "recordings",
     )
 
     def __init__(
@@ -149,6 +154,7 @@ class Detail:
         self._why = ""
         self._end: End | None = None
         self.first_speech_ms: float | None = None
+        self.recordings: list[Recording] = []
         self._publish = publish
         self._tell("call.created", direction=direction, **{"from": self._caller, "to": self._callee, "trunk": trunk})
 
@@ -226,6 +232,7 @@ class Detail:
             first_speech_ms=self.first_speech_ms,
             media=media,
             speech=speech,
+            recordings=tuple(recording.facts for recording in self.recordings),
         )
 
 

@@ -105,6 +105,10 @@ class Metrics:
             registry=self.registry,
         )
 
+        self.recordings = Counter("recordings_ended", "Recordings ended, by why", ["reason"], registry=self.registry)
+        self.recordings_active = Gauge("recordings_active", "Calls being recorded", registry=self.registry)
+        self.recordings_bytes = Gauge("recordings_bytes", "What recordings take, bytes", registry=self.registry)
+
         self.pushes = Counter("rtp_pushes_ended", "Pushes ended, by how", ["state"], registry=self.registry)
         self.pushes_active = Gauge("rtp_pushes_active", "Pushes that are alive", registry=self.registry)
 

@@ -35,6 +35,7 @@ from mediaserver.metrics import Metrics, connection_families, health_families, r
 from mediaserver.posting import Posting
 from mediaserver.prompts import Prompts
 from mediaserver.push import Pushes
+from mediaserver.recorder import Recorder
 from mediaserver.records import Records
 from mediaserver.referrals import REFERRED_TYPES
 from mediaserver.script import BODY_TYPES
@@ -376,6 +377,15 @@ async def running(settings: config.Config) -> AsyncIterator[Server]:
         await stack.enter_async_context(webhooks)
         events = EventLog()
         events.tell(webhooks.tell)
+        with _naming("recordings.path"):
+            recorder = await stack.enter_async_context(
+                Recorder.open(
+                    settings.recordings,
+                    settings.recordings.path or directory / "recordings",
+                    metrics,
+                    events.publish,
+                )
+            )
 
         def deliver(event: sip.Event) -> None:
             if not trunks.deliver(event):
@@ -427,6 +437,7 @@ async def running(settings: config.Config) -> AsyncIterator[Server]:
             decoding=decoding,
             trunk_of=trunks.trunk_of,
             events=events,
+            recorder=recorder,
         )
         switchboard = await stack.enter_async_context(
             Switchboard(means, record=_recording(settings.calls, webhooks, stack))

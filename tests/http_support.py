@@ -29,6 +29,7 @@ from http_api import (
     PromptFacts,
     PushFacts,
     PushOrder,
+    RecordingFacts,
     SocketEnd,
     SpeakerFacts,
     SpeakerOrder,
@@ -78,6 +79,18 @@ CALL = CallFacts(
     digits=0,
     first_speech_ms=None,
     speech=(UTTERANCE,),
+    recordings=(
+        RecordingFacts(
+            id="rec_0123456789abcdef01234567",
+            call_id="call_0123456789abcdef01234567",
+            state="ended",
+            started_at=datetime(2026, 11, 25, 12, 0, tzinfo=UTC),
+            ended_at=datetime(2026, 11, 25, 12, 0, 1, tzinfo=UTC),
+            reason="call_ended",
+            duration_ms=1000,
+            size_bytes=32044,
+        ),
+    ),
 )
 
 Script = Callable[[Speech], AsyncGenerator[bytes, None]]
@@ -294,6 +307,29 @@ class FakeCalls:
         for number, kind in enumerate(("call.created", "", "call.ended")):
             event = EventFacts(id=f"e-{number}", kind=kind, call_id=CALL.id, at=CALL.created_at, details={})
             yield event if kind else None
+
+    async def record(self, call_id: str, *, max_s: float | None) -> RecordingFacts:
+        self.call(call_id)
+        raise Conflict("The call has ended", field="id")
+
+    def stop_recording(self, call_id: str) -> RecordingFacts:
+        self.call(call_id)
+        raise Conflict("The call has ended", field="id")
+
+    def recordings(self) -> tuple[RecordingFacts, ...]:
+        return CALL.recordings
+
+    def recording(self, id: str) -> RecordingFacts:
+        if id != CALL.recordings[0].id:
+            raise NotFound(f"There is no recording {id!r}", field="id")
+        return CALL.recordings[0]
+
+    async def recording_file(self, id: str) -> str:
+        self.recording(id)
+        return __file__
+
+    async def delete_recording(self, id: str) -> None:
+        self.recording(id)
 
     async def transfer(self, id: str, *, to: str | None, call_id: str | None) -> TransferFacts:
         self.call(id)

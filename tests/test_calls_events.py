@@ -104,7 +104,7 @@ def test_every_kind_of_event_is_one_that_the_api_describes() -> None:
     for path in (Path(__file__).parents[1] / "mediaserver").glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
-                told |= set(re.findall(r"^(?:call|speech)\.[a-z_]+$", node.value))
+                told |= set(re.findall(r"^(?:call|speech|recording)\.[a-z_]+$", node.value))
     assert told == set(EVENT_KINDS)
 
 

@@ -54,8 +54,13 @@ ROUTES = {
     "POST /v1/calls/{id}/say": Access.CALL,
     **{
         f"POST /v1/calls/{{id}}/{verb}": Access.CALL
-        for verb in ("stop", "pause", "resume", "dtmf", "hold", "unhold", "transfer")
+        for verb in ("stop", "pause", "resume", "dtmf", "hold", "unhold", "transfer", "record", "record/stop")
     },
+    # Not to `read`: whoever may hear what is said on the telephone is another matter than who may count calls.
+    "GET /v1/recordings": Access.CALL,
+    "GET /v1/recordings/{id}": Access.CALL,
+    "GET /v1/recordings/{id}/audio": Access.CALL,
+    "DELETE /v1/recordings/{id}": Access.ADMIN,
     "GET /health": Access.OPEN,
     "GET /ready": Access.OPEN,
     "GET /metrics": Access.READ,

@@ -75,6 +75,24 @@ async def _call(web: str, uri: str) -> str:
             await asyncio.sleep(0.02)
 
 
+async def _recording(web: str, call: str, **fields: object) -> str:
+    """A recording that has begun."""
+    async with aiohttp.ClientSession() as client, client.post(f"{web}/v1/calls/{call}/record", json=fields) as response:
+        assert response.status == 201, await response.text()
+        return str((await response.json())["id"])
+
+
+async def _recorded(web: str, call: str) -> str:
+    """A recording that has ended."""
+    id = await _recording(web, call, max_s=0.2)
+    async with aiohttp.ClientSession() as client:
+        while True:
+            async with client.get(f"{web}/v1/recordings/{id}") as response:
+                if (await response.json())["state"] == "ended":
+                    return id
+            await asyncio.sleep(0.02)
+
+
 def _web(running: server.Server) -> str:
     return f"http://{running.http_address}"
 
@@ -83,12 +101,18 @@ def _web(running: server.Server) -> str:
 async def test_every_curl_line_is_answered_with_2xx(command: str, tmp_path: Path) -> None:
     (tmp_path / "ada.wav").write_bytes(wav_of(somebody()))
     accepted = ("SIP/2.0 100 Trying", "SIP/2.0 200 OK")
-    async with serving(store={"path": str(tmp_path / "store")}) as running, friend(notifies=accepted) as peer:
+    settings = {"store": {"path": str(tmp_path / "store")}, "recordings": {"enabled": True, "min_free_mb": 0}}
+    async with serving(**settings) as running, friend(notifies=accepted) as peer:
         web = _web(running)
         typed = command.replace("http://127.0.0.1:8080", web)
         typed = re.sub(r"sip:alice@192\.168\.1\.20", peer.uri, typed)
         if "call_..." in typed:
-            typed = typed.replace("call_...", await _call(web, peer.uri))
+            call = await _call(web, peer.uri)
+            typed = typed.replace("call_...", call)
+            if "/record/stop" in typed:
+                await _recording(web, call)
+        if "rec_..." in typed:
+            typed = typed.replace("rec_...", await _recorded(web, await _call(web, peer.uri)))
         if "spk_..." in typed:
             typed = typed.replace("spk_...", await _speaker(web))
         endless = "/events" in command
