@@ -100,18 +100,23 @@ def load(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> S3Gen:
-    """The parts that are asked for. Raises UnsuitableCheckpoint."""
+    """The parts that are asked for, but for the pitch in `dtype`. Raises UnsuitableCheckpoint."""
     tensors = read(
         path,
         layout(shape),
         optional=frozenset(_CONSTANTS),
         wanted=lambda key: key.split(".")[0] in parts,
         device=device,
-        dtype=dtype,
     )
     with torch.device("meta"):
         model = S3Gen(shape, parts)
-    return _filled(model, folded(tensors))
+    return _filled(model, {key: _cast(key, tensor, dtype) for key, tensor in folded(tensors).items()})
+
+
+def _cast(key: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    if key.startswith("mel2wav.f0_predictor."):
+        return tensor.double()
+    return tensor.to(dtype) if tensor.is_floating_point() else tensor
 
 
 def voice_encoder_layout(shape: VoiceEncoderShape) -> Layout:
