@@ -1,4 +1,4 @@
-"""How many speech requests are at work at a time: by all clients, and by each."""
+"""How many speech requests are at work at a time, by all clients and by each, and how many files are on their way."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .access import Client
 from .problem import Problem
 from .schema import ApiLimits
 
-__all__ = ["Admission"]
+__all__ = ["Admission", "Uploads"]
 
 
 class Admission:
@@ -43,3 +43,25 @@ class Admission:
             self._at_work[client.key] -= 1
             if not self._at_work[client.key]:
                 del self._at_work[client.key]
+
+
+class Uploads:
+    """Counts the files that are held in memory until they are made use of; nobody queues."""
+
+    def __init__(self, limits: ApiLimits) -> None:
+        self._limits = limits
+        self._count = 0
+
+    @contextmanager
+    def slot(self) -> Iterator[None]:
+        """A place for one of them. Raises Problem 503."""
+        limits = self._limits
+        if self._count >= limits.max_uploads:
+            raise Problem.of_overload(
+                503, f"{limits.max_uploads} files are being uploaded already.", retry_after_s=limits.retry_after_s
+            )
+        self._count += 1
+        try:
+            yield
+        finally:
+            self._count -= 1

@@ -9,7 +9,7 @@ from aiohttp import web
 from pydantic import BaseModel
 
 from .access import Gate
-from .admission import Admission
+from .admission import Admission, Uploads
 from .calls import (
     CALL,
     CALLS,
@@ -25,6 +25,7 @@ from .calls import (
     UNHOLD,
     Calls,
 )
+from .clips import ADD_CLIP, CLIP, FORGET_CLIP, PLAY, Clips
 from .console import FILE, PAGE, ROOT, Console
 from .control import CallControl, Encoder, Host
 from .entrance import Entrance
@@ -67,6 +68,7 @@ def make_table(
     speakers: Speakers,
     calls: Calls,
     recordings: Recordings,
+    clips: Clips,
     events: Events,
     condition: Condition,
 ) -> tuple[Route, ...]:
@@ -94,6 +96,10 @@ def make_table(
         Route("call", "GET", "/v1/calls/{id}", calls.show, CALL, Access.READ),
         Route("call", "DELETE", "/v1/calls/{id}", calls.hang_up, HANG_UP, Access.CALL),
         Route("say", "POST", "/v1/calls/{id}/say", calls.say, SAY, Access.CALL),
+        Route("play", "POST", "/v1/calls/{id}/play", clips.play, PLAY, Access.CALL),
+        Route("clips", "POST", "/v1/clips", clips.add, ADD_CLIP, Access.CALL),
+        Route("clip", "GET", "/v1/clips/{id}", clips.show, CLIP, Access.CALL),
+        Route("clip", "DELETE", "/v1/clips/{id}", clips.forget, FORGET_CLIP, Access.CALL),
         Route("stop_speech", "POST", "/v1/calls/{id}/stop", calls.stop_speech, STOP_SPEECH, Access.CALL),
         Route("pause", "POST", "/v1/calls/{id}/pause", calls.pause, PAUSE, Access.CALL),
         Route("resume", "POST", "/v1/calls/{id}/resume", calls.resume, RESUME, Access.CALL),
@@ -153,7 +159,7 @@ def make_app(
     app = web.Application(middlewares=[exchange(control, entrance)], client_max_size=limits.max_body_bytes)
     app[LIMITS] = limits
     app.on_response_prepare.append(dress)
-    formats, admission = audio_formats(encode, encoders), Admission(limits)
+    formats, admission, uploads = audio_formats(encode, encoders), Admission(limits), Uploads(limits)
     sockets = Sockets(control, limits=limits)
     app.on_shutdown.append(sockets.close)
     events = Events(calls, limits=limits)
@@ -165,9 +171,10 @@ def make_app(
         Prompts(control, limits=limits, admission=admission),
         Voices(control),
         Pushes(control, limits=limits),
-        Speakers(control, limits=limits),
+        Speakers(control, limits=limits, uploads=uploads),
         Calls(calls, limits=limits),
         Recordings(calls, limits=limits),
+        Clips(calls, limits=limits, uploads=uploads),
         events,
         Condition(control, version=version),
     )
@@ -185,7 +192,8 @@ def _install(app: web.Application, limits: ApiLimits, entrance: Entrance, table:
         resource = app.router.add_resource(path, name=name)
         methods = {"OPTIONS"}
         for row in rows:
-            most = limits.max_upload_bytes + FORM_BYTES if row.operation.media_type == FORM else limits.max_body_bytes
+            uploading = row.operation.media_type == FORM or row.operation.uploads
+            most = limits.max_upload_bytes + FORM_BYTES if uploading else limits.max_body_bytes
             act = entrance.before(row, DIALECTS.get(row.operation.problem, Problem.response))
             expect = expecting(most, entrance.inviting(row))
             for method in (row.method, "HEAD") if row.method == "GET" else (row.method,):

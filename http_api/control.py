@@ -15,6 +15,7 @@ __all__ = [
     "CallFacts",
     "CallOrder",
     "Clauses",
+    "ClipFacts",
     "Conflict",
     "ControlError",
     "Embedding",
@@ -27,6 +28,7 @@ __all__ = [
     "Host",
     "Kept",
     "NotFound",
+    "PlayOrder",
     "PromptControl",
     "PromptFacts",
     "PushControl",
@@ -194,6 +196,31 @@ class UtteranceOrder:
     language: str
     interrupts: bool = False
     barge_in: frozenset[BargeIn] = frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlayOrder:
+    """Audio to be played in a call: one of `file`, in any container, `url` and `clip_id`.
+
+    repeat      how often; None until something ends it
+    interrupts  at once, and in the stead of all that waits
+    barge_in    what ends it early
+    """
+
+    file: bytes | None = None
+    url: str | None = None
+    clip_id: str | None = None
+    repeat: int | None = 1
+    interrupts: bool = False
+    barge_in: frozenset[BargeIn] = frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClipFacts:
+    """What is known of a clip; the fields are those of schema.ClipReport."""
+
+    id: str
+    duration_ms: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -514,6 +541,18 @@ class CallControl(RecordingControl, Protocol):
 
     async def say(self, id: str, order: UtteranceOrder) -> UtteranceFacts:
         """Say something in a call. Raises NotFound, Refused, Unsupported, Conflict or Busy."""
+
+    async def play(self, id: str, order: PlayOrder) -> UtteranceFacts:
+        """Play something in a call. Raises NotFound, Refused, Forbidden, Conflict or Busy."""
+
+    async def add_clip(self, file: bytes) -> ClipFacts:
+        """Keep an audio file to be played in calls. Raises Refused or Busy."""
+
+    def clip(self, id: str) -> ClipFacts:
+        """Raises NotFound."""
+
+    def delete_clip(self, id: str) -> None:
+        """Raises NotFound."""
 
     async def stop_speech(self, id: str) -> CallFacts:
         """Drop what a call is saying and is to say; returns when that is done. Raises NotFound, Conflict."""

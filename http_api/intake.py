@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from .access import Client
 from .problem import Problem, of_validation
-from .route import FORM, Route
+from .route import AUDIO, FORM, Route
 from .schema import ApiLimits
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "ROUTE",
     "answer",
     "expecting",
+    "read_file",
     "read_form",
     "read_model",
     "request_id",
@@ -131,6 +132,29 @@ async def read_form(request: web.Request, model: type[Model], limits: ApiLimits)
         return model.model_validate(fields, context=limits)
     except ValidationError as error:
         raise of_validation(error) from None
+
+
+async def read_file(request: web.Request, limits: ApiLimits) -> bytes:
+    """The body of `request`, an audio file by itself, counted while it comes.
+
+    Raises Problem: 400 not framed as it says, 408 too slow, 413 too large, 415 not said to be audio.
+    """
+    _check_coding(request)
+    if not request.content_type.startswith("audio/"):
+        raise Problem.of_field(415, "Content-Type", f"Body should be one of those described, or {AUDIO}", closes=True)
+    _check_length(request, limits.max_upload_bytes)
+    file = bytearray()
+    try:
+        async with asyncio.timeout(limits.upload_timeout_s):
+            async for chunk in request.content.iter_chunked(CHUNK_BYTES):
+                file += chunk
+                if len(file) > limits.max_upload_bytes:
+                    raise _too_large(limits.max_upload_bytes)
+    except TimeoutError:
+        raise Problem(408, f"The body did not arrive within {limits.upload_timeout_s:g} s.", closes=True) from None
+    except web.RequestPayloadError as error:
+        raise Problem(400, "The body is not framed as its headers say.", closes=True) from error
+    return bytes(file)
 
 
 async def _parts(request: web.Request, limits: ApiLimits) -> dict[str, bytes | str]:

@@ -121,7 +121,8 @@ def _operation(route: Route, *, guarded: bool) -> Json:
         media: dict[str, Any] = {"schema": _reference(operation.body)}
         if operation.examples:
             media["examples"] = {says: {"value": dict(value)} for says, value in operation.examples.items()}
-        described["requestBody"] = {"required": True, "content": {operation.media_type: media}}
+        others = {media_type: _media(body) for media_type, body in operation.uploads.items()}
+        described["requestBody"] = {"required": True, "content": {operation.media_type: media} | others}
     return described
 
 
@@ -181,6 +182,7 @@ def _schemas(operations: Iterable[Operation], limits: ApiLimits) -> Json:
     for operation in operations:
         if operation.body is not None:
             models[operation.body] = "validation"
+            models |= {body: "validation" for body in operation.uploads.values() if isinstance(body, type)}
         if operation.problem is not None:
             models[operation.problem] = "serialization"
         models |= dict.fromkeys(operation.models, "serialization")

@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from aiohttp import web
 from pydantic import BaseModel
 
-__all__ = ["FORM", "JSON", "Access", "Answer", "Operation", "Route"]
+__all__ = ["AUDIO", "FORM", "JSON", "Access", "Answer", "Operation", "Route"]
 
 JSON = "application/json"
 FORM = "multipart/form-data"
+AUDIO = "audio/*"
 
 
 class Access(enum.Enum):
@@ -46,6 +47,7 @@ class Operation:
 
     body      what the request carries, as `media_type`
     examples  of the body, by a few words on each
+    uploads   what it may carry instead, by media type: a form with a file, or b"" for a file by itself
     answers   every response that is no problem
     problems  every status that a problem may have
     problem   how a problem is told; None: as the rest of the API tells it
@@ -59,6 +61,7 @@ class Operation:
     body: type[BaseModel] | None = None
     media_type: str = JSON
     examples: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+    uploads: Mapping[str, type[BaseModel] | bytes] = field(default_factory=dict)
     answers: tuple[Answer, ...]
     problems: tuple[int, ...]
     problem: type[BaseModel] | None = None

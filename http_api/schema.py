@@ -34,6 +34,8 @@ __all__ = [
     "CallMedia",
     "CallReport",
     "CallRequest",
+    "ClipReport",
+    "ClipUpload",
     "DigitsRequest",
     "EventReport",
     "FieldError",
@@ -47,6 +49,8 @@ __all__ = [
     "OpenAiSpeechRequest",
     "OpenAiUsage",
     "OpenAiVoice",
+    "PlayRequest",
+    "PlayUpload",
     "ProblemDetails",
     "PromptReport",
     "PromptResult",
@@ -902,6 +906,81 @@ class SayRequest(_Words):
         Field(description="`queue`: after all else. `interrupt`: at once, and all else is dropped."),
     ] = "queue"
     barge_in: BargeIn = ()
+
+
+Mode = Annotated[
+    Literal["queue", "interrupt"],
+    Field(description="`queue`: after all else. `interrupt`: at once, and all else is dropped."),
+]
+Repeat = Annotated[int, Field(ge=0, le=100, description="How often; 0: until something ends it.")]
+AudioUpload = Annotated[
+    bytes,
+    WithJsonSchema({"type": "string", "contentMediaType": "application/octet-stream"}),
+    Field(description="In any common audio format."),
+]
+
+
+class PlayRequest(_Body):
+    """Ask for audio to be played in a call. Exactly one of `url` and `clip_id` is given."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "oneOf": [
+                {"required": ["url"], "properties": {"url": {"type": "string"}}},
+                {"required": ["clip_id"], "properties": {"clip_id": {"type": "string"}}},
+            ]
+        }
+    )
+
+    url: Annotated[
+        str | None,
+        Field(
+            max_length=2048,
+            pattern="^https?://[!-~]+$",
+            description="Where it is, on a host of `fetch.allow_hosts`.",
+            examples=["https://prompts.example.com/welcome.wav"],
+        ),
+    ] = None
+    clip_id: Annotated[Line | None, Field(validate_default=True, description="Of `/v1/clips`.")] = None
+    repeat: Repeat = 1
+    mode: Mode = "queue"
+    barge_in: BargeIn = ()
+
+    @field_validator("clip_id")
+    @classmethod
+    def _is_instead_of_url(cls, clip_id: str | None, info: ValidationInfo) -> str | None:
+        if "url" in info.data and (clip_id is None) == (info.data["url"] is None):
+            raise PydanticCustomError("url_or_clip_id", "Exactly one of url and clip_id should be given")
+        return clip_id
+
+
+class PlayUpload(_Body):
+    """Ask for audio to be played in a call. As multipart/form-data (RFC 7578), each field in a part of its own."""
+
+    file: AudioUpload
+    repeat: Annotated[Repeat, Field(strict=False)] = 1
+    mode: Mode = "queue"
+    barge_in: Annotated[
+        str | None,
+        Field(
+            pattern="^(dtmf|speech|dtmf,speech|speech,dtmf)$",
+            description="As in JSON, joined by a comma.",
+            examples=["dtmf,speech"],
+        ),
+    ] = None
+
+
+class ClipUpload(_Body):
+    """Audio to be kept. As multipart/form-data (RFC 7578)."""
+
+    file: AudioUpload
+
+
+class ClipReport(_Body):
+    """Audio that can be played."""
+
+    id: Annotated[str, Field(description="To be given as `clip_id`.", examples=["clip_0123456789abcdef01234567"])]
+    duration_ms: int
 
 
 class UtteranceReport(_Body):

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import base64
 import dataclasses
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from aiohttp import web
 
+from .admission import Uploads
 from .control import SpeakerControl, SpeakerFacts, SpeakerOrder
 from .intake import answer, read_form, read_model
-from .problem import Problem
 from .route import FORM, Answer, Operation
 from .schema import (
     ApiLimits,
@@ -74,13 +72,13 @@ FORGET = Operation(
 class Speakers:
     """The speaker resources."""
 
-    def __init__(self, control: SpeakerControl, *, limits: ApiLimits) -> None:
+    def __init__(self, control: SpeakerControl, *, limits: ApiLimits, uploads: Uploads) -> None:
         self._control = control
         self._limits = limits
-        self._uploads = 0
+        self._uploads = uploads
 
     async def enrol(self, request: web.Request) -> web.Response:
-        with self._slot():
+        with self._uploads.slot():
             form = await read_form(request, SpeakerUpload, self._limits)
             facts = await self._control.enrol_speaker(
                 SpeakerOrder(file=form.file, name=form.name, consent=form.consent)
@@ -104,20 +102,6 @@ class Speakers:
     async def forget(self, request: web.Request) -> web.Response:
         await self._control.delete_speaker(request.match_info["id"])
         return web.Response(status=204)
-
-    @contextmanager
-    def _slot(self) -> Iterator[None]:
-        """A place for one upload, which is held in memory until it is enrolled. Raises Problem 503."""
-        limits = self._limits
-        if self._uploads >= limits.max_uploads:
-            raise Problem.of_overload(
-                503, f"{limits.max_uploads} files are being uploaded already.", retry_after_s=limits.retry_after_s
-            )
-        self._uploads += 1
-        try:
-            yield
-        finally:
-            self._uploads -= 1
 
 
 def _report(facts: SpeakerFacts) -> SpeakerReport:

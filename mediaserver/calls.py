@@ -13,13 +13,15 @@ import rtp
 import sip
 from mediaserver import audio
 from mediaserver.call import Call, Means
+from mediaserver.clips import Clips, TooMuchAudio
 from mediaserver.config import Then
 from mediaserver.detail import Facts
 from mediaserver.dialling import Dialling, ForbiddenNumber, UnknownTrunk, UnusableNumber
 from mediaserver.faults import translated
+from mediaserver.fetch import FetchError, Forbidden
 from mediaserver.inputs import HangUp, Order
 from mediaserver.media import Media
-from mediaserver.passage import BargeIn, Said
+from mediaserver.passage import BargeIn, Item, Said
 from mediaserver.programme import ProgrammeFull
 from mediaserver.recorder import (
     AlreadyRecording,
@@ -49,7 +51,8 @@ OUTCOMES: Mapping[sip.Outcome, Literal["succeeded", "failed", "unknown"]] = {
 class Calls:
     """Implements http_api.CallControl."""
 
-    def __init__(self, means: Means, switchboard: Switchboard) -> None:
+    def __init__(self, means: Means, switchboard: Switchboard, clips: Clips) -> None:
+        self._clips = clips
         self._means = means
         self._switchboard = switchboard
         self._dialling = Dialling(means.config, means.signalling)
@@ -117,11 +120,47 @@ class Calls:
         call = self._alive(id)
         if order.interrupts and call.media is not None:
             call.media.resume()
-        try:
+        with _unless_full():
             said = call.say(text, interrupts=order.interrupts, barge_in=frozenset(map(BargeIn, order.barge_in)))
-        except ProgrammeFull as error:
-            raise http_api.Busy(str(error), retry_after_s=RETRY_AFTER_S) from error
         return _spoken(said.facts(spoken_ms=0))
+
+    async def play(self, id: str, order: http_api.PlayOrder) -> http_api.UtteranceFacts:
+        self._alive(id)
+        clip = await self._playable(order)
+        call = self._alive(id)
+        if order.interrupts and call.media is not None:
+            call.media.resume()
+        item = Item(content=clip, repeat=order.repeat, barge_in=frozenset(map(BargeIn, order.barge_in)))
+        with _unless_full():
+            played = call.utter(item, interrupts=order.interrupts)
+        return _spoken(played.facts(spoken_ms=0))
+
+    async def _playable(self, order: http_api.PlayOrder) -> rtp.Clip:
+        if order.file is not None:
+            with _unless_unplayable("file"):
+                return await self._clips.decoded(order.file)
+        if order.url is not None:
+            with _unless_unplayable("url"):
+                return await self._clips.fetched(order.url)
+        return self._kept(order.clip_id or "", field="clip_id")
+
+    async def add_clip(self, file: bytes) -> http_api.ClipFacts:
+        with _unless_unplayable("file"):
+            clip = await self._clips.decoded(file)
+        return http_api.ClipFacts(id=self._clips.keep(clip), duration_ms=clip.duration_ms)
+
+    def clip(self, id: str) -> http_api.ClipFacts:
+        return http_api.ClipFacts(id=id, duration_ms=self._kept(id, field="id").duration_ms)
+
+    def delete_clip(self, id: str) -> None:
+        self._kept(id, field="id")
+        self._clips.forget(id)
+
+    def _kept(self, id: str, *, field: str) -> rtp.Clip:
+        clip = self._clips.find(id)
+        if clip is None:
+            raise http_api.NotFound(f"There is no clip {id!r}, or it had to make room", field=field)
+        return clip
 
     async def stop_speech(self, id: str) -> http_api.CallFacts:
         await self._alive(id).be_silent()
@@ -261,6 +300,28 @@ class Calls:
             )
         with translated(utterance, self._means.speech):
             await self._means.speech.prepare(utterance)
+
+
+@contextmanager
+def _unless_full() -> Iterator[None]:
+    """Raises http_api.Busy where too much waits to be said."""
+    try:
+        yield
+    except ProgrammeFull as error:
+        raise http_api.Busy(str(error), retry_after_s=RETRY_AFTER_S) from error
+
+
+@contextmanager
+def _unless_unplayable(field: str) -> Iterator[None]:
+    """What is wrong with audio, in the API's words."""
+    try:
+        yield
+    except Forbidden as error:
+        raise http_api.Forbidden(str(error), field=field) from error
+    except (audio.AudioError, FetchError) as error:
+        raise http_api.Refused(f"it cannot be played: {error}", field=field) from error
+    except TooMuchAudio as error:
+        raise http_api.Busy(str(error), retry_after_s=RETRY_AFTER_S) from error
 
 
 def _told(facts: Facts) -> http_api.CallFacts:

@@ -447,12 +447,14 @@ class Calls(Section):
 
     record_file    gets a line of JSON for every call that has ended; record_text: with what was said
     barge_in_dbfs  what is quieter is no speech that breaks in on ours: our own echo, say
+    clips_mb       memory for audio that was uploaded, or fetched, for calls: 64 are about 70 minutes
     """
 
     networks: tuple[Network, ...] = PRIVATE_NETWORKS
     record_file: Path | None = None
     record_text: bool = False
     barge_in_dbfs: float = Field(default=-40, ge=-60, le=-10)
+    clips_mb: int = Field(default=64, ge=1)
 
 
 class Recordings(Section):

@@ -27,6 +27,7 @@ from mediaserver import audio, config, encoding
 from mediaserver.call import SERVED, Means
 from mediaserver.calls import Calls
 from mediaserver.capture import Capture
+from mediaserver.clips import Clips
 from mediaserver.control import Control
 from mediaserver.detail import Facts
 from mediaserver.events import EventLog
@@ -458,13 +459,19 @@ async def running(settings: config.Config) -> AsyncIterator[Server]:
         metrics.watch(trunks.families)
         metrics.watch(webhooks.families)
         metrics.watch(lambda: connection_families(transport.connections()))
+        played = Clips(
+            fetcher,
+            budget_bytes=settings.calls.clips_mb * 1024 * 1024,
+            max_s=settings.fetch.max_audio_s,
+            decoding=decoding,
+        )
         control = Control(
             speech, pushes, speakers, metrics, calls=switchboard.__len__, accepting=lambda: switchboard.accepting
         )
         metrics.watch(lambda: health_families(control.health()))
         app = http_api.make_app(
             control,
-            calls=Calls(means, switchboard),
+            calls=Calls(means, switchboard, played),
             version=version("mediaserver"),
             encode={"mulaw": encoding.mulaw, "alaw": encoding.alaw},
             encoders={format: partial(encoding.FileEncoder, format) for format in encoding.FORMATS},

@@ -86,7 +86,7 @@ class Clip:
     rate that is not in 4000..192000.
     """
 
-    __slots__ = ("_codes", "duration_ms")
+    __slots__ = ("__weakref__", "_codes", "duration_ms")
 
     def __init__(self, samples: bytes | bytearray | memoryview, rate_hz: int) -> None:
         pcm: bytes | bytearray | memoryview = samples

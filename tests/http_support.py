@@ -19,6 +19,7 @@ from http_api import (
     CallFacts,
     CallOrder,
     Clauses,
+    ClipFacts,
     Conflict,
     Embedding,
     EventFacts,
@@ -26,6 +27,7 @@ from http_api import (
     Health,
     Listening,
     NotFound,
+    PlayOrder,
     PromptFacts,
     PushFacts,
     PushOrder,
@@ -92,6 +94,8 @@ CALL = CallFacts(
         ),
     ),
 )
+
+CLIP = ClipFacts(id="clip_0123456789abcdef01234567", duration_ms=1500)
 
 Script = Callable[[Speech], AsyncGenerator[bytes, None]]
 
@@ -265,6 +269,7 @@ class FakeCalls:
     """A `CallControl` that knows one call, which has ended, and keeps what it was told."""
 
     placed: list[CallOrder] = field(default_factory=list)
+    played: list[PlayOrder] = field(default_factory=list)
 
     async def place_call(self, order: CallOrder) -> CallFacts:
         self.placed.append(order)
@@ -284,6 +289,22 @@ class FakeCalls:
     async def say(self, id: str, order: UtteranceOrder) -> UtteranceFacts:
         self.call(id)
         raise Conflict("The call has ended", field="id")
+
+    async def play(self, id: str, order: PlayOrder) -> UtteranceFacts:
+        self.call(id)
+        self.played.append(order)
+        return replace(UTTERANCE, text=None, speaker_id=None)
+
+    async def add_clip(self, file: bytes) -> ClipFacts:
+        return CLIP
+
+    def clip(self, id: str) -> ClipFacts:
+        if id != CLIP.id:
+            raise NotFound(f"There is no clip {id!r}", field="id")
+        return CLIP
+
+    def delete_clip(self, id: str) -> None:
+        self.clip(id)
 
     async def stop_speech(self, id: str) -> CallFacts:
         self.call(id)

@@ -52,6 +52,10 @@ ROUTES = {
     "GET /v1/calls/{id}": Access.READ,
     "DELETE /v1/calls/{id}": Access.CALL,
     "POST /v1/calls/{id}/say": Access.CALL,
+    "POST /v1/calls/{id}/play": Access.CALL,
+    "POST /v1/clips": Access.CALL,
+    "GET /v1/clips/{id}": Access.CALL,
+    "DELETE /v1/clips/{id}": Access.CALL,
     **{
         f"POST /v1/calls/{{id}}/{verb}": Access.CALL
         for verb in ("stop", "pause", "resume", "dtmf", "hold", "unhold", "transfer", "record", "record/stop")

@@ -62,6 +62,13 @@ async def _speaker(web: str) -> str:
         return str((await response.json())["id"])
 
 
+async def _clip(web: str) -> str:
+    url, audio = f"{web}/v1/clips", {"Content-Type": "audio/wav"}
+    async with aiohttp.ClientSession() as client, client.post(url, data=wav_of(somebody()), headers=audio) as response:
+        assert response.status == 201, await response.text()
+        return str((await response.json())["id"])
+
+
 async def _call(web: str, uri: str) -> str:
     """A call that is up."""
     async with aiohttp.ClientSession() as client:
@@ -113,6 +120,8 @@ async def test_every_curl_line_is_answered_with_2xx(command: str, tmp_path: Path
                 await _recording(web, call)
         if "rec_..." in typed:
             typed = typed.replace("rec_...", await _recorded(web, await _call(web, peer.uri)))
+        if "clip_..." in typed:
+            typed = typed.replace("clip_...", await _clip(web))
         if "spk_..." in typed:
             typed = typed.replace("spk_...", await _speaker(web))
         endless = "/events" in command
