@@ -85,9 +85,10 @@ def relative_error(ours: Tensor, theirs: Tensor) -> float:
 
 def _refresh() -> None:
     from tests import test_chatterbox_t3 as t3
+    from tests import test_chatterbox_text as text
 
     GOLDEN.mkdir(exist_ok=True)
-    for part, shapes in [(t3.PART, t3.TINY_SHAPES)]:
+    for part, shapes in [(t3.PART, t3.TINY_SHAPES), (text.PART, text.SHAPES)]:
         for shape in shapes:
             with tempfile.TemporaryDirectory() as directory:
                 kept = part.keep(part.ask(shape, Path(directory)))

@@ -30,6 +30,7 @@ class Domain(enum.IntEnum):
     MEL = 2
     HARMONICS = 3
     PHASES = 4
+    TOKENS = 5
 
 
 def philox(counter: _Words, key: tuple[Tensor, Tensor]) -> _Words:

@@ -5,18 +5,19 @@ The published models differ in the order in which they process logits, and the o
     GPT2    temperature, top k, top p, then the repetition penalty, which so changes shares and excludes nothing
     Llama   guidance, repetition penalty, temperature, min p, then top p
 
-A draw is the place where a number in [0, 1) falls in the cumulated probabilities, in the order of the vocabulary. The
-numbers of a stream come from Philox, a generator that is a function of (seed, step), so a seed gives the same draws
-whatever else is in the batch and on whichever device it runs.
+A draw is the place where a number from 0 to 1 falls in the cumulated probabilities, in the order of the vocabulary. The
+numbers of a stream come from Philox (philox.py), a generator that is a function of (seed, step), so a seed gives the
+same draws whatever else is in the batch and on whichever device it runs.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
-import numpy as np
 import torch
 from torch import Tensor
+
+from engines.chatterbox.philox import Domain, uniform
 
 __all__ = ["MOST_CANDIDATES", "Sampling", "Settings", "draw", "draws", "guided", "remaining_gpt2", "remaining_llama"]
 
@@ -56,7 +57,10 @@ class Sampling:
 
 
 ORIGINAL = Sampling(top_p=1.0, min_p=0.05, guidance=0.5)
-"""The published defaults of the original and the multilingual model."""
+"""The published defaults of the original model."""
+
+MULTILINGUAL = Sampling(top_p=1.0, min_p=0.05, guidance=0.5, repetition_penalty=2.0)
+"""The published defaults of the multilingual model."""
 
 
 class Settings:
@@ -75,9 +79,9 @@ class Settings:
 
 
 def draws(seed: int, steps: int) -> Tensor:
-    """The numbers in [0, 1) of a stream's steps, the same for any number of steps: [steps], in double precision."""
-    bits = np.random.Philox(key=seed % 2**128).random_raw(steps)
-    return torch.from_numpy((bits >> np.uint64(11)).astype(np.float64) * 2.0**-53)
+    """The numbers from 0 to 1 of a stream's steps, the same for any number of steps: [steps], in double precision."""
+    seeds = torch.tensor([(seed + 2**63) % 2**64 - 2**63])
+    return uniform(seeds, Domain.TOKENS, torch.zeros(1, dtype=torch.int64), steps, 1).flatten().double()
 
 
 def guided(logits: Tensor, weight: Tensor) -> Tensor:

@@ -19,15 +19,16 @@ import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from engines.chatterbox.shapes import Backbone, LlamaRope, T3Shape
-from engines.chatterbox.weights import Layout
+from engines.chatterbox.weights import Layout, read
 
-__all__ = ["T3", "Block", "Prompt", "layout", "used"]
+__all__ = ["T3", "Block", "Prompt", "layout", "load", "used"]
 
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 """(layer, queries, keys, values) to context; each [rows, heads, length, head width]."""
@@ -345,3 +346,16 @@ def layout(shape: T3Shape) -> Layout:
         sizes[f"{block}.mlp.gate_proj.weight"] = sizes[f"{block}.mlp.up_proj.weight"] = (inner, width)
         sizes[f"{block}.mlp.down_proj.weight"] = (width, inner)
     return sizes
+
+
+def load(
+    path: Path,
+    shape: T3Shape,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    tile: int | None = None,
+) -> T3:
+    """The model of a published file; raises UnsuitableCheckpoint. `tile` as for `T3`."""
+    weights = read(path, layout(shape), wanted=used, device=device, dtype=dtype)
+    return T3(shape, weights, device=device, dtype=dtype, tile=tile)

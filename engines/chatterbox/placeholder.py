@@ -1,0 +1,68 @@
+"""A checkpoint that nobody has trained: the published files of a model, full of random numbers.
+
+For tests, for measurements, and for trying a server out where the published weights cannot be had. What such a model
+makes is noise of the right length and cost. The files say so themselves (`weights.is_random`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
+
+from engines.chatterbox import s3gen, t3
+from engines.chatterbox.shapes import Backbone, ModelShape
+from engines.chatterbox.weights import write_random
+
+__all__ = ["TAGS", "write_checkpoint", "write_tokenizer"]
+
+TAGS = ("[clear throat]", "[sigh]", "[shush]", "[cough]", "[groan]", "[sniff]", "[gasp]", "[chuckle]", "[laugh]")
+"""Some of those that Turbo has been taught."""
+
+_MERGES = (("h", "e"), ("Ġ", "t"), ("Ġt", "he"), ("i", "n"), ("in", "g"), ("l", "l"))
+
+
+def write_checkpoint(model: ModelShape, directory: Path, *, seed: int = 1) -> None:
+    """Write T3, S3Gen, the voice encoder and a tokenizer for a model whose files are safetensors."""
+    directory.mkdir(parents=True, exist_ok=True)
+    write_random(directory / model.files.t3, t3.layout(model.t3), seed=seed)
+    write_random(directory / model.files.s3gen, s3gen.layout(model.s3gen), seed=seed)
+    write_random(directory / model.files.voice_encoder, s3gen.voice_encoder_layout(model.voice_encoder), seed=seed)
+    write_tokenizer(model, directory)
+
+
+def write_tokenizer(model: ModelShape, directory: Path) -> None:
+    """Write files of the form that the model's front end reads, with little in them but bytes or letters."""
+    if model.t3.backbone is Backbone.GPT2:
+        _write_byte_pairs(directory)
+    else:
+        _write_letters(directory / model.files.tokenizer[0], model)
+
+
+def _write_byte_pairs(directory: Path) -> None:
+    words = [*sorted(pre_tokenizers.ByteLevel.alphabet()), *(first + second for first, second in _MERGES)]
+    vocabulary = {word: place for place, word in enumerate([*words, "<|endoftext|>"])}
+    added = {tag: len(vocabulary) + place for place, tag in enumerate(TAGS)}
+    _write_json(directory / "vocab.json", vocabulary)
+    _write_json(directory / "added_tokens.json", added)
+    _write_json(directory / "tokenizer_config.json", {"tokenizer_class": "GPT2Tokenizer", "model_max_length": 1024})
+    _write_json(directory / "special_tokens_map.json", {"eos_token": "<|endoftext|>", "unk_token": "<|endoftext|>"})
+    lines = ["#version: 0.2", *(f"{first} {second}" for first, second in _MERGES)]
+    (directory / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _write_letters(path: Path, model: ModelShape) -> None:
+    specials = {"[STOP]": model.t3.stop_text, "[START]": model.t3.start_text, "[UNK]": 1, "[SPACE]": 2, "[en]": 3}
+    letters = iter([chr(code) for code in (*range(0x21, 0x7F), *range(0xA1, 0x180))])
+    taken = set(specials.values())
+    vocabulary = specials | {next(letters): place for place in range(256) if place not in taken}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.add_special_tokens([AddedToken(word, special=True) for word in specials])
+    tokenizer.save(str(path))
+
+
+def _write_json(path: Path, content: Mapping[str, object]) -> None:
+    path.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
