@@ -195,6 +195,6 @@ def _schemas(operations: Iterable[Operation], limits: ApiLimits) -> Json:
         definition = definitions[model.__name__]
         for name in WORDS & definition.get("properties", {}).keys():
             text = definition["properties"][name]
-            words = next(way for way in text.get("anyOf", [text]) if way["type"] == "string")
-            words["maxLength"] = min(limits.max_text_chars, words.get("maxLength", limits.max_text_chars))
+            for words in (way for way in text.get("anyOf", [text]) if way["type"] == "string"):
+                words["maxLength"] = min(limits.max_text_chars, words.get("maxLength", limits.max_text_chars))
     return definitions

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from enum import Enum
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -473,13 +473,37 @@ class Recordings(Section):
     min_free_mb: int = Field(default=1000, ge=0)
 
 
-class Engine(Section):
-    """`voice` is what "default" means, "" leaves that to the engine; `workers` are processes, 0 for one per core."""
+def _check_engine_url(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query or parts.fragment:
+        raise ValueError('write it as "http://host:port"')
+    return value
 
-    name: Literal["espeak", "tone"] = "espeak"
+
+class Engine(Section):
+    """`voice` is what "default" means, "" leaves that to the engine; `workers` are processes, 0 for one per core.
+
+    urls, token    "remote": where it is, and the token that it asks for, of the role `speak`
+    first_ms       "remote": until its first sample; then the next one is tried
+    fallback       an engine that speaks where this one cannot
+    """
+
+    name: Literal["espeak", "remote", "tone"] = "espeak"
     voice: str = ""
+    urls: tuple[Annotated[str, AfterValidator(_check_engine_url)], ...] = ()
+    token: SecretStr | None = None
+    first_ms: int = Field(default=2000, ge=100, le=60_000)
+    fallback: Literal["", "espeak", "tone"] = ""
     workers: int = Field(default=0, ge=0, le=64)
     chatterbox_cfg_scale: float | None = Field(default=None, ge=0, le=2)
+
+    @model_validator(mode="after")
+    def _has_what_it_takes(self) -> Self:
+        if (self.name == "remote") != bool(self.urls):
+            raise ValueError('urls go with the name "remote", and it with them: urls = ["http://10.0.0.21:8080"]')
+        if self.fallback == self.name:
+            raise ValueError("fallback should be another engine")
+        return self
 
 
 class Fetch(Section):

@@ -67,6 +67,9 @@ class Metrics:
         self.tts_gpu_memory = Gauge("tts_gpu_memory_gb", "GPU memory in use by the engine, GB", registry=self.registry)
         self.tts_active = Gauge("tts_active_requests", "Utterances being made now", registry=self.registry)
         self.tts_failures = Counter("tts_failures", "Utterances the engine failed at", registry=self.registry)
+        self.tts_substituted = Counter(
+            "tts_substituted", "Utterances that engine.fallback spoke instead", registry=self.registry
+        )
         self.cache_lookups = Counter(
             "tts_cache_lookups",
             'Utterances by where they were: memory, disk, redis; "joined": being made; "miss": made for this one',

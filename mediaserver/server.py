@@ -168,7 +168,15 @@ Stop with Ctrl-C."""
 
 def open_engine(settings: config.Engine) -> AbstractAsyncContextManager[engines.Engine]:
     """The engine that the configuration names, not yet started."""
-    return engines.open_engine(settings.name, default_voice=settings.voice, workers=settings.workers or None)
+    return engines.open_engine(
+        settings.name,
+        default_voice=settings.voice,
+        workers=settings.workers or None,
+        urls=settings.urls,
+        token="" if settings.token is None else settings.token.get_secret_value(),
+        first_s=settings.first_ms / 1000,
+        fallback=settings.fallback,
+    )
 
 
 async def problems(settings: config.Config) -> list[str]:
@@ -358,7 +366,7 @@ async def running(settings: config.Config) -> AsyncIterator[Server]:
                 metrics,
                 directory=directory / "cache",
                 shared=shared,
-                salt=settings.engine.model_dump_json(exclude={"workers"}),
+                salt=settings.engine.model_dump_json(include={"name", "voice", "chatterbox_cfg_scale"}),
             )
         )
         speakers = Speakers(engine, store, settings.speakers, decoding=decoding, prompts=prompts, shared=shared)
