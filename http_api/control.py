@@ -246,6 +246,7 @@ class CallOrder:
     caller        likewise; None leaves it to the configuration
     said          None: nothing at first
     hangs_up      when all is said; otherwise the call stays for `stay_s`
+    webhook       that conducts the call; then `said` is what is said if it does not do its part
     """
 
     to: str
@@ -258,6 +259,8 @@ class CallOrder:
     ring_timeout_s: float
     hangs_up: bool
     stay_s: float
+    webhook: str | None = None
+    webhook_timeout_ms: int = 3000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,6 +24,7 @@ from pydantic import (
     field_validator,
 )
 from pydantic_core import PydanticCustomError
+from yarl import URL
 
 __all__ = [
     "EVENT_KINDS",
@@ -884,6 +885,29 @@ HeaderName = Annotated[str, Field(max_length=64, pattern="^[A-Za-z][A-Za-z0-9-]*
 HeaderValue = Annotated[str, Field(max_length=512), AfterValidator(_is_printable)]
 
 
+def _is_reference(value: str) -> str:
+    try:
+        url = URL(value)
+        fine = url.scheme in ("http", "https", "") and url.user is None and url.password is None and not url.fragment
+        # Two slashes alone would name a host, and no scheme to ask it by.
+        fine = fine and (url.absolute if url.scheme else not value.startswith("//"))
+    except ValueError:
+        fine = False
+    if not fine or not value.isprintable():
+        raise PydanticCustomError("reference", "It should be an address of HTTP, or a path relative to the webhook's")
+    return value
+
+
+def _is_web_address(value: str) -> str:
+    if not URL(_is_reference(value)).scheme:
+        raise PydanticCustomError("address", "It should begin with http:// or https://")
+    return value
+
+
+Reference = Annotated[str, Field(min_length=1, max_length=2048), AfterValidator(_is_reference)]
+WebAddress = Annotated[str, Field(min_length=1, max_length=2048), AfterValidator(_is_web_address)]
+
+
 class CallRequest(_Body):
     """Ask for somebody to be called. At most one of `say`, `text` and `ssml` is given."""
 
@@ -938,6 +962,16 @@ class CallRequest(_Body):
     stay: Annotated[
         float, Field(gt=0, le=86_400, description="Seconds for which it stays when there is nothing more to say.")
     ] = 3600.0
+    webhook: Annotated[
+        WebAddress | None,
+        Field(
+            description="Who is asked, as soon as the call is up, what it is to do: see `webhooks`. Its host has to be "
+            "one that the configuration allows. What is given to be said, is said if it does not do its part.",
+        ),
+    ] = None
+    webhook_timeout_ms: Annotated[
+        int, Field(ge=100, le=30_000, description="After so long without an answer it has not done its part.")
+    ] = 3000
 
     @field_validator("ssml")
     @classmethod
@@ -1238,6 +1272,7 @@ EVENT_KINDS = (
     "speech.ended",
     "recording.started",
     "recording.ended",
+    "dialogue.failed",
 )
 """What may happen. Webhooks alone are told the record of a call; the others may ask for it."""
 
@@ -1253,7 +1288,8 @@ class EventReport(_Body):
         Field(
             description="Of `call.created` the parties and the direction; of `call.ended` the `end`; of `speech.*` the "
             "utterance's `id`, `state` and `spoken_ms`, and `barged_in_by` if the peer interrupted it; of "
-            "`call.record` all that is known of the call."
+            "`call.record` all that is known of the call; of `dialogue.failed` the `step` at which a webhook did "
+            "not do its part, and the `reason`."
         ),
     ]
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import AfterValidator, Field, RootModel, ValidationError, ValidationInfo, field_validator
+from pydantic import Field, RootModel, ValidationError, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
-from yarl import URL
 
 from .control import Refused
 from .problem import of_validation
-from .schema import ApiLimits, BargeIn, Line, SpeakerId, _Body, _Words
+from .schema import ApiLimits, BargeIn, Line, Reference, SpeakerId, WebAddress, _Body, _Words
 
 __all__ = [
     "KEYS",
@@ -38,27 +37,6 @@ KEYS = "0123456789*#ABCD"
 """Of a telephone, as ITU-T Q.23 has them."""
 
 
-def _is_reference(value: str) -> str:
-    try:
-        url = URL(value)
-        fine = url.scheme in ("http", "https", "") and url.user is None and url.password is None and not url.fragment
-        # Two slashes alone would name a host, and no scheme to ask it by.
-        fine = fine and (url.absolute if url.scheme else not value.startswith("//"))
-    except ValueError:
-        fine = False
-    if not fine or not value.isprintable():
-        raise PydanticCustomError("reference", "It should be an address of HTTP, or a path relative to the webhook's")
-    return value
-
-
-def _is_address(value: str) -> str:
-    if not URL(_is_reference(value)).scheme:
-        raise PydanticCustomError("address", "It should begin with http:// or https://")
-    return value
-
-
-Reference = Annotated[str, Field(min_length=1, max_length=2048), AfterValidator(_is_reference)]
-WebAddress = Annotated[str, Field(min_length=1, max_length=2048), AfterValidator(_is_address)]
 Next = Annotated[
     Reference | None,
     Field(

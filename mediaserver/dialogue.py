@@ -149,7 +149,6 @@ class Ask:
     """Ask the webhook there, and tell it the result of what came before."""
 
     url: str
-    step: int
     result: http_api.GatherResult | http_api.TransferResult | None = None
 
 
@@ -158,7 +157,6 @@ class Notify:
     """The same, but nobody waits for the answer."""
 
     url: str
-    step: int
     result: http_api.TransferResult
 
 
@@ -238,6 +236,11 @@ class Dialogue:
         if asks_first:
             self._then(self._verbs.popleft())
             self._run(0.0)  # no time is set before there is an answer
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more comes of it than the effects that there are."""
+        return self.state is State.OVER
 
     def receive(self, event: Input, now: float) -> None:
         """Something has happened."""
@@ -330,7 +333,7 @@ class Dialogue:
         )
         if event.outcome == "succeeded":
             self.state = State.OVER
-            self._effects.append(Notify(url=self._resolved(self._next), step=self._asked, result=result))
+            self._effects.append(Notify(url=self._resolved(self._next), result=result))
         else:
             self._ask(self._next, result)
 
@@ -359,7 +362,7 @@ class Dialogue:
             self._then(Unanswered("it goes round in circles: too many answers, or too many in a row without a sound"))
             return
         self._url = self._resolved(reference)
-        self._effects.append(Ask(url=self._url, step=self._asked, result=result))
+        self._effects.append(Ask(url=self._url, result=result))
         self._asked += 1
         self._asked_in_silence += 1
 

@@ -109,11 +109,11 @@ def test_every_state_can_reach_the_end_and_every_row_starts_where_one_can_be() -
 
 
 def test_the_webhook_is_asked_at_once_when_it_may_reject_and_else_when_the_call_is_up() -> None:
-    assert Line(up=False).first == [Ask(url=URL, step=0)]
+    assert Line(up=False).first == [Ask(url=URL)]
     line = Line(up=False, asks_first=False)
     assert line.first == []
     line.receive(Up())
-    assert line.effects() == [Ask(url=URL, step=0)]
+    assert line.effects() == [Ask(url=URL)]
 
 
 def test_verbs_are_done_one_after_the_other_and_then_it_hangs_up() -> None:
@@ -193,7 +193,7 @@ def test_a_stay_ends_the_dialogue_and_not_the_call() -> None:
 )
 def test_a_redirect_leads_on_and_what_follows_is_relative_to_it(reference: str, url: str) -> None:
     line = Line({"verb": "redirect", "url": reference})
-    assert line.effects() == [Ask(url=url, step=1)]
+    assert line.effects() == [Ask(url=url)]
     line.receive(verbs({"verb": "redirect", "url": "next"}))
     (ask,) = line.effects()
     assert isinstance(ask, Ask)
@@ -251,7 +251,7 @@ def test_a_transfer_that_does_not_succeed_is_told_and_goes_on(outcome: Any) -> N
     assert line.effects() == [Refer("sip:b@example.com")]
     line.receive(Transferred(outcome=outcome, status=486, reason="Busy Here"))
     result = http_api.TransferResult(verb="transfer", outcome=outcome, sip_status=486, sip_reason="Busy Here")
-    assert line.effects() == [Ask(url="https://ivr.example/after", step=1, result=result)]
+    assert line.effects() == [Ask(url="https://ivr.example/after", result=result)]
     line.receive(verbs(say()))
     assert texts(line.effects()) == ["a"]
 
@@ -261,7 +261,7 @@ def test_a_transfer_that_succeeds_is_told_and_is_the_end() -> None:
     line.effects()
     line.receive(Transferred(outcome="succeeded", status=200, reason="OK"))
     result = http_api.TransferResult(verb="transfer", outcome="succeeded", sip_status=200, sip_reason="OK")
-    assert line.effects() == [Notify(url=URL, step=1, result=result)]
+    assert line.effects() == [Notify(url=URL, result=result)]
     assert line.dialogue.state is State.OVER
 
 
