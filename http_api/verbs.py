@@ -22,8 +22,11 @@ __all__ = [
     "HangUpVerb",
     "PauseVerb",
     "PlayVerb",
+    "RecordResult",
+    "RecordVerb",
     "RedirectVerb",
     "RejectVerb",
+    "Result",
     "SayVerb",
     "StayVerb",
     "TransferResult",
@@ -37,6 +40,7 @@ KEYS = "0123456789*#ABCD"
 """Of a telephone, as ITU-T Q.23 has them."""
 
 
+FinishKey = Literal["0", "1", "2", "3", "4", "5", "6", "7", "8", "9", "*", "#", "A", "B", "C", "D", ""]
 Next = Annotated[
     Reference | None,
     Field(
@@ -83,10 +87,9 @@ class GatherVerb(_Body):
     type_ahead: Annotated[bool, Field(description="Whether keys count that came before, in other verbs.")] = True
     min_digits: Annotated[int, Field(ge=1, le=32, description="With fewer, it is asked again.")] = 1
     max_digits: Annotated[int, Field(ge=1, le=32, description="With so many, it is done at once.")] = 32
-    finish_key: Annotated[
-        Literal["0", "1", "2", "3", "4", "5", "6", "7", "8", "9", "*", "#", "A", "B", "C", "D", ""],
-        Field(description="Ends the digits, and is none of them; empty: no key does."),
-    ] = "#"
+    finish_key: Annotated[FinishKey, Field(description="Ends the digits, and is none of them; empty: no key does.")] = (
+        "#"
+    )
     first_digit_timeout_ms: Annotated[int, Field(ge=100, le=120_000, description="From the end of the prompts.")] = 5000
     inter_digit_timeout_ms: Annotated[int, Field(ge=100, le=120_000)] = 3000
     attempts: Annotated[int, Field(ge=1, le=10, description="How often it is asked.")] = 1
@@ -112,6 +115,18 @@ class TransferVerb(_Body):
 
     verb: Literal["transfer"]
     to: Annotated[Line, Field(description="A SIP URI, or a number if the call is of a trunk.")]
+    next: Next = None
+
+
+class RecordVerb(_Body):
+    """Record both sides of the call. The last verb of an answer, unless it is in the background."""
+
+    verb: Literal["record"]
+    max_s: Annotated[float, Field(gt=0, le=86_400, description="At most recordings.max_s of the server.")] = 120
+    finish_key: Annotated[FinishKey, Field(description="Ends it; empty: no key does.")] = "#"
+    background: Annotated[
+        bool, Field(description="Go on with the next verb meanwhile; it ends with the call, and is not told.")
+    ] = False
     next: Next = None
 
 
@@ -145,7 +160,16 @@ class StayVerb(_Body):
 
 
 Verb: TypeAlias = (
-    SayVerb | PlayVerb | GatherVerb | PauseVerb | TransferVerb | RedirectVerb | RejectVerb | HangUpVerb | StayVerb
+    SayVerb
+    | PlayVerb
+    | GatherVerb
+    | PauseVerb
+    | TransferVerb
+    | RecordVerb
+    | RedirectVerb
+    | RejectVerb
+    | HangUpVerb
+    | StayVerb
 )
 LAST = (GatherVerb, TransferVerb, RedirectVerb, RejectVerb, HangUpVerb, StayVerb)
 
@@ -177,7 +201,7 @@ class DialogueAnswer(RootModel[tuple[Annotated[Verb, Field(discriminator="verb")
     @classmethod
     def _ends_where_it_goes_on(cls, verbs: tuple[Verb, ...]) -> tuple[Verb, ...]:
         for number, verb in enumerate(verbs[:-1]):
-            if isinstance(verb, LAST):
+            if isinstance(verb, LAST) or (isinstance(verb, RecordVerb) and not verb.background):
                 raise PydanticCustomError(
                     "not_last", "{number}: {verb} should be the last verb", {"number": number, "verb": verb.verb}
                 )
@@ -221,7 +245,17 @@ class TransferResult(_Body):
     sip_reason: str
 
 
-Result: TypeAlias = GatherResult | TransferResult
+class RecordResult(_Body):
+    """What has become of a recording. After `call_ended` the answer counts for nothing."""
+
+    verb: Literal["record"]
+    recording_id: Annotated[str | None, Field(description="For `/v1/recordings/{id}`; null if it did not begin.")]
+    duration_ms: int
+    ended_by: Literal["finish_key", "max_duration", "stopped", "call_ended", "no_space", "failed"]
+    error: Annotated[str | None, Field(description="Why it did not begin.")]
+
+
+Result: TypeAlias = GatherResult | TransferResult | RecordResult
 
 
 class DialogueRequest(_Body):

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from types import TracebackType
+from typing import Literal
 
 import structlog
 
 import http_api
+import rtp
 import sip
 from mediaserver.call import UNSERVABLE, Call, Means
 from mediaserver.config import Then
@@ -31,9 +34,12 @@ from mediaserver.dialogue import (
     Input,
     Keyed,
     Notify,
+    Record,
+    Recorded,
     Refer,
     Reject,
     Stay,
+    StopRecording,
     Told,
     Transferred,
     Unanswered,
@@ -44,6 +50,7 @@ from mediaserver.dialogue import (
 )
 from mediaserver.passage import BargeIn, Item, Passage, PassageState
 from mediaserver.posting import PostError, Posting
+from mediaserver.recorder import AlreadyRecording, Ended, NoRoomToRecord, RecordingOff, UnknownRecording
 from mediaserver.script import Remote, Script, Text
 from mediaserver.switchboard import Switchboard
 from mediaserver.transfers import OUTCOMES
@@ -56,6 +63,14 @@ MAX_ANSWER_BYTES = 65_536
 PROOFS = frozenset({"authorization", "proxy-authorization"})
 MOST_HEADERS = 50
 MAX_HEADER_CHARS = 1000
+
+ENDINGS: Mapping[Ended | None, Literal["max_duration", "stopped", "call_ended", "no_space", "failed"]] = {
+    Ended.STOPPED: "stopped",
+    Ended.CALL_ENDED: "call_ended",
+    Ended.MAX_DURATION: "max_duration",
+    Ended.NO_SPACE: "no_space",
+    Ended.FAILED: "failed",
+}
 
 
 class Attendants:
@@ -181,6 +196,11 @@ class Attendant:
                 return [tasks.create_task(self._hush())]
             case Refer():
                 self._house.keep(asyncio.create_task(self._refer(effect)))
+            case Record():
+                self._house.keep(asyncio.create_task(self._record(effect)))
+            case StopRecording():
+                with suppress(UnknownRecording):  # its time is over already
+                    self._house.means.recorder.stop(self._call.detail.id)
             case FallBack():
                 self._tell_fault(effect.reason)
                 await self._turn_to(self._fallback)
@@ -305,13 +325,31 @@ class Attendant:
             event = Transferred(outcome="failed", status=None, reason=str(error))
         else:
             event = Transferred(outcome=OUTCOMES[told.outcome], status=told.status, reason=told.reason)
-        if event.outcome == "succeeded":
-            self._dialogue.receive(event, _now())
-            notice = self._dialogue.next_effect()
-            if isinstance(notice, Notify):
-                await self._ask(Ask(url=notice.url, result=notice.result))
+        await self._tell(event, last=event.outcome == "succeeded")
+
+    async def _record(self, effect: Record) -> None:
+        """The caller may hang up when all is said that was to be recorded."""
+        try:
+            recording = await self._call.record(max_s=effect.max_s)
+        except (RecordingOff, AlreadyRecording, NoRoomToRecord, sip.LocalProtocolError, rtp.StreamClosed) as error:
+            self._log.warning("the call is not recorded", reason=str(error))
+            event = Recorded(id=None, duration_ms=0, ended_by="failed", error=str(error))
         else:
+            await recording.closed.wait()
+            facts = recording.facts
+            event = Recorded(id=facts.id, duration_ms=facts.duration_ms, ended_by=ENDINGS[facts.reason])
+        if effect.told:
+            await self._tell(event, last=event.ended_by == "call_ended")
+
+    async def _tell(self, event: Transferred | Recorded, *, last: bool) -> None:
+        """What a verb has come to; if the call is over by that, the webhook is told all the same."""
+        if not last:
             self._inbox.put_nowait(event)
+            return
+        self._dialogue.receive(event, _now())
+        notice = self._dialogue.next_effect()
+        if isinstance(notice, Notify):
+            await self._ask(Ask(url=notice.url, result=notice.result))
 
     def _told_headers(self) -> dict[str, str]:
         """What the webhook is told of the INVITE."""

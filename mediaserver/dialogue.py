@@ -26,10 +26,13 @@ __all__ = [
     "Input",
     "Keyed",
     "Notify",
+    "Record",
+    "Recorded",
     "Refer",
     "Reject",
     "State",
     "Stay",
+    "StopRecording",
     "Told",
     "Transferred",
     "Unanswered",
@@ -54,6 +57,7 @@ class State(enum.Enum):
     COLLECTING = "collecting"
     PAUSING = "pausing"
     TRANSFERRING = "transferring"
+    RECORDING = "recording"
     OVER = "over"
 
 
@@ -112,6 +116,16 @@ class Transferred:
     reason: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recorded:
+    """A recording has ended, or did not begin: then its id is None, and `error` says why."""
+
+    id: str | None
+    duration_ms: int
+    ended_by: Literal["max_duration", "stopped", "call_ended", "no_space", "failed"]
+    error: str | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class _Elapsed:
     """The time is over that the state lasts."""
@@ -139,7 +153,7 @@ class _Done:
     """There is no further verb."""
 
 
-Input = Told | Unanswered | Up | Uttered | Unsayable | Keyed | Transferred
+Input = Told | Unanswered | Up | Uttered | Unsayable | Keyed | Transferred | Recorded
 
 # What is to be done.
 
@@ -149,7 +163,7 @@ class Ask:
     """Ask the webhook there, and tell it the result of what came before."""
 
     url: str
-    result: http_api.GatherResult | http_api.TransferResult | None = None
+    result: http_api.Result | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,7 +171,7 @@ class Notify:
     """The same, but nobody waits for the answer."""
 
     url: str
-    result: http_api.TransferResult
+    result: http_api.Result
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,6 +192,19 @@ class Refer:
     """Have the peer call somebody else."""
 
     to: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """Record both sides; `told`: the dialogue wants to hear of its end."""
+
+    max_s: float
+    told: bool
+
+
+@dataclass(frozen=True, slots=True)
+class StopRecording:
+    """End the recording."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +233,7 @@ class FallBack:
     reason: str
 
 
-Effect = Ask | Notify | Utter | Hush | Refer | Reject | Stay | HangUp | FallBack
+Effect = Ask | Notify | Utter | Hush | Refer | Record | StopRecording | Reject | Stay | HangUp | FallBack
 
 
 class Dialogue:
@@ -233,6 +260,8 @@ class Dialogue:
         self._attempt = 0
         self._digits = ""
         self._spare_key = ""
+        self._finish_key = ""
+        self._finished = False
         if asks_first:
             self._then(self._verbs.popleft())
             self._run(0.0)  # no time is set before there is an answer
@@ -337,6 +366,34 @@ class Dialogue:
         else:
             self._ask(self._next, result)
 
+    def _record(self, event: http_api.RecordVerb, now: float) -> None:
+        self._effects.append(Record(max_s=event.max_s, told=not event.background))
+        self._next, self._finish_key, self._finished = event.next, event.finish_key, False
+        if event.background:
+            self.state = State.CHOOSING
+            self._choose(event, now)
+
+    def _stop_recording(self, event: Keyed, now: float) -> None:
+        if event.digit == self._finish_key and not self._finished:
+            self._finished = True
+            self._effects.append(StopRecording())
+
+    def _tell_recording(self, event: Recorded, now: float) -> None:
+        self._asked_in_silence = 0 if event.duration_ms else self._asked_in_silence
+        by_key = self._finished and event.ended_by == "stopped"
+        result = http_api.RecordResult(
+            verb="record",
+            recording_id=event.id,
+            duration_ms=event.duration_ms,
+            ended_by="finish_key" if by_key else event.ended_by,
+            error=event.error,
+        )
+        if event.ended_by == "call_ended":
+            self.state = State.OVER
+            self._effects.append(Notify(url=self._resolved(self._next), result=result))
+        else:
+            self._ask(self._next, result)
+
     def _reject(self, event: http_api.RejectVerb, now: float) -> None:
         self._effects.append(Reject(event.status))
 
@@ -356,7 +413,7 @@ class Dialogue:
             self._ahead = (self._ahead + event.digit)[:MOST_AHEAD]
         self._spare_key = ""
 
-    def _ask(self, reference: str | None, result: http_api.GatherResult | http_api.TransferResult | None) -> None:
+    def _ask(self, reference: str | None, result: http_api.Result | None) -> None:
         self._until = None
         if self._asked >= MOST_ASKED or self._asked_in_silence >= MOST_ASKED_IN_SILENCE:
             self._then(Unanswered("it goes round in circles: too many answers, or too many in a row without a sound"))
@@ -467,6 +524,7 @@ TABLE: Mapping[tuple[State, type[object]], tuple[State, Action]] = {
     (State.CHOOSING, http_api.GatherVerb): (State.PROMPTING, Dialogue._gather_digits),
     (State.CHOOSING, http_api.PauseVerb): (State.PAUSING, Dialogue._pause),
     (State.CHOOSING, http_api.TransferVerb): (State.TRANSFERRING, Dialogue._refer),
+    (State.CHOOSING, http_api.RecordVerb): (State.RECORDING, Dialogue._record),
     (State.CHOOSING, http_api.RedirectVerb): (State.ASKING, Dialogue._redirect),
     (State.CHOOSING, http_api.RejectVerb): (State.OVER, Dialogue._reject),
     (State.CHOOSING, http_api.StayVerb): (State.OVER, Dialogue._stay),
@@ -485,5 +543,7 @@ TABLE: Mapping[tuple[State, type[object]], tuple[State, Action]] = {
     (State.COLLECTING, _Again): (State.PROMPTING, Dialogue._prompt),
     (State.PAUSING, _Elapsed): (State.CHOOSING, Dialogue._choose),
     (State.TRANSFERRING, Transferred): (State.ASKING, Dialogue._tell_transfer),
+    (State.RECORDING, Keyed): (State.RECORDING, Dialogue._stop_recording),
+    (State.RECORDING, Recorded): (State.ASKING, Dialogue._tell_recording),
     **{(state, Keyed): (state, Dialogue._look_ahead) for state in UNBIDDEN},
 }

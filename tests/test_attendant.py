@@ -371,6 +371,55 @@ async def test_a_webhook_that_is_started_anew_is_found_within_its_time() -> None
         assert said(await story(running)) == [("a", "spoken"), ("b", "spoken")]
 
 
+async def test_a_caller_leaves_a_message(tmp_path: Path) -> None:
+    async with hook() as ivr, caller() as peer, caller() as other:
+        settings = conducted(ivr) | {"recordings": {"enabled": True, "path": tmp_path}}
+        async with serving(**settings, **QUIET) as running, api(running) as client:
+            record = verbs(say("a"), {"verb": "record", "max_s": 30, "next": "/message"})
+            ivr.manners = [record, verbs(say("Thank you.")), record, status(204)]
+            peer.dial(running)
+            await ivr.until(lambda ivr: len(ivr.told) == 1)
+            id = ivr.told[0]["call"]["id"]
+            await client.until(id, lambda told: bool(told["recordings"]))
+            await asyncio.sleep(0.5)
+            await peer.key("#")
+            await peer.over()
+            told = await client.ended(id)
+            other.dial(running)
+            await ivr.until(lambda ivr: len(ivr.told) == 3)
+            await client.until(ivr.told[2]["call"]["id"], lambda told: bool(told["recordings"]))
+            await asyncio.sleep(0.3)
+            other.transport.bye(other.call)
+            await ivr.until(lambda ivr: len(ivr.told) == 4)
+            kept = [told["recordings"][0]["id"], ivr.told[3]["result"]["recording_id"]]
+            for recording in kept:
+                status_code, _ = await client.ask("GET", f"/v1/recordings/{recording}")
+                assert status_code == 200
+    assert said(told) == [("a", "spoken"), ("Thank you.", "spoken")]
+    assert [one["result"] and one["result"]["ended_by"] for one in ivr.told] == [None, "finish_key", None, "call_ended"]
+    assert ivr.paths == ["/hook", "/message"] * 2
+    assert 400 < ivr.told[1]["result"]["duration_ms"] < 5000
+
+
+async def test_a_call_is_recorded_in_the_background_and_one_that_may_not_be_says_so(tmp_path: Path) -> None:
+    async with hook() as ivr, caller() as peer, caller() as other:
+        settings = conducted(ivr) | {"recordings": {"enabled": True, "path": tmp_path}}
+        ivr.manners = verbs({"verb": "record", "background": True}, say("a"))
+        async with serving(**settings, **QUIET) as running:
+            peer.dial(running)
+            await peer.over()
+            (recording,) = (await story(running))["recordings"]
+            assert recording["reason"] == "call_ended"
+        ivr.manners = [verbs({"verb": "record"}), verbs(say("b"))]
+        async with serving(**conducted(ivr), **QUIET) as running:
+            other.dial(running)
+            await other.over()
+            assert said(await story(running)) == [("b", "spoken")]
+    result = ivr.told[-1]["result"]
+    assert (result["recording_id"], result["ended_by"]) == (None, "failed")
+    assert "recordings.enabled" in result["error"]
+
+
 async def test_a_stay_leaves_the_call_to_the_api() -> None:
     async with (
         hook() as ivr,

@@ -23,10 +23,13 @@ from mediaserver.dialogue import (
     Input,
     Keyed,
     Notify,
+    Record,
+    Recorded,
     Refer,
     Reject,
     State,
     Stay,
+    StopRecording,
     Told,
     Transferred,
     Unanswered,
@@ -265,6 +268,53 @@ def test_a_transfer_that_succeeds_is_told_and_is_the_end() -> None:
     assert line.dialogue.state is State.OVER
 
 
+def recorded(ended_by: str, **fields: Any) -> http_api.RecordResult:
+    told = {"recording_id": "rec_1", "duration_ms": 900, "error": None, "ended_by": ended_by} | fields
+    return http_api.RecordResult.model_validate({"verb": "record"} | told)
+
+
+def test_a_recording_ends_with_its_key_and_is_told() -> None:
+    line = Line({"verb": "record", "max_s": 60.0, "finish_key": "*", "next": "/kept"})
+    assert line.effects() == [Record(max_s=60.0, told=True)]
+    line.key("1#**")
+    assert line.effects() == [StopRecording()]
+    line.receive(Recorded(id="rec_1", duration_ms=900, ended_by="stopped"))
+    assert line.effects() == [Ask(url="https://ivr.example/kept", result=recorded("finish_key"))]
+
+
+@pytest.mark.parametrize("ended_by", ["max_duration", "stopped", "no_space"])
+def test_a_recording_that_ends_by_itself_is_told(ended_by: Any) -> None:
+    line = Line({"verb": "record"})
+    line.effects()
+    line.receive(Recorded(id="rec_1", duration_ms=900, ended_by=ended_by))
+    assert line.effects() == [Ask(url=URL, result=recorded(ended_by))]
+
+
+def test_a_recording_that_does_not_begin_is_told_and_why() -> None:
+    line = Line({"verb": "record"})
+    line.effects()
+    line.receive(Recorded(id=None, duration_ms=0, ended_by="failed", error="off"))
+    result = recorded("failed", recording_id=None, duration_ms=0, error="off")
+    assert line.effects() == [Ask(url=URL, result=result)]
+
+
+def test_a_recording_that_the_caller_ends_by_hanging_up_is_told_and_is_the_end() -> None:
+    line = Line({"verb": "record"})
+    line.effects()
+    line.receive(Recorded(id="rec_1", duration_ms=900, ended_by="call_ended"))
+    assert line.effects() == [Notify(url=URL, result=recorded("call_ended"))]
+    assert line.dialogue.over
+
+
+def test_a_recording_in_the_background_holds_nothing_up_and_is_not_told() -> None:
+    line = Line({"verb": "record", "background": True}, say())
+    record, utter = line.effects()
+    assert record == Record(max_s=120.0, told=False)
+    assert texts([utter]) == ["a"]
+    line.receive(Recorded(id="rec_1", duration_ms=900, ended_by="max_duration"))
+    assert line.effects() == []
+
+
 # Digits.
 
 
@@ -440,6 +490,7 @@ def test_who_breaks_in_on_words_is_spared_those_that_allow_the_same() -> None:
         ('[{"verb": "say", "text": "a", "loud": true}]', "0.say.loud"),
         ('[{"verb": "say", "text": "a", "barge_in": ["shout"]}]', "0.say.barge_in.0"),
         ('[{"verb": "hangup"}, {"verb": "say", "text": "a"}]', ""),
+        ('[{"verb": "record"}, {"verb": "say", "text": "a"}]', ""),
         ('[{"verb": "say", "text": "a"}, {"verb": "reject"}]', ""),
         ('[{"verb": "pause"}, {"verb": "pause", "duration_ms": 0}]', "1.pause.duration_ms"),
         ('[{"verb": "gather", "min_digits": 5, "max_digits": 4}]', "0.gather.max_digits"),
