@@ -121,8 +121,7 @@ STOP_SPEECH = Operation(
 
 PAUSE = Operation(
     summary="Have speech wait",
-    description="No packets are sent until `/resume`, or until something is said with `mode` `interrupt`; a peer that "
-    "wants to hear something all the time may hang up.",
+    description="Silence is sent until `/resume`, or until something is said with `mode` `interrupt`.",
     answers=(Answer(status=200, description="It waits.", content={"application/json": CallDetails}),),
     problems=(404, 409, 500),
 )

@@ -180,7 +180,7 @@ class Calls:
     def send_digits(self, id: str, digits: str, *, duration_ms: int) -> None:
         media = self._media(id)
         if not media.flows:
-            raise http_api.Conflict("No packets are sent now: speech is paused, or the peer holds", field="id")
+            raise http_api.Conflict("No packets are sent now: the peer holds", field="id")
         try:
             media.stream.send_digits(digits, duration_ms=duration_ms)
         except rtp.LocalProtocolError as error:
