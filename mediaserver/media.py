@@ -130,18 +130,18 @@ class Media:
         self._flow()
 
     def pause(self) -> None:
-        """Send silence until `resume`; what is to be said waits."""
+        """Send no packets until `resume`; what is to be said waits."""
         self.paused = True
-        self.stream.mute()
+        self._flow()
 
     def resume(self) -> None:
         self.paused = False
-        self.stream.unmute()
+        self._flow()
 
     @property
     def flows(self) -> bool:
         """Whether packets are sent now."""
-        return self._started and self.audio is not None and self.audio.sends
+        return self._started and self.audio is not None and self.audio.sends and not self.paused
 
     def facts(self) -> dict[str, int | float | str]:
         """What a record of the call says about its audio."""

@@ -13,16 +13,17 @@ let skewMs = 0;
 
 /** What the server would not do, and what to do about it. `errors` name the fields at fault. */
 export class Problem extends Error {
-  constructor(status, { detail, errors = [], retryAfter = null }) {
-    super(Problem.#advice(status, detail, retryAfter));
+  constructor(status, { detail, errors = [], retryAfter = null, challenged = false }) {
+    super(Problem.#advice(status, detail, retryAfter, challenged));
     this.status = status;
+    this.detail = detail;
     this.errors = errors;
   }
 
-  static #advice(status, detail, retryAfter) {
+  static #advice(status, detail, retryAfter, challenged) {
     if (status === 0) return "The server does not answer. Check that it runs and that you can reach it, then try again.";
     if (status === 401) return `${detail} Sign in, at the top of the page.`;
-    if (status === 403) return `${detail} Ask whoever runs the server for a token that may.`;
+    if (status === 403 && challenged) return `${detail} Ask whoever runs the server for a token that may.`;
     if (status === 429 || status === 503) return `${detail} Try again in ${retryAfter ?? 1} s.`;
     if (status >= 500) return `${detail} If it happens again, look into the server's log.`;
     return detail;
@@ -80,7 +81,7 @@ export async function ask(method, path, options = {}) {
       return await once(method, path, { secret: token, ...options });
     } catch (problem) {
       if (problem.status !== 401 || options.quiet || signIn === null) throw problem;
-      if (!(await signIn(hasToken() ? problem.message : ""))) throw problem;
+      if (!(await signIn(hasToken() ? problem.detail : ""))) throw problem;
     }
   }
 }
@@ -116,8 +117,10 @@ async function once(method, path, { secret, json, form, headers = {}, signal, st
 
 async function problemOf(response) {
   const retryAfter = response.headers.get("Retry-After");
+  // RFC 6750 section 3.1: a token that has not the role is told so, and what no token may is not.
+  const challenged = response.headers.has("WWW-Authenticate");
   try {
-    return new Problem(response.status, { ...(await response.json()), retryAfter });
+    return new Problem(response.status, { ...(await response.json()), retryAfter, challenged });
   } catch {
     return new Problem(response.status, { detail: `The server answers ${response.status}.`, retryAfter });
   }

@@ -34,7 +34,9 @@ function route({ first = false } = {}) {
   }
   const title = $(`${view}-title`);
   document.title = `${title.textContent} · Media server`;
-  document.querySelector(".bar [aria-current]").scrollIntoView({ block: "nearest", inline: "nearest" });
+  // Not scrollIntoView(), which would have the next Tab begin there.
+  const link = document.querySelector(".bar [aria-current]");
+  link.parentElement.scrollLeft = link.offsetLeft - link.parentElement.offsetLeft - 40;
   if (changes && !first) {
     title.focus();
     scrollTo(0, 0);

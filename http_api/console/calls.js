@@ -1,7 +1,7 @@
 // Live calls: a list that follows the server's events, and one call as closely as it can be seen.
 
 import { Problem, ask, has, opens, serverNow } from "./api.js";
-import { $, announce, clock, h, icon, mark, moment, reconcile, say, toast } from "./dom.js";
+import { $, announce, clock, h, icon, mark, moment, reconcile, save, say, toast } from "./dom.js";
 import { missing, onSubmit, restrict } from "./forms.js";
 import { History, Plot } from "./plot.js";
 import { follow } from "./sse.js";
@@ -268,8 +268,8 @@ export function choose(id) {
     $("spoken").replaceChildren();
   }
   say($("call-title"), shortened(partyOf(calls.get(id) ?? { from: "", to: "Call" })) || "Call");
-  $("call-title").focus();
   $("call").scrollIntoView({ block: "nearest" });
+  $("call-title").focus();
   showList();
   showCall();
   if (opens("read")) look(id);
@@ -295,6 +295,7 @@ function showCall() {
   say($("call-end"), known.end === null ? "" : `${moment(known.ended_at)}: ${endOf(known)}.`);
   showTimes();
   if (call === undefined) return;
+  $("play").hidden = !has("/v1/calls/{id}/play");
   const flags = [call.held ? "on hold" : "", call.paused ? "speech is paused" : "", call.trunk === null ? "" : `trunk ${call.trunk}`];
   say($("call-flags"), flags.filter(Boolean).join(" · "));
   say($("call-codec"), call.media?.codec ?? "–");
@@ -303,7 +304,11 @@ function showCall() {
   mark(acting("pause"), "aria-pressed", String(call.paused));
   say(acting("hold"), call.held ? "Take off hold" : "Hold");
   mark(acting("hold"), "aria-pressed", String(call.held));
+  const recorded = recordingOf(call) !== undefined;
+  say(acting("record"), recorded ? "Stop recording" : "Record");
+  acting("record").classList.toggle("recording", recorded);
   showSpoken(call);
+  showRecordings(call);
   showOthers();
 }
 
@@ -327,6 +332,40 @@ function showSpoken({ speech }) {
     },
   );
   if (atEnd) list.scrollTop = list.scrollHeight;
+}
+
+const recordingOf = (call) => call?.recordings?.find(({ state }) => state === "recording");
+
+function showRecordings({ recordings }) {
+  $("recordings-part").hidden = recordings.length === 0;
+  reconcile(
+    $("recordings"),
+    recordings,
+    ({ id }) => id,
+    ({ id, started_at }) =>
+      h(
+        "li",
+        {},
+        h("div", {}, h("p", { class: "name" }, `From ${moment(started_at)}`), h("p", { class: "about" })),
+        h("button", { type: "button", class: "small", "data-needs": "call", onclick: () => download(id) }, icon("down"), "Download"),
+      ),
+    (item, { state, duration_ms, reason }) => {
+      const length = clock(duration_ms / 1000);
+      say(item.querySelector(".about"), state === "recording" ? `${length}, is being recorded` : `${length}, ${words(reason)}`);
+      item.querySelector("button").hidden = state === "recording";
+    },
+  );
+  restrict();
+}
+
+async function download(id) {
+  say($("recordings-problem"), "");
+  try {
+    const response = await ask("GET", `v1/recordings/${encodeURIComponent(id)}/audio`, { streamed: true });
+    save(await response.blob(), `${id}.wav`);
+  } catch (problem) {
+    say($("recordings-problem"), problem.message);
+  }
 }
 
 /** The calls that this one could be transferred into. */
@@ -378,6 +417,10 @@ async function press(event) {
       case "hold":
         await act(call?.held ? "unhold" : "hold");
         break;
+      case "record":
+        if (recordingOf(call) === undefined) await act("record", { json: {} });
+        else await act("record/stop");
+        break;
       case "hang-up":
         await ask("DELETE", `v1/calls/${encodeURIComponent(chosen)}`);
         break;
@@ -406,6 +449,19 @@ async function dialDigits(fields) {
   await act("dtmf", { json: { digits } });
   $("digits").reset();
   announce(`${digits} is being dialled.`);
+}
+
+async function play(fields) {
+  const file = $("play-file").files[0];
+  const url = fields.get("url").trim();
+  if (!file && !url) throw missing("file", "Choose a file, or type an address");
+  if (file) {
+    const form = new FormData();
+    form.append("file", file, "audio");
+    await act("play", { form });
+  } else await act("play", { json: { url } });
+  $("play").reset();
+  announce("It will be played.");
 }
 
 async function transfer(fields) {
@@ -444,5 +500,6 @@ export function startCalls() {
   onSubmit($("say"), sayInCall);
   onSubmit($("digits"), dialDigits);
   onSubmit($("transfer"), transfer, { busy: $("transfer-busy") });
+  onSubmit($("play"), play, { busy: $("play-busy") });
   onSubmit($("place"), place);
 }

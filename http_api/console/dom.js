@@ -77,6 +77,13 @@ export function toast(text) {
   setTimeout(() => note.remove(), 6000);
 }
 
+/** Have the browser keep a file. */
+export function save(file, name) {
+  const link = h("a", { href: URL.createObjectURL(file), download: name });
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
+}
+
 /** Seconds as a clock has them. */
 export function clock(seconds) {
   const whole = Math.max(0, Math.floor(seconds));

@@ -1,7 +1,7 @@
 // Text in, and heard as it arrives: with how long the first of it took, and how it looks.
 
 import { Problem, ask } from "./api.js";
-import { $, announce, say } from "./dom.js";
+import { $, announce, save, say } from "./dom.js";
 import { missing, onSubmit } from "./forms.js";
 import { Stream, decoded, draw, joined, wav } from "./audio.js";
 import { eventsOf } from "./sse.js";
@@ -20,8 +20,9 @@ export function hush() {
  * Have something spoken, and play it while it comes; returns when all has been heard, or when something else is.
  *
  * progress  is called with what has come: {samples, positionS, firstMs, figures, kept}
+ * complete  is called with all samples, when no more will come
  */
-export async function speak(order, progress = () => {}) {
+export async function speak(order, progress = () => {}, complete = () => {}) {
   hush();
   const mine = { controller: new AbortController(), stream: new Stream(order.sample_rate) };
   speaking = mine;
@@ -55,6 +56,7 @@ export async function speak(order, progress = () => {}) {
     }
     show();
     if (told.figures === null && speaking === mine) throw new Problem(0, {});
+    complete(told.samples);
     await mine.stream.drained();
     show();
     return told;
@@ -85,17 +87,19 @@ async function submit(fields) {
   audio.pause();
   $("speak-stop").disabled = false;
   let announced = false;
-  const told = await speak(order, (now) => {
+  const progress = (now) => {
     last = { order, samples: now.samples, rateHz: order.sample_rate };
     show(now);
     if (now.firstMs !== null && !announced) {
       announced = true;
       announce(`Speaking, after ${now.firstMs.toFixed(0)} milliseconds.`);
     }
+  };
+  await speak(order, progress, (samples) => {
+    if (!samples.length) return;
+    if (audio.src) URL.revokeObjectURL(audio.src);
+    audio.src = URL.createObjectURL(wav(samples, order.sample_rate));
   });
-  if (!told.samples.length) return;
-  if (audio.src) URL.revokeObjectURL(audio.src);
-  audio.src = URL.createObjectURL(wav(told.samples, order.sample_rate));
 }
 
 function show({ samples, positionS, firstMs, figures, kept }) {
@@ -120,11 +124,7 @@ async function download(fields) {
     const order = { ...last.order, format, sample_rate: telephone ? 8000 : last.rateHz };
     file = await (await ask("POST", "v1/synthesize", { json: order, streamed: true })).blob();
   }
-  const link = document.createElement("a");
-  link.href = URL.createObjectURL(file);
-  link.download = `speech.${{ mulaw: "ulaw", alaw: "alaw" }[format] ?? format}`;
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
+  save(file, `speech.${format === "mulaw" ? "ulaw" : format}`);
 }
 
 export function startSpeech() {
