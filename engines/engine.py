@@ -30,6 +30,7 @@ __all__ = [
     "EngineState",
     "Health",
     "Pcm",
+    "Substitute",
     "UnknownVoice",
     "UnsuitableReference",
     "UnsuitableUtterance",
@@ -76,6 +77,11 @@ class Pcm:
     @property
     def duration_ms(self) -> float:
         return len(self.samples) * 500 / self.rate_hz
+
+
+@dataclass(frozen=True, slots=True)
+class Substitute(Pcm):
+    """A chunk that another engine has made, since the one that was asked could not: not to be kept as its speech."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,6 +177,9 @@ class Engine(Protocol):
 
     def check(self, utterance: Utterance) -> None:
         """Raise UnsuitableUtterance (or UnknownVoice) at once if `synthesize` would refuse it. Never blocks."""
+
+    def describe(self) -> Mapping[str, object]:
+        """What a `RemoteEngine` on another machine has to know to stand for this one, as JSON has it."""
 
     async def enrol(self, samples: bytes, rate_hz: int) -> bytes:
         """The embedding of a speaker, out of a recording of some seconds: signed 16-bit mono samples in native order.

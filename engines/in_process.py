@@ -47,6 +47,9 @@ class InProcessTone:
     def health(self) -> Health:
         return Health(state=EngineState.READY, active=self._active)
 
+    def describe(self) -> Mapping[str, object]:
+        return self._catalogue.describe(self.name)
+
     def check(self, utterance: Utterance) -> None:
         cutting.check(utterance, self._hello, self._catalogue)
 

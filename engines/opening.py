@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Final
 
@@ -13,6 +13,7 @@ __all__ = ["ENGINES", "open_engine"]
 
 _OPTIONS: Final[Mapping[str, frozenset[str]]] = {
     "espeak": frozenset({"words_per_minute", "pitch", "pitch_range"}),
+    "remote": frozenset(),
     "tone": frozenset({"delay_ms", "gap_ms", "gap_at_ms", "crash_at_ms", "crashes", "word", "concurrency"}),
 }
 
@@ -30,15 +31,21 @@ def open_engine(
     options: Mapping[str, int | str] | None = None,
     queue: int = 1024,
     stall_s: float = 5.0,
+    urls: Sequence[str] = (),
+    token: str = "",
+    first_s: float = 2.0,
+    fallback: str = "",
 ) -> AbstractAsyncContextManager[Engine]:
     """An engine, to be entered with `async with`, which starts its workers, and ends them at exit.
 
-    name           "espeak" (speech), "tone" (a sine tone for tests, not speech)
+    name           "espeak" (speech), "remote" (one at `urls`), "tone" (a sine tone for tests, not speech)
     workers        processes; None makes it one per processor, two at most; 0 lets a tone sound without any
     default_voice  the voice behind "default"; "" leaves it to the engine
     options        espeak: espeak.Settings; tone: tone.Faults
     queue          pieces of speech that may wait before new utterances are refused with EngineBusy
     stall_s        a worker that has work and makes nothing for so long is replaced
+    urls, token, first_s    remote: see `open_remote`
+    fallback       an engine that speaks where this one cannot, in its default voice if it has no such voice
 
     Raises ValueError for an unknown name or option. Entering raises EngineFailure when no worker starts, and
     UnknownVoice for an unknown default voice.
@@ -50,6 +57,27 @@ def open_engine(
         known = ", ".join(sorted(_OPTIONS[name]))
         raise ValueError(f"engine {name!r} has no option {', '.join(sorted(unknown))}; it has: {known}")
     # Only here, because a worker imports this package too: asyncio would make each of its copies dearer.
+    if fallback:
+        from engines.fallback import open_with_fallback
+
+        first = open_engine(
+            name,
+            workers=workers,
+            default_voice=default_voice,
+            options=options,
+            queue=queue,
+            stall_s=stall_s,
+            urls=urls,
+            token=token,
+            first_s=first_s,
+        )
+        return open_with_fallback(first, open_engine(fallback, queue=queue, stall_s=stall_s))
+    if name == "remote":
+        if not urls:
+            raise ValueError("engine 'remote' needs the urls of where it is")
+        from engines.remote import open_remote
+
+        return open_remote(urls, token=token, default_voice=default_voice, first_s=first_s, stall_s=stall_s)
     if workers == 0:
         if name != "tone":
             raise ValueError(f"engine {name!r} needs at least one worker")

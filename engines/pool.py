@@ -348,6 +348,9 @@ class WorkerPool:
     def health(self) -> Health:
         return self._crew.health(active=self._active)
 
+    def describe(self) -> Mapping[str, object]:
+        return self._catalogue.describe(self._name)
+
     def check(self, utterance: Utterance) -> None:
         cutting.check(utterance, self._hello, self._catalogue)
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from engines.engine import DEFAULT_VOICE, UnknownVoice, UnsuitableUtterance, Voice
 from engines.wire import Hello
@@ -16,6 +17,7 @@ class Catalogue:
 
     def __init__(self, hello: Hello, *, default: str = "") -> None:
         """`default` is the id that stands behind "default"; "" makes it the first voice. Raises UnknownVoice."""
+        self._hello = hello
         voices = [Voice(id=id, name=name, language=language) for id, name, language in hello.voices]
         self._voices = {voice.id.lower(): voice for voice in voices}
         self._variants = {variant.lower(): variant for variant in hello.variants}
@@ -27,6 +29,11 @@ class Catalogue:
         """Every voice, the default one first."""
         first = self._voices[_voice_of(self._default).lower()]
         return (first, *(voice for voice in self._voices.values() if voice is not first))
+
+    def describe(self, name: str) -> Mapping[str, object]:
+        """What is to be known of the engine `name` elsewhere: see `Engine.describe`."""
+        voices = [dataclasses.asdict(voice) for voice in self.voices]
+        return {"name": name, **dataclasses.asdict(self._hello), "voices": voices}
 
     def resolve(self, voice: str, language: str = "") -> str:
         """The id to speak with: a voice's, or "en-us+f3" for voice "en-us" in variant "f3".

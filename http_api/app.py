@@ -28,6 +28,7 @@ from .calls import (
 from .clips import ADD_CLIP, CLIP, FORGET_CLIP, PLAY, Clips
 from .console import FILE, PAGE, ROOT, Console
 from .control import CallControl, Encoder, Host
+from .engine import DESCRIBE, EMBED, UTTER, LentEngine
 from .entrance import Entrance
 from .events import CALL_EVENTS, EVENTS, Events
 from .exchange import dress, exchange
@@ -64,6 +65,7 @@ def make_table(
     openai: OpenAi,
     prompts: Prompts,
     voices: Voices,
+    engine: LentEngine,
     pushes: Pushes,
     speakers: Speakers,
     calls: Calls,
@@ -86,6 +88,9 @@ def make_table(
         Route("push", "DELETE", "/v1/rtp/{id}", pushes.stop, STOP, Access.CALL),
         Route("prompts", "POST", "/v1/prompts", prompts.make, PROMPTS, Access.SPEAK),
         Route("voices", "GET", "/v1/voices", voices.list, VOICES, Access.TOKEN),
+        Route("engine", "GET", "/v1/engine", engine.describe, DESCRIBE, Access.SPEAK),
+        Route("utterance", "POST", "/v1/engine/synthesize", engine.utter, UTTER, Access.SPEAK),
+        Route("embedding", "POST", "/v1/engine/embedding", engine.embed, EMBED, Access.SPEAK),
         Route("speakers", "POST", "/v1/speakers", speakers.enrol, ENROL, Access.ADMIN),
         Route("speakers", "GET", "/v1/speakers", speakers.list, SPEAKERS, Access.TOKEN),
         Route("speaker", "GET", "/v1/speakers/{id}", speakers.show, INSPECT, Access.ADMIN),
@@ -170,6 +175,7 @@ def make_app(
         OpenAi(control, limits=limits, admission=admission, formats=formats),
         Prompts(control, limits=limits, admission=admission),
         Voices(control),
+        LentEngine(control, limits=limits, admission=admission),
         Pushes(control, limits=limits),
         Speakers(control, limits=limits, uploads=uploads),
         Calls(calls, limits=limits),

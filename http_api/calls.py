@@ -55,6 +55,11 @@ PLACE = Operation(
             "headers": {"X-Order": "4711"},
             "ring_timeout": 30,
         },
+        "conducted by a webhook": {
+            "to": "sip:alice@127.0.0.1:5070",
+            "webhook": "https://ivr.example.com/calls",
+            "text": "We are sorry. Please call again.",
+        },
         "to be spoken into later": {"to": "sip:alice@127.0.0.1:5070", "speaker_id": "default", "stay": 600},
     },
     answers=(
@@ -116,8 +121,7 @@ STOP_SPEECH = Operation(
 
 PAUSE = Operation(
     summary="Have speech wait",
-    description="No packets are sent until `/resume`, or until something is said with `mode` `interrupt`; a peer that "
-    "wants to hear something all the time may hang up.",
+    description="Silence is sent until `/resume`, or until something is said with `mode` `interrupt`.",
     answers=(Answer(status=200, description="It waits.", content={"application/json": CallDetails}),),
     problems=(404, 409, 500),
 )
@@ -265,8 +269,10 @@ def _order(order: CallRequest) -> CallOrder:
         language=order.language,
         headers=order.headers,
         ring_timeout_s=order.ring_timeout,
-        hangs_up=bool(words) if order.then is None else order.then == "hangup",
+        hangs_up=bool(words or order.webhook) if order.then is None else order.then == "hangup",
         stay_s=order.stay,
+        webhook=order.webhook,
+        webhook_timeout_ms=order.webhook_timeout_ms,
     )
 
 

@@ -60,6 +60,7 @@ class Speech:
     language   BCP 47 tag; "" leaves it to the speaker
     speed      relative to the speaker's own, 0.25 to 4.0
     continues  more will be said after it, so it ends with the pause that its last punctuation calls for
+    embedding  of a speaker whom the server need not know, as the engine has made it; b"" for the one of `speaker_id`
     """
 
     text: str
@@ -70,6 +71,7 @@ class Speech:
     speed: float = 1.0
     seed: int | None = None
     continues: bool = False
+    embedding: bytes = b""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -244,6 +246,7 @@ class CallOrder:
     caller        likewise; None leaves it to the configuration
     said          None: nothing at first
     hangs_up      when all is said; otherwise the call stays for `stay_s`
+    webhook       that conducts the call; then `said` is what is said if it does not do its part
     """
 
     to: str
@@ -256,6 +259,8 @@ class CallOrder:
     ring_timeout_s: float
     hangs_up: bool
     stay_s: float
+    webhook: str | None = None
+    webhook_timeout_ms: int = 3000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -430,6 +435,12 @@ class SpeechControl(Protocol):
 
     def voices(self) -> Sequence[VoiceFacts]:
         """What the engine speaks with, without speakers that were enrolled; the default first."""
+
+    def describe_engine(self) -> Mapping[str, object]:
+        """The engine, as another server's client of it has to know it: the fields of `EngineDescription`."""
+
+    async def embed(self, samples: bytes, rate_hz: int) -> Embedding:
+        """What the engine makes of a speaker's recording: signed 16-bit samples. Raises Refused, Busy or Failed."""
 
     def clauses(self) -> Clauses:
         """For a text that is yet to arrive."""

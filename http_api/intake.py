@@ -89,20 +89,23 @@ def expecting(
     return expect
 
 
-async def read_model(request: web.Request, model: type[Model], limits: ApiLimits) -> Model:
-    """The body of `request` as a `model`.
+async def read_model(
+    request: web.Request, model: type[Model], limits: ApiLimits, *, max_bytes: int | None = None
+) -> Model:
+    """The body of `request` as a `model`; it may have `limits.max_body_bytes`, or `max_bytes` if that is given.
 
     Raises Problem: 400 no JSON, 408 too slow, 413 too large, 415 not said to be JSON, 422 not fit for the model.
     """
+    max_bytes = limits.max_body_bytes if max_bytes is None else max_bytes
     _check_type(request)
-    _check_length(request, limits.max_body_bytes)
+    _check_length(request, max_bytes)
     try:
         async with asyncio.timeout(limits.read_timeout_s):
-            body = await request.read()
+            body = await request.clone(client_max_size=max_bytes).read()
     except TimeoutError:
         raise Problem(408, f"The body did not arrive within {limits.read_timeout_s:g} s.", closes=True) from None
     except web.HTTPRequestEntityTooLarge:
-        raise _too_large(limits.max_body_bytes) from None
+        raise _too_large(max_bytes) from None
     except web.RequestPayloadError as error:
         raise Problem(400, "The body is not framed as its headers say.", closes=True) from error
     try:

@@ -15,6 +15,7 @@ from pydantic.json_schema import JsonSchemaMode, models_json_schema
 from .problem import CONTENT_TYPE
 from .route import Access, Answer, Operation, Route
 from .schema import ApiLimits, ProblemDetails, SpeechFigures
+from .webhooks import SIGNATURE, WEBHOOKS
 
 __all__ = ["OPENAPI", "Description", "describe"]
 
@@ -77,8 +78,9 @@ def describe(table: Sequence[Route], *, version: str, limits: ApiLimits, guarded
         },
         "servers": [{"url": "/"}],
         "paths": paths,
+        "webhooks": {name: {"post": _webhook(name, operation)} for name, operation in WEBHOOKS.items()},
         "components": {
-            "schemas": _schemas([route.operation for route in table], limits),
+            "schemas": _schemas([route.operation for route in table], WEBHOOKS.values(), limits),
             "parameters": {
                 "RequestId": {
                     "name": "X-Request-Id",
@@ -115,6 +117,27 @@ def _operation(route: Route, *, guarded: bool) -> Json:
     }
     if guarded:
         described["security"] = _security(route.access)
+    return described | _asked(operation)
+
+
+def _webhook(name: str, operation: Operation) -> Json:
+    """OpenAPI 3.1.0 section 4.8.1: what this server asks of others, who know it by its signature."""
+    described: dict[str, Json] = {
+        "operationId": f"webhook_{name}",
+        "summary": operation.summary,
+        "parameters": [
+            {"name": header, "in": "header", "description": says, "schema": {"type": "string"}}
+            for header, says in SIGNATURE.items()
+        ],
+        "responses": {str(answer.status): _answer(answer) for answer in operation.answers},
+        "security": [],
+    }
+    return described | _asked(operation)
+
+
+def _asked(operation: Operation) -> dict[str, Json]:
+    """The description and the body of an operation, if it has them."""
+    described: dict[str, Json] = {}
     if operation.description:
         described["description"] = operation.description
     if operation.body is not None:
@@ -177,7 +200,7 @@ def _reference(model: type[BaseModel]) -> Json:
     return {"$ref": f"#/components/schemas/{model.__name__}"}
 
 
-def _schemas(operations: Iterable[Operation], limits: ApiLimits) -> Json:
+def _schemas(operations: Iterable[Operation], webhooks: Iterable[Operation], limits: ApiLimits) -> Json:
     models: dict[type[BaseModel], JsonSchemaMode] = dict.fromkeys((ProblemDetails, SpeechFigures), "serialization")
     for operation in operations:
         if operation.body is not None:
@@ -189,12 +212,18 @@ def _schemas(operations: Iterable[Operation], limits: ApiLimits) -> Json:
         models |= dict.fromkeys(operation.receives, "validation")
         for answer in operation.answers:
             models |= {body: "serialization" for body in answer.content.values() if isinstance(body, type)}
+    # What others are asked is what we write, and what they answer is what we read.
+    for webhook in webhooks:
+        if webhook.body is not None:
+            models[webhook.body] = "serialization"
+        for answer in webhook.answers:
+            models |= {body: "validation" for body in answer.content.values() if isinstance(body, type)}
     _, schemas = models_json_schema(list(models.items()), ref_template="#/components/schemas/{model}")
     definitions: dict[str, dict[str, Any]] = schemas["$defs"]
     for model in (model for model, mode in models.items() if mode == "validation"):
         definition = definitions[model.__name__]
         for name in WORDS & definition.get("properties", {}).keys():
             text = definition["properties"][name]
-            words = next(way for way in text.get("anyOf", [text]) if way["type"] == "string")
-            words["maxLength"] = min(limits.max_text_chars, words.get("maxLength", limits.max_text_chars))
+            for words in (way for way in text.get("anyOf", [text]) if way["type"] == "string"):
+                words["maxLength"] = min(limits.max_text_chars, words.get("maxLength", limits.max_text_chars))
     return definitions

@@ -24,6 +24,7 @@ from pydantic import (
     field_validator,
 )
 from pydantic_core import PydanticCustomError
+from yarl import URL
 
 __all__ = [
     "EVENT_KINDS",
@@ -734,6 +735,62 @@ class VoiceReport(_Body):
     language: Annotated[str, Field(description="BCP 47 tag.", examples=["en-gb-x-rp"])]
 
 
+class EngineDescription(_Body):
+    """An engine, as another server has to know it to send it texts and to refuse what it would refuse."""
+
+    name: Annotated[str, Field(examples=["espeak"])]
+    version: Annotated[str, Field(examples=["espeak-ng 1.52.0"])]
+    concurrency: Annotated[int, Field(description="Texts at a time in one of its processes.")]
+    ssml: Annotated[bool, Field(description="Whether it understands SSML.")]
+    source_rate_hz: Annotated[int, Field(description="Of the samples that it makes itself; 0: any.")]
+    piece_characters: Annotated[int, Field(description="So many characters are spoken in one go.")]
+    voices: Annotated[tuple[VoiceReport, ...], Field(description="The default one first.")]
+    variants: Annotated[tuple[str, ...], Field(description="Timbres that go with every voice, as `voice+variant`.")]
+    languages: Annotated[dict[str, str], Field(description="The voice that speaks it best, by BCP 47 tag.")]
+    cloning: Annotated[bool, Field(description="Whether an enrolled speaker is recognised by ear.")]
+    embedding_kind: Annotated[str, Field(description="What an embedding has to be.", examples=["voice-profile-1"])]
+    speeds: Annotated[tuple[float, float], Field(description="That it speaks by itself, relative to a voice's own.")]
+    enrolled_speeds: Annotated[tuple[float, float], Field(description="The same for enrolled speakers.")]
+
+
+class EngineRequest(_Body):
+    """An utterance for an engine on another machine."""
+
+    text: Annotated[Words, Field(description="Plain text, or an SSML document when `ssml` is true.")]
+    ssml: bool = False
+    voice: SpeakerId = "default"
+    language: Language = ""
+    speed: Speed = 1.0
+    seed: Annotated[int | None, Field(ge=0, le=2**32 - 1)] = None
+    rate_hz: SampleRate = 8000
+    embedding: Annotated[
+        str, Field(pattern=r"^[A-Za-z0-9+/]*={0,2}$", description="Of a speaker, in base64; empty for nobody.")
+    ] = ""
+    continues: Annotated[bool, Field(description="More will be said after it.")] = False
+
+
+class EmbeddingRequest(_Body):
+    """A recording of a speaker, for what the engine makes of it."""
+
+    recording: Annotated[
+        str,
+        Field(
+            min_length=1,
+            pattern=r"^[A-Za-z0-9+/]*={0,2}$",
+            description="Signed 16-bit little-endian samples, mono, in base64.",
+        ),
+    ]
+    rate_hz: Annotated[int, Field(ge=8000, le=48_000)] = 24_000
+
+
+class EmbeddingReport(_Body):
+    """What an engine has made of a speaker's recording."""
+
+    kind: Annotated[str, Field(examples=["voice-profile-1"])]
+    data: Annotated[str, Field(description="In base64.")]
+    figures: Annotated[dict[str, float], Field(description="What it says in numbers that mean something to people.")]
+
+
 class VoiceList(_Body):
     """All voices of the engine, the default one first."""
 
@@ -828,6 +885,29 @@ HeaderName = Annotated[str, Field(max_length=64, pattern="^[A-Za-z][A-Za-z0-9-]*
 HeaderValue = Annotated[str, Field(max_length=512), AfterValidator(_is_printable)]
 
 
+def _is_reference(value: str) -> str:
+    try:
+        url = URL(value)
+        fine = url.scheme in ("http", "https", "") and url.user is None and url.password is None and not url.fragment
+        # Two slashes alone would name a host, and no scheme to ask it by.
+        fine = fine and (url.absolute if url.scheme else not value.startswith("//"))
+    except ValueError:
+        fine = False
+    if not fine or not value.isprintable():
+        raise PydanticCustomError("reference", "It should be an address of HTTP, or a path relative to the webhook's")
+    return value
+
+
+def _is_web_address(value: str) -> str:
+    if not URL(_is_reference(value)).scheme:
+        raise PydanticCustomError("address", "It should begin with http:// or https://")
+    return value
+
+
+Reference = Annotated[str, Field(min_length=1, max_length=2048), AfterValidator(_is_reference)]
+WebAddress = Annotated[str, Field(min_length=1, max_length=2048), AfterValidator(_is_web_address)]
+
+
 class CallRequest(_Body):
     """Ask for somebody to be called. At most one of `say`, `text` and `ssml` is given."""
 
@@ -882,6 +962,16 @@ class CallRequest(_Body):
     stay: Annotated[
         float, Field(gt=0, le=86_400, description="Seconds for which it stays when there is nothing more to say.")
     ] = 3600.0
+    webhook: Annotated[
+        WebAddress | None,
+        Field(
+            description="Who is asked, as soon as the call is up, what it is to do: see `webhooks`. Its host has to be "
+            "one that the configuration allows. What is given to be said, is said if it does not do its part.",
+        ),
+    ] = None
+    webhook_timeout_ms: Annotated[
+        int, Field(ge=100, le=30_000, description="After so long without an answer it has not done its part.")
+    ] = 3000
 
     @field_validator("ssml")
     @classmethod
@@ -1182,6 +1272,7 @@ EVENT_KINDS = (
     "speech.ended",
     "recording.started",
     "recording.ended",
+    "dialogue.failed",
 )
 """What may happen. Webhooks alone are told the record of a call; the others may ask for it."""
 
@@ -1197,7 +1288,8 @@ class EventReport(_Body):
         Field(
             description="Of `call.created` the parties and the direction; of `call.ended` the `end`; of `speech.*` the "
             "utterance's `id`, `state` and `spoken_ms`, and `barged_in_by` if the peer interrupted it; of "
-            "`call.record` all that is known of the call."
+            "`call.record` all that is known of the call; of `dialogue.failed` the `step` at which a webhook did "
+            "not do its part, and the `reason`."
         ),
     ]
 

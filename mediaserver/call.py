@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import structlog
 
@@ -55,6 +55,7 @@ from sip.info import DTMF_TYPES, read_tone
 __all__ = [
     "SERVED",
     "UNSERVABLE",
+    "Attendance",
     "Call",
     "CallState",
     "Means",
@@ -72,7 +73,8 @@ class Means:
     """What every call works with.
 
     `clips` holds the audio of the routes' files; `decoding` bounds how many fetched ones are decoded at a time;
-    `trunk_of` tells the trunk whose calls come from an address; `events` is told what happens to calls.
+    `trunk_of` tells the trunk whose calls come from an address; `events` is told what happens to calls; `attend` gives
+    whoever conducts a call whose script names a webhook.
     """
 
     config: Config
@@ -86,6 +88,17 @@ class Means:
     trunk_of: Callable[[str], Trunk | None]
     events: EventLog
     recorder: Recorder
+    attend: Callable[[Call, Script], Attendance]
+
+
+class Attendance(Protocol):
+    """What a call asks of whoever conducts it."""
+
+    async def admit(self) -> Script:
+        """What the call says until it is up. Raises sip.RemoteProtocolError when it is not to be answered."""
+
+    async def conduct(self) -> None:
+        """Conduct it, as soon as it is prepared."""
 
 
 class CallState(enum.Enum):
@@ -263,7 +276,10 @@ class Call:
                 script = begun.script
             else:
                 script = read_script(begun.request, self._source, self._means.config)
-            content = None if script.silent else await self._resolve(script.content)
+            attendance = None if script.webhook is None else self._means.attend(self, script)
+            if attendance is not None:
+                script = await attendance.admit()
+            item = await self._item(script)
             codecs = DEFAULT_CODECS if self._trunk is None else self._trunk.codecs
             self._media = Media(self._means.endpoint, host=self._host, deliver=self._hear, codecs=codecs)
             # A delayed offer (RFC 3264 section 4): an INVITE without SDP gets ours in the 200.
@@ -276,27 +292,34 @@ class Call:
             self.deliver(Declined(500, "Server Internal Error"))
         else:
             self.script = script
-            if content is None:
+            if item is None:
                 self._programme.rest()
             else:
-                self._programme.add(
-                    Item(
-                        content=content,
-                        repeat=script.repeat,
-                        delay_ms=script.delay_ms,
-                        duration_ms=script.duration_ms,
-                        barge_in=script.barge_in,
-                    )
-                )
+                self._programme.add(item)
             self.deliver(Prepared(description))
             speaking = by_speech(self._media.ear, least_dbfs=self._means.config.calls.barge_in_dbfs)
-            await self._programme.run(
-                self._media.stream,
-                listen={BargeIn.DTMF: self.digits.listen, BargeIn.SPEECH: speaking},
-                finished=lambda turn: self.deliver(Spoken(turn)),
-            )
+            async with asyncio.TaskGroup() as tasks:
+                if attendance is not None:
+                    tasks.create_task(attendance.conduct())
+                await self._programme.run(
+                    self._media.stream,
+                    listen={BargeIn.DTMF: self.digits.listen, BargeIn.SPEECH: speaking},
+                    finished=lambda turn: self.deliver(Spoken(turn)),
+                )
 
-    async def _resolve(self, content: Text | AudioFile | Remote) -> engines.Utterance | rtp.Clip:
+    async def _item(self, script: Script) -> Item | None:
+        """What is said first; None if that is nothing."""
+        if script.silent:
+            return None
+        return Item(
+            content=await self.resolve(script.content),
+            repeat=script.repeat,
+            delay_ms=script.delay_ms,
+            duration_ms=script.duration_ms,
+            barge_in=script.barge_in,
+        )
+
+    async def resolve(self, content: Text | AudioFile | Remote) -> engines.Utterance | rtp.Clip:
         """Fetch and decode what must be, check what will be synthesised: afterwards only the engine can fail."""
         if isinstance(content, AudioFile):
             return self._means.clips[content.path]
@@ -464,6 +487,25 @@ class Call:
         passage = self._programme.interrupt(item) if interrupts else self._programme.add(item)
         self.deliver(Resumed())
         return passage
+
+    async def turn_to(self, script: Script) -> None:
+        """Say this from now on, after what is being said, and end as it says. Raises what is in UNSERVABLE."""
+        item = await self._item(script)
+        self.script = script
+        if item is not None:
+            self.utter(item)
+        elif self._programme.idle:
+            self.deliver(Resumed())
+            self.deliver(Spoken(self._programme.turn))
+
+    async def wait_up(self) -> None:
+        """Return when the peer hears it."""
+        await self._programme.wait_confirmed()
+
+    @property
+    def headers(self) -> sip.Headers:
+        """Of the INVITE that came; none if we sent it."""
+        return sip.Headers() if isinstance(self._begun, Order) else self._begun.request.headers
 
     @property
     def media(self) -> Media | None:

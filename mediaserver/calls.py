@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing, contextmanager
-from typing import Literal
+from dataclasses import replace
 
 import engines
 import http_api
@@ -31,8 +31,9 @@ from mediaserver.recorder import (
     RecordingUnderWay,
     UnknownRecording,
 )
-from mediaserver.script import Script, Text
+from mediaserver.script import APOLOGY, Script, Text, Webhook
 from mediaserver.switchboard import NoRoom, Switchboard
+from mediaserver.transfers import OUTCOMES
 
 __all__ = ["Calls"]
 
@@ -41,19 +42,14 @@ RETRY_AFTER_S = 5.0
 # For somebody to delete something.
 FULL_DISK_RETRY_S = 60.0
 
-OUTCOMES: Mapping[sip.Outcome, Literal["succeeded", "failed", "unknown"]] = {
-    sip.Outcome.SUCCEEDED: "succeeded",
-    sip.Outcome.FAILED: "failed",
-    sip.Outcome.UNKNOWN: "unknown",
-}
-
 
 class Calls:
-    """Implements http_api.CallControl."""
+    """Implements http_api.CallControl. `asks` tells whether webhooks may be asked at an address."""
 
-    def __init__(self, means: Means, switchboard: Switchboard, clips: Clips) -> None:
+    def __init__(self, means: Means, switchboard: Switchboard, clips: Clips, *, asks: Callable[[str], bool]) -> None:
         self._clips = clips
         self._means = means
+        self._asks = asks
         self._switchboard = switchboard
         self._dialling = Dialling(means.config, means.signalling)
 
@@ -65,7 +61,13 @@ class Calls:
             voice=order.speaker_id,
             language=order.language,
         )
-        await self._check(text, silent=said is None)
+        webhook = None
+        if order.webhook is not None:
+            if not self._asks(order.webhook):
+                raise http_api.Forbidden("its host is not in webhooks.allow_hosts", field="webhook")
+            webhook = Webhook(url=order.webhook, timeout_s=order.webhook_timeout_ms / 1000)
+            text = text if said is not None else replace(text, text=APOLOGY)
+        await self._check(text, silent=not text.text)
         try:
             destination = await self._dialling.reach(order.to, caller=order.caller, trunk=order.trunk)
         except ForbiddenNumber as error:
@@ -84,7 +86,8 @@ class Calls:
                         content=text,
                         then=Then.HANGUP if order.hangs_up else Then.STAY,
                         stay_s=order.stay_s,
-                        silent=said is None,
+                        silent=not text.text,
+                        webhook=webhook,
                         barge_in=frozenset() if said is None else frozenset(map(BargeIn, said.barge_in)),
                     ),
                     headers=tuple(order.headers.items()),
@@ -177,7 +180,7 @@ class Calls:
     def send_digits(self, id: str, digits: str, *, duration_ms: int) -> None:
         media = self._media(id)
         if not media.flows:
-            raise http_api.Conflict("No packets are sent now: speech is paused, or the peer holds", field="id")
+            raise http_api.Conflict("No packets are sent now: the peer holds", field="id")
         try:
             media.stream.send_digits(digits, duration_ms=duration_ms)
         except rtp.LocalProtocolError as error:

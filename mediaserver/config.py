@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from enum import Enum
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -473,13 +473,37 @@ class Recordings(Section):
     min_free_mb: int = Field(default=1000, ge=0)
 
 
-class Engine(Section):
-    """`voice` is what "default" means, "" leaves that to the engine; `workers` are processes, 0 for one per core."""
+def _check_engine_url(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query or parts.fragment:
+        raise ValueError('write it as "http://host:port"')
+    return value
 
-    name: Literal["espeak", "tone"] = "espeak"
+
+class Engine(Section):
+    """`voice` is what "default" means, "" leaves that to the engine; `workers` are processes, 0 for one per core.
+
+    urls, token    "remote": where it is, and the token that it asks for, of the role `speak`
+    first_ms       "remote": until its first sample; then the next one is tried
+    fallback       an engine that speaks where this one cannot
+    """
+
+    name: Literal["espeak", "remote", "tone"] = "espeak"
     voice: str = ""
+    urls: tuple[Annotated[str, AfterValidator(_check_engine_url)], ...] = ()
+    token: SecretStr | None = None
+    first_ms: int = Field(default=2000, ge=100, le=60_000)
+    fallback: Literal["", "espeak", "tone"] = ""
     workers: int = Field(default=0, ge=0, le=64)
     chatterbox_cfg_scale: float | None = Field(default=None, ge=0, le=2)
+
+    @model_validator(mode="after")
+    def _has_what_it_takes(self) -> Self:
+        if (self.name == "remote") != bool(self.urls):
+            raise ValueError('urls go with the name "remote", and it with them: urls = ["http://10.0.0.21:8080"]')
+        if self.fallback == self.name:
+            raise ValueError("fallback should be another engine")
+        return self
 
 
 class Fetch(Section):
@@ -575,14 +599,23 @@ class Webhook(Signed):
         return any(fnmatchcase(kind, pattern) for pattern in self.events)
 
 
-class Webhooks(Section):
+def _check_header_pattern(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9.!%_`'~+*-]+", value):
+        raise ValueError('write the name of a header field, such as "Subject", or "X-*"')
+    return value
+
+
+class Webhooks(Signed):
     """Where webhooks may be: those of the configuration, and what the API and webhooks themselves may name.
 
     allow_networks  that are not public, and to which the names of hosts may lead all the same
+    secret          signs what those are told that conduct calls; or secret_file
+    headers         of an INVITE that they are told; * for any part
     """
 
     allow_hosts: tuple[Annotated[str, AfterValidator(str.lower)], ...] = ()
     allow_networks: tuple[Network, ...] = ()
+    headers: tuple[Annotated[str, AfterValidator(_check_header_pattern)], ...] = ()
 
 
 class Store(Section):
@@ -666,6 +699,7 @@ class Route(Section):
     network  network that the caller's signalling comes from, such as "10.0.0.0/8"
     say      text, or ssml: a document, or play: an audio file; {from} and {to} are filled in
     repeat   how often, with delay_ms of silence in between
+    webhook  is asked what the call is to do; what is to be said, is said if it has no answer within webhook_timeout_ms
     """
 
     user: Pattern | None = None
@@ -680,11 +714,14 @@ class Route(Section):
     delay_ms: int = Field(default=0, ge=0, le=3_600_000)
     then: Then = Then.HANGUP
     stay_s: float = Field(default=3600, gt=0, le=86_400)
+    webhook: WebhookUrl | None = None
+    webhook_timeout_ms: int = Field(default=3000, ge=100, le=30_000)
 
     @model_validator(mode="after")
     def _says_one_thing(self) -> Route:
-        if sum(value is not None for value in (self.say, self.ssml, self.play)) != 1:
-            raise ValueError("give exactly one of say, ssml and play")
+        words = sum(value is not None for value in (self.say, self.ssml, self.play))
+        if words > 1 or not (words or self.webhook):
+            raise ValueError("give exactly one of say, ssml and play, or webhook, and one of them for when it fails")
         return self
 
     def matches(self, *, user: str, caller: str, source: str) -> bool:

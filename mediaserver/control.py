@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
 
 import engines
@@ -104,6 +104,18 @@ class Control:
             http_api.VoiceFacts(id=voice.id, name=voice.name, language=voice.language)
             for voice in self._speech.engine.voices()
         ]
+
+    def describe_engine(self) -> Mapping[str, object]:
+        return self._speech.engine.describe()
+
+    async def embed(self, samples: bytes, rate_hz: int) -> http_api.Embedding:
+        engine = self._speech.engine
+        with _translated_speaker():
+            try:
+                embedding = await engine.enrol(samples, rate_hz)
+            except engines.UnsuitableReference as error:
+                raise http_api.Refused(str(error), field="recording") from error
+        return http_api.Embedding(kind=engine.embedding_kind, data=embedding, figures=engine.figures(embedding))
 
     def clauses(self) -> engines.Arriving:
         return engines.Arriving()
@@ -243,6 +255,7 @@ def _utterance(speech: http_api.Speech) -> engines.Utterance:
         seed=speech.seed,
         rate_hz=speech.rate_hz,
         continues=speech.continues,
+        embedding=speech.embedding,
     )
 
 

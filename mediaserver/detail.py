@@ -180,6 +180,10 @@ class Detail:
         by = {} if said.barged_in_by is None else {"barged_in_by": said.barged_in_by.value}
         self._tell(kind, id=said.id, state=said.state.value, spoken_ms=said.spoken_ms, **by)
 
+    def falter(self, step: int, reason: str) -> None:
+        """The webhook that conducts it has not done its part."""
+        self._tell("dialogue.failed", step=step, reason=reason)
+
     def hang_up(self, why: str) -> None:
         """We want the call to end, and why."""
         self._why = self._why or why

@@ -130,18 +130,18 @@ class Media:
         self._flow()
 
     def pause(self) -> None:
-        """Send no packets until `resume`; what is to be said waits."""
+        """Send silence until `resume`; what is to be said waits."""
         self.paused = True
-        self._flow()
+        self.stream.mute()
 
     def resume(self) -> None:
         self.paused = False
-        self._flow()
+        self.stream.unmute()
 
     @property
     def flows(self) -> bool:
         """Whether packets are sent now."""
-        return self._started and self.audio is not None and self.audio.sends and not self.paused
+        return self._started and self.audio is not None and self.audio.sends
 
     def facts(self) -> dict[str, int | float | str]:
         """What a record of the call says about its audio."""

@@ -67,6 +67,9 @@ class Metrics:
         self.tts_gpu_memory = Gauge("tts_gpu_memory_gb", "GPU memory in use by the engine, GB", registry=self.registry)
         self.tts_active = Gauge("tts_active_requests", "Utterances being made now", registry=self.registry)
         self.tts_failures = Counter("tts_failures", "Utterances the engine failed at", registry=self.registry)
+        self.tts_substituted = Counter(
+            "tts_substituted", "Utterances that engine.fallback spoke instead", registry=self.registry
+        )
         self.cache_lookups = Counter(
             "tts_cache_lookups",
             'Utterances by where they were: memory, disk, redis; "joined": being made; "miss": made for this one',
@@ -108,6 +111,15 @@ class Metrics:
         self.recordings = Counter("recordings_ended", "Recordings ended, by why", ["reason"], registry=self.registry)
         self.recordings_active = Gauge("recordings_active", "Calls being recorded", registry=self.registry)
         self.recordings_bytes = Gauge("recordings_bytes", "What recordings take, bytes", registry=self.registry)
+        self.dialogue_requests = Counter(
+            "dialogue_requests", "Requests to webhooks that conduct calls", ["result"], registry=self.registry
+        )
+        self.dialogue_latency = Histogram(
+            "dialogue_latency_ms",
+            "From asking a webhook what a call is to do to its answer, ms",
+            buckets=LATENCY_BUCKETS_MS,
+            registry=self.registry,
+        )
 
         self.pushes = Counter("rtp_pushes_ended", "Pushes ended, by how", ["state"], registry=self.registry)
         self.pushes_active = Gauge("rtp_pushes_active", "Pushes that are alive", registry=self.registry)

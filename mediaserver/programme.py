@@ -116,6 +116,10 @@ class Programme:
         if self._passage is not None:
             self._start(self._passage)
 
+    async def wait_confirmed(self) -> None:
+        """Return when the media have started."""
+        await self._confirmed.wait()
+
     def drain(self) -> None:
         """Finish what is being said, and repeat nothing."""
         self._draining.set()

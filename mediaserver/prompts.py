@@ -108,6 +108,11 @@ class _Take:
         return self._size <= self._limit_bytes and self._failure is None
 
     @property
+    def genuine(self) -> bool:
+        """Whether the engine that was asked has made it."""
+        return not any(isinstance(chunk, engines.Substitute) for chunk in self._chunks)
+
+    @property
     def samples(self) -> bytes:
         return b"".join(chunk.samples for chunk in self._chunks)
 
@@ -239,7 +244,7 @@ class Prompts:
         finally:
             if self._takes.get(key.digest) is take and (take.complete or not take.listeners):
                 del self._takes[key.digest]
-                if take.complete and take.whole:
+                if take.complete and take.whole and take.genuine:
                     self._keep(key, take.samples)
 
     async def clip(self, key: Key, rate_hz: int) -> rtp.Clip | None:

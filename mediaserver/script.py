@@ -7,8 +7,8 @@ In this order:
 3. the header X-Speak
 4. the first matching [[route]] of the configuration
 
-What 2 and 3 bring replaces the words of the matching route; what happens afterwards stays the route's to say. The
-headers X-Speaker and X-Language choose the voice for all four.
+What 2 and 3 bring replaces the words of the matching route, unless that has a webhook, which is asked what to say; what
+happens afterwards stays the route's to say. The headers X-Speaker and X-Language choose the voice for all four.
 
 A REFER brings its words in the Refer-To (`referred`); without any, the new call says what the transferred one said, or
 what the routes have for whom it calls. A MESSAGE or INFO within the call brings more to say (`more`), in the voice of
@@ -20,7 +20,7 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import unquote_to_bytes
 from xml.sax.saxutils import escape
@@ -31,12 +31,14 @@ from mediaserver.passage import BargeIn
 from sip.body import parts_of
 
 __all__ = [
+    "APOLOGY",
     "BODY_TYPES",
     "AudioFile",
     "More",
     "Remote",
     "Script",
     "Text",
+    "Webhook",
     "more",
     "offer_in",
     "read",
@@ -45,6 +47,8 @@ __all__ = [
 ]
 
 ANNOUNCEMENT_USER = "annc"
+# What is said where a webhook has not done its part, and nothing else is to be said.
+APOLOGY = "We are sorry. This service does not work at the moment. Please call again later."
 TEXT_TYPES = {"text/plain": False, "application/ssml+xml": True}
 SDP_TYPE = "application/sdp"
 BODY_TYPES = (SDP_TYPE, *TEXT_TYPES)
@@ -77,6 +81,14 @@ class Remote:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Webhook:
+    """Who conducts a call, and how long it may take to answer. The address may be a secret."""
+
+    url: str = field(repr=False)
+    timeout_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Script:
     """What to say and what then.
 
@@ -84,6 +96,7 @@ class Script:
     duration_ms  end of all speech, counted from its start; None: no limit
     stay_s       how long to stay on the line after the words when `then` is STAY
     silent       nothing is said at first: `content` only tells the voice of what may be said later
+    webhook      conducts the call; the rest is for when it does not do its part
     barge_in     what ends it early
     """
 
@@ -94,6 +107,7 @@ class Script:
     then: Then = Then.HANGUP
     stay_s: float = 0
     silent: bool = False
+    webhook: Webhook | None = None
     barge_in: frozenset[BargeIn] = frozenset()
 
     @property
@@ -120,7 +134,7 @@ def read(request: sip.Request, source: str, config: Config) -> Script:
     route = config.route_for(
         user=request.uri.user or "", caller=request.from_.uri.user or "", source=source.partition("%")[0]
     )
-    text = _body_text(request) or _header_text(request.headers)
+    text = None if route.webhook is not None else _body_text(request) or _header_text(request.headers)
     if text is None:
         script = _routed(route, caller=request.from_.uri.user, callee=request.uri.user)
     elif route is DEFAULT_ROUTE:
@@ -140,7 +154,7 @@ def referred(order: sip.ReferOrder, *, caller: str, source: str, config: Config,
     text = _header_text(order.headers)
     if text is not None:
         return _voiced(Script(content=text), order.headers)
-    if transferred is not None:
+    if transferred is not None and not transferred.silent:
         return _voiced(transferred, order.headers)
     route = config.route_for(user=order.target.user, caller=caller, source=source.partition("%")[0])
     return _voiced(_routed(route, caller=caller, callee=order.target.user), order.headers)
@@ -262,5 +276,15 @@ def _routed(route: Route, *, caller: str, callee: str) -> Script:
         ssml = route.ssml.format_map({name: escape(value) for name, value in names.items()})
         content = Text(text=ssml, ssml=True, voice=route.voice, language=route.language)
     else:
-        content = Text(text=(route.say or "").format_map(names), voice=route.voice, language=route.language)
-    return Script(content=content, repeat=route.repeat, delay_ms=route.delay_ms, then=route.then, stay_s=route.stay_s)
+        content = Text(text=(route.say or APOLOGY).format_map(names), voice=route.voice, language=route.language)
+    webhook = None
+    if route.webhook is not None:
+        webhook = Webhook(url=route.webhook.get_secret_value(), timeout_s=route.webhook_timeout_ms / 1000)
+    return Script(
+        content=content,
+        repeat=route.repeat,
+        delay_ms=route.delay_ms,
+        then=route.then,
+        stay_s=route.stay_s,
+        webhook=webhook,
+    )

@@ -24,6 +24,7 @@ import http_api
 import rtp
 import sip
 from mediaserver import audio, config, encoding
+from mediaserver.attendant import Attendants
 from mediaserver.call import SERVED, Means
 from mediaserver.calls import Calls
 from mediaserver.capture import Capture
@@ -39,7 +40,7 @@ from mediaserver.push import Pushes
 from mediaserver.recorder import Recorder
 from mediaserver.records import Records
 from mediaserver.referrals import REFERRED_TYPES
-from mediaserver.script import BODY_TYPES
+from mediaserver.script import APOLOGY, BODY_TYPES
 from mediaserver.shared import Shared
 from mediaserver.speakers import Speakers, SpeakersUnavailable, UnknownSpeaker, is_speaker
 from mediaserver.speech import Speech
@@ -101,6 +102,7 @@ class Server:
     gate: http_api.Gate
     certificate: Certificate | None
     webhooks: Webhooks
+    attendants: Attendants
 
     @property
     def sip_address(self) -> config.Address:
@@ -117,6 +119,7 @@ class Server:
             log.info("the tokens are read anew")
         try:
             self.webhooks.reload()
+            self.attendants.reload()
         except config.ConfigError as error:
             log.error("the secrets of webhooks are not read anew: the old ones stay", reason=str(error))
         reloads = {"sip": self.transport.reload}
@@ -168,7 +171,15 @@ Stop with Ctrl-C."""
 
 def open_engine(settings: config.Engine) -> AbstractAsyncContextManager[engines.Engine]:
     """The engine that the configuration names, not yet started."""
-    return engines.open_engine(settings.name, default_voice=settings.voice, workers=settings.workers or None)
+    return engines.open_engine(
+        settings.name,
+        default_voice=settings.voice,
+        workers=settings.workers or None,
+        urls=settings.urls,
+        token="" if settings.token is None else settings.token.get_secret_value(),
+        first_s=settings.first_ms / 1000,
+        fallback=settings.fallback,
+    )
 
 
 async def problems(settings: config.Config) -> list[str]:
@@ -179,6 +190,8 @@ async def problems(settings: config.Config) -> list[str]:
         with _naming("webhook"):
             for webhook in settings.webhook:
                 webhook.keys()
+        with _naming("webhooks"):
+            settings.webhooks.keys()
         with _naming("sip.tls"):
             _tls(settings.sip).load()
         with _naming("http.tls"):
@@ -200,7 +213,7 @@ async def _rehearse(routes: Sequence[config.Route], engine: engines.Engine) -> t
                 samples = await audio.decode(route.play, max_s=LONGEST_CLIP_S)
                 clips[route.play] = rtp.Clip(samples, audio.RATE_HZ)
             else:
-                words = (route.ssml or route.say or "").format_map({"from": "100", "to": "200"})
+                words = (route.ssml or route.say or APOLOGY).format_map({"from": "100", "to": "200"})
                 engine.check(
                     engines.Utterance(
                         text=words,
@@ -358,7 +371,7 @@ async def running(settings: config.Config) -> AsyncIterator[Server]:
                 metrics,
                 directory=directory / "cache",
                 shared=shared,
-                salt=settings.engine.model_dump_json(exclude={"workers"}),
+                salt=settings.engine.model_dump_json(include={"name", "voice", "chatterbox_cfg_scale"}),
             )
         )
         speakers = Speakers(engine, store, settings.speakers, decoding=decoding, prompts=prompts, shared=shared)
@@ -369,7 +382,10 @@ async def running(settings: config.Config) -> AsyncIterator[Server]:
         posting = await stack.enter_async_context(
             Posting(
                 settings.webhooks,
-                known=[one.url.get_secret_value() for one in settings.webhook],
+                known=[
+                    *(one.url.get_secret_value() for one in settings.webhook),
+                    *(one.webhook.get_secret_value() for one in settings.route if one.webhook is not None),
+                ],
                 product=f"mediaserver/{version('mediaserver')}",
             )
         )
@@ -439,10 +455,14 @@ async def running(settings: config.Config) -> AsyncIterator[Server]:
             trunk_of=trunks.trunk_of,
             events=events,
             recorder=recorder,
+            attend=lambda call, script: attendants.attend(call, script),
         )
         switchboard = await stack.enter_async_context(
             Switchboard(means, record=_recording(settings.calls, webhooks, stack))
         )
+        with _naming("webhooks"):
+            attendants = Attendants(means, posting, switchboard)
+        await stack.enter_async_context(attendants)
         await stack.enter_async_context(trunks)
         pushes = await stack.enter_async_context(
             Pushes(
@@ -471,7 +491,7 @@ async def running(settings: config.Config) -> AsyncIterator[Server]:
         metrics.watch(lambda: health_families(control.health()))
         app = http_api.make_app(
             control,
-            calls=Calls(means, switchboard, played),
+            calls=Calls(means, switchboard, played, asks=posting.allows),
             version=version("mediaserver"),
             encode={"mulaw": encoding.mulaw, "alaw": encoding.alaw},
             encoders={format: partial(encoding.FileEncoder, format) for format in encoding.FORMATS},
@@ -512,4 +532,5 @@ async def running(settings: config.Config) -> AsyncIterator[Server]:
             gate=gate,
             certificate=certificate,
             webhooks=webhooks,
+            attendants=attendants,
         )

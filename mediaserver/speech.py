@@ -68,12 +68,15 @@ class Speech:
         """The engine's chunks. Time spent by the consumer between chunks is not the engine's."""
         self._metrics.tts_active.inc()
         inference_s = audio_s = 0.0
+        substituted = False
         try:
             async with aclosing(self.engine.synthesize(utterance)) as chunks:
                 asked = time.perf_counter()
                 async for chunk in chunks:
                     inference_s += time.perf_counter() - asked
                     audio_s += chunk.duration_ms / 1000
+                    if isinstance(chunk, engines.Substitute):
+                        substituted = True
                     yield chunk
                     asked = time.perf_counter()
         except engines.EngineFailure:
@@ -81,6 +84,7 @@ class Speech:
             raise
         finally:
             self._metrics.tts_active.dec()
+            self._metrics.tts_substituted.inc(substituted)
             if audio_s:
                 self._metrics.tts_inference_latency.observe(inference_s * 1000)
                 self._metrics.tts_rtf.observe(inference_s / audio_s)

@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
+from typing import Literal
 
 import sip
 
-__all__ = ["NOTIFIED_TYPES", "Transfers"]
+__all__ = ["NOTIFIED_TYPES", "OUTCOMES", "Transfers"]
+
+# How an outcome is told.
+OUTCOMES: Mapping[sip.Outcome, Literal["succeeded", "failed", "unknown"]] = {
+    sip.Outcome.SUCCEEDED: "succeeded",
+    sip.Outcome.FAILED: "failed",
+    sip.Outcome.UNKNOWN: "unknown",
+}
 
 # What a NOTIFY about a transfer brings (RFC 3515 section 2.4.4).
 NOTIFIED_TYPES = ("message/sipfrag",)

@@ -114,6 +114,8 @@ cdef enum order_t:               # what Python has to say to the plane
     START
     HOLD
     RESUME
+    MUTE
+    UNMUTE
     DIAL
     LISTEN
     TAP
@@ -234,6 +236,7 @@ cdef struct line_t:
     int64_t look_ms              # when to look for packets again
     uint8_t running              # it was started
     uint8_t held
+    uint8_t muted
     uint8_t connected            # the socket, to the target
     uint8_t timed_out
     uint8_t untold               # LATCHED could not be posted

@@ -511,7 +511,12 @@ cdef void speak(line_t *line) noexcept nogil:
     cdef bint marker
     if dial(line):
         return
-    frame = next_frame(line, line.worker.packet + HEADER)
+    if line.muted:
+        frame = SILENCE
+        memset(line.worker.packet + HEADER, line.silence, line.frame)
+        pass_clips(line, acquire(&line.tail) & POSITION)  # a flush may have left them behind
+    else:
+        frame = next_frame(line, line.worker.packet + HEADER)
     if line.tap != NULL and frame == SPEECH:
         keep_said(line, line.worker.packet + HEADER)
     tally(line, frame)
@@ -1220,6 +1225,10 @@ cdef bint obey(worker_t *worker, command_t *command, int64_t now_ms) noexcept no
         line.held = False
         line.heard_ms = now_ms
         line.timed_out = False
+    elif command.order == MUTE:
+        line.muted = True
+    elif command.order == UNMUTE:
+        line.muted = False
     elif command.order == DIAL:
         last = &line.dialling
         while last[0] != NULL:
@@ -1687,6 +1696,12 @@ cdef class Line:
 
     def resume(self):
         self.give(self.order(RESUME))
+
+    def mute(self):
+        self.give(self.order(MUTE))
+
+    def unmute(self):
+        self.give(self.order(UNMUTE))
 
     def dial(self, list frames):
         cdef command_t *command = self.order(DIAL, len(frames))

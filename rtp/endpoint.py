@@ -698,6 +698,16 @@ class Stream:
         self._check_open()
         self._line.resume()
 
+    def mute(self) -> None:
+        """Send silence from the next slot on, and count it as such. What was written waits; digits are sent."""
+        self._check_open()
+        self._line.mute()
+
+    def unmute(self) -> None:
+        """Go on with the very next sample of what was written."""
+        self._check_open()
+        self._line.unmute()
+
     async def write(self, samples: bytes | bytearray | memoryview, rate_hz: int) -> None:
         """Append speech to the utterance, or open one: signed 16-bit mono in native byte order. Waits for room.
 

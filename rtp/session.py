@@ -201,6 +201,7 @@ class Sender:
         self._telephone_event: int | None = None
         self._ptime_ns = 20 * _NS_PER_MS
         self._flow = _Flow.READY
+        self._muted = False
         self._due_ns = 0
         self._ring = bytearray()
         self._closed = 0  # how many codes at the head of the ring belong to utterances that have ended
@@ -253,6 +254,14 @@ class Sender:
         if self._flow is _Flow.HELD:
             self._pass_over(max(-((self._due_ns - now_ns) // self._ptime_ns), 0))
         self._order(_Order.RESUME)
+
+    def mute(self) -> None:
+        """Send silence from the next slot on; what is in the ring waits. Digits are sent all the same."""
+        self._muted = True
+
+    def unmute(self) -> None:
+        """Go on with the next code of the ring."""
+        self._muted = False
 
     @property
     def room(self) -> int:
@@ -349,6 +358,8 @@ class Sender:
         if self._events:
             event = self._events.popleft()
             sent = self._silence() if event is None else self._event(event)
+        elif self._muted:
+            sent = self._silence()
         else:
             sent = self._voice()
         self._sequence = (self._sequence + 1) % _SEQUENCES

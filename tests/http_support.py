@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import struct
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -12,6 +12,8 @@ from datetime import UTC, datetime
 import aiohttp
 
 from engines import Arriving
+from engines.in_process import InProcessTone
+from engines.tone import Faults
 from http_api import (
     ApiLimits,
     Busy,
@@ -198,6 +200,12 @@ class FakeControl:
 
     def voices(self) -> list[VoiceFacts]:
         return [VoiceFacts(id="en", name="English", language="en"), VoiceFacts(id="de", name="Deutsch", language="de")]
+
+    def describe_engine(self) -> Mapping[str, object]:
+        return InProcessTone(Faults(), "tone-440").describe()
+
+    async def embed(self, samples: bytes, rate_hz: int) -> Embedding:
+        return Embedding(kind="fake-1", data=samples[:2], figures={"rate": float(rate_hz)})
 
     def clauses(self) -> Clauses:
         return Arriving()

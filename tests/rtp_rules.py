@@ -50,6 +50,8 @@ class Rig(Protocol):
     def start(self) -> None: ...
     def hold(self) -> None: ...
     def resume(self) -> None: ...
+    def mute(self) -> None: ...
+    def unmute(self) -> None: ...
     def connect(self, options: Options) -> None:
         """Agree anew, as a re-INVITE does; `start_ms` stays what it was."""
 
@@ -445,6 +447,75 @@ def hold_sends_nothing_and_resume_goes_on(open_rig: OpenRig) -> None:
     assert first.timestamp == (last.timestamp + 8 * elapsed_ms) % 2**32
     assert first.marker
     assert rig.sent()["skipped"] == 0
+
+
+@rule
+@pytest.mark.conformance("RFC 3551", "4.1", "the marker is on the first packet of a talkspurt and on no other")
+@pytest.mark.conformance("RFC 3550", "5.1", "the timestamp goes up by the samples of a packet")
+def mute_sends_silence_in_every_slot_and_unmute_goes_on_with_the_next_frame(open_rig: OpenRig) -> None:
+    rig = open_rig(Options())
+    rig.write(speech(4))
+    rig.play(speech(4, first=4))
+    rig.start()
+    before = rig.run(60)
+    rig.mute()
+    between = rig.run(500)
+    rig.unmute()
+    after = rig.run(120)
+    assert [len(before), len(between), len(after)] == [3, 25, 6]
+    assert {p.payload for p in packets(between)} == {b"\xff" * 160}
+    assert spoken(before) + spoken(after) == speech(8)
+    found = packets(before + between + after)
+    assert [(p.sequence - found[0].sequence) % 2**16 for p in found] == list(range(len(found)))
+    assert [(p.timestamp - found[0].timestamp) % 2**32 for p in found] == [160 * n for n in range(len(found))]
+    assert [n for n, p in enumerate(found) if p.marker] == [0, 28]
+    sent = rig.sent()
+    assert (sent["speech"], sent["silence"], sent["underrun"], sent["underruns"]) == (8, 26, 0, 0)
+
+
+@rule
+def silence_of_a_mute_is_no_underrun_however_little_is_there(open_rig: OpenRig) -> None:
+    rig = open_rig(Options())
+    rig.write(speech(2))
+    rig.start()
+    rig.run(40)
+    rig.mute()
+    rig.run(200)
+    rig.write(speech(2, first=2))
+    rig.end()
+    rig.unmute()
+    assert spoken(rig.run(100)) == speech(2, first=2)
+    sent = rig.sent()
+    assert (sent["silence"], sent["underrun"], sent["underruns"]) == (13, 0, 0)
+
+
+@rule
+def what_is_flushed_during_a_mute_is_never_sent(open_rig: OpenRig) -> None:
+    rig = open_rig(Options())
+    rig.play(speech(4))
+    rig.write(speech(4, first=4))
+    rig.start()
+    rig.run(40)
+    rig.mute()
+    rig.run(40)
+    assert rig.flush() == 120
+    rig.play(speech(3, first=8))
+    assert spoken(rig.run(60)) == b""
+    rig.unmute()
+    assert spoken(rig.run(100)) == speech(3, first=8)
+
+
+@rule
+def digits_are_sent_during_a_mute(open_rig: OpenRig) -> None:
+    rig = open_rig(Options())
+    rig.write(speech(4))
+    rig.end()
+    rig.start()
+    rig.mute()
+    rig.dial("1")
+    found = packets(rig.run(300))
+    assert sum(p.payload_type == TELEPHONE_EVENT for p in found) == 7
+    assert rig.sent()["speech"] == 0
 
 
 @rule

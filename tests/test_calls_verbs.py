@@ -16,6 +16,7 @@ import rtp
 import sip
 from mediaserver.media import Media
 from mediaserver.server import StartError
+from rtp.g711 import mulaw_decode, mulaw_encode
 from tests.live import likeness, serving, spoken
 from tests.test_calls_api import TEXT, WORDS, Client, api, states
 from tests.test_referrals import phone
@@ -101,13 +102,43 @@ async def test_speech_is_paused_and_goes_on_where_it_was() -> None:
         told = await act(client, id, "pause")
         assert told["paused"]
         await asyncio.sleep(0.1)
-        before = (await client.call(id))["media"]["packets_sent"]
-        await asyncio.sleep(0.3)
+        first = callee.ear.heard()
+        before = (await client.call(id))["media"]
+        await asyncio.sleep(0.5)
+        between = callee.ear.heard()
         told = await client.call(id)
-        assert (told["media"]["packets_sent"], states(told)) == (before, ["speaking"])
+        after = told["media"]
+        assert states(told) == ["speaking"]
+        sent = after["packets_sent"] - before["packets_sent"]
+        assert sent >= 20
+        assert after["silence_frames"] - before["silence_frames"] == sent
+        assert (after["speech_frames"], after["underruns"]) == (before["speech_frames"], 0)
+        # On the wire there is silence at the pace of the clock, and nothing else.
+        assert len(between) >= 20 * 320
+        assert set(between) == {0}
         assert not (await act(client, id, "resume"))["paused"]
         await client.until(id, lambda told: states(told) == ["spoken"])
-        assert likeness(callee.ear.heard(), await spoken(running.engine, TEXT)) > 0.98
+        speech = await spoken(running.engine, TEXT)
+        line = mulaw_decode(mulaw_encode(speech + bytes(-len(speech) % 320)))
+        assert loud(first + callee.ear.heard()) == loud(line)
+
+
+def loud(heard: bytes) -> bytes:
+    """Without the frames of 20 ms that are silence."""
+    return b"".join(frame for at in range(0, len(heard), 320) if any(frame := heard[at : at + 320]))
+
+
+async def test_digits_are_dialled_in_a_pause() -> None:
+    async with serving() as running, api(running) as client, friend() as callee:
+        id = await client.place(callee.uri, text=TEXT, then="stay")
+        await client.up(id)
+        await act(client, id, "pause")
+        await act(client, id, "dtmf", {"digits": "12", "duration_ms": 60}, status=204)
+        async with asyncio.timeout(5):
+            while len(callee.digits) < 2:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        assert callee.digits == ["1", "2"]
+        assert states(await client.call(id)) == ["speaking"]
 
 
 async def test_words_that_interrupt_end_a_pause() -> None:
@@ -141,7 +172,13 @@ async def test_digits_that_nobody_takes_or_that_would_not_be_sent_are_409() -> N
         await act(client, id, "dtmf", {"digits": "1"}, status=409)
         id = await client.place(callee.uri)
         await client.up(id)
-        await act(client, id, "pause")
+        callee.transport.reoffer(callee.call, body=callee.media.hold(held=True))
+        call = running.switchboard.ledger.alive(id)
+        assert call is not None
+        assert call.media is not None
+        async with asyncio.timeout(5):
+            while call.media.flows:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
         await act(client, id, "dtmf", {"digits": "1"}, status=409)
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 from jsonschema import Draft202012Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
-from http_api import ApiLimits
+from http_api import ApiLimits, read_verbs
 
 from .http_support import SPEAKER, Api, ramp, running, says
 from .test_http_limits import ORDER
@@ -53,6 +54,9 @@ async def test_every_route_is_described_and_everything_described_is_there() -> N
             ("/v1/rtp/{id}", "delete"),
             ("/v1/prompts", "post"),
             ("/v1/voices", "get"),
+            ("/v1/engine", "get"),
+            ("/v1/engine/synthesize", "post"),
+            ("/v1/engine/embedding", "post"),
             ("/v1/token", "get"),
             ("/v1/speakers", "post"),
             ("/v1/speakers", "get"),
@@ -165,3 +169,21 @@ async def test_reports_are_as_described() -> None:
             schema(document, "HealthReport").validate(await response.json())
         async with api.client.get("/ready") as response:
             schema(document, "Readiness").validate(await response.json())
+
+
+async def test_webhooks_are_described_as_they_are_asked_and_may_answer() -> None:
+    async with running(says()) as api:
+        document = await fetch(api)
+    assert set(document["webhooks"]) == {"event", "dialogue"}
+    for asked in document["webhooks"].values():
+        media = asked["post"]["requestBody"]["content"]["application/json"]
+        names = {parameter["name"] for parameter in asked["post"]["parameters"]}
+        assert names == {"webhook-id", "webhook-timestamp", "webhook-signature"}
+        assert media["examples"]
+        for example in media["examples"].values():
+            schema(document, media["schema"]["$ref"].rpartition("/")[2]).validate(example["value"])
+    answer = schema(document, "DialogueAnswer")
+    for verbs in document["components"]["schemas"]["DialogueAnswer"]["examples"]:
+        answer.validate(verbs)
+        assert read_verbs(json.dumps(verbs).encode(), ApiLimits())
+    assert not answer.is_valid([{"verb": "shout"}])

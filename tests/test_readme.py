@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import re
+import socket
 import sys
 from pathlib import Path
 
@@ -15,6 +17,7 @@ import pytest
 from mediaserver import server
 from tests.live import serving
 from tests.speakers_support import somebody, wav_of
+from tests.test_attendant import caller, story
 from tests.test_calls_verbs import friend
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
@@ -28,11 +31,13 @@ def _commands() -> list[str]:
     return [re.sub(r" {2,}", " ", line) for line in joined.splitlines() if line.startswith("curl ")]
 
 
-def _programs() -> list[str]:
-    return [block.strip() for block in BLOCKS if block.strip().startswith("import ")]
+def _programs(word: str) -> list[str]:
+    """Those in which the word stands."""
+    return [block.strip() for block in BLOCKS if re.match(r"import |from ", block.strip()) and word in block]
 
 
-COMMANDS, PROGRAMS = _commands(), _programs()
+COMMANDS, PROGRAMS = _commands(), _programs("/v1/synthesize/ws")
+(WEBHOOK,) = _programs("add_post")
 
 
 def test_the_readme_has_commands_and_programs() -> None:
@@ -140,3 +145,35 @@ async def test_every_program_runs(program: str, tmp_path: Path) -> None:
         assert code == 0, output
         assert any(line.isdigit() and int(line) > 1000 for line in output.splitlines()), "speech came"
         assert json.loads(output.splitlines()[-1])["type"] == "done"
+
+
+async def test_the_menu_works_as_it_stands_there(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    (tmp_path / "menu.py").write_text(WEBHOOK.replace("9000", str(port)))
+    route = {"webhook": f"http://127.0.0.1:{port}/calls", "say": "Please call again later."}
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "menu.py"), cwd=tmp_path, stdout=asyncio.subprocess.DEVNULL
+    )
+    try:
+        async with serving(engine={"name": "tone"}, route=[route]) as running, caller() as peer:
+            await until_it_listens(port)
+            peer.dial(running)
+            await peer.key("1")
+            await peer.over()
+            told = [one["text"] for one in (await story(running))["speech"]]
+    finally:
+        process.terminate()
+        await process.wait()
+    assert told[0].startswith("Welcome. For opening hours, press 1.")
+    assert told[1:] == ["We are open from nine to five."]
+
+
+async def until_it_listens(port: int) -> None:
+    async with asyncio.timeout(20):
+        while True:
+            with contextlib.suppress(OSError):
+                _, writer = await asyncio.open_connection("127.0.0.1", port)
+                writer.close()
+                return
+            await asyncio.sleep(0.05)

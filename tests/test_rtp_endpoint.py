@@ -489,6 +489,22 @@ async def test_hold_stops_packets_and_resume_goes_on(stream: Stream, peer: Peer)
     assert after.marker == 1
 
 
+async def test_mute_sends_silence_and_unmute_goes_on_with_the_next_frame(stream: Stream, peer: Peer) -> None:
+    await stream.play(Clip(SPEECH * 20, 8000))
+    stream.mute()
+    stream.start()
+    await asyncio.sleep(0.1)
+    muted = peer.received()
+    assert len(muted) >= 3
+    assert {packet.payload for packet in muted} == {b"\xff" * 160}
+    assert not stream.counters().played_ms
+    stream.unmute()
+    await stream.drained()
+    assert stream.counters().played_ms == Clip(SPEECH * 20, 8000).duration_ms
+    found = muted + peer.received()
+    assert [(p.timestamp - found[0].timestamp) % 2**32 for p in found] == [160 * n for n in range(len(found))]
+
+
 @pytest.mark.conformance(
     "RFC 3550", "5.1", "a source may change its payload type, and sequence, timestamp and SSRC go on"
 )
@@ -950,7 +966,7 @@ async def test_closed_stream_refuses_everything_but_its_counters(stream: Stream,
     await first_packet(stream)
     async with stream:
         pass
-    for refused in (stream.start, stream.hold, stream.resume, stream.end, stream.flush):
+    for refused in (stream.start, stream.hold, stream.resume, stream.mute, stream.unmute, stream.end, stream.flush):
         with pytest.raises(StreamClosed):
             refused()
     with pytest.raises(StreamClosed):

@@ -70,6 +70,12 @@ class PlaneRig:
     def start(self) -> None:
         self.line.start()
 
+    def mute(self) -> None:
+        self.line.mute()
+
+    def unmute(self) -> None:
+        self.line.unmute()
+
     def hold(self) -> None:
         self.line.hold()
 

@@ -44,6 +44,12 @@ class Reference:
         self._sender.start(self._now_ns)
         self._watch()
 
+    def mute(self) -> None:
+        self._sender.mute()
+
+    def unmute(self) -> None:
+        self._sender.unmute()
+
     def hold(self) -> None:
         self._sender.hold()
         self._receiver.watch(None, self._now_ns)

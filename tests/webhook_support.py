@@ -109,6 +109,7 @@ class Hook:
 
     async def _take(self, request: web.Request) -> web.StreamResponse:
         self.requests += 1
+        self._changed.set()
         body = await request.read()
         manners = self.manners
         if isinstance(manners, list):
