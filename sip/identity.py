@@ -74,7 +74,9 @@ class Identity:
 
     def _address(self, flow: Flow) -> tuple[str, int]:
         advertised = self._advertise
-        if advertised is None or (":" in advertised[0]) != (":" in flow.local[0]):
+        # A peer on this machine is on this side of the NAT.
+        here = flow.local[0] == flow.remote[0]
+        if advertised is None or here or (":" in advertised[0]) != (":" in flow.local[0]):
             return self._reached_at.get(flow, flow.local)
         # What `advertise` says the port of is where we listen by UDP and TCP.
         return (advertised[0], flow.local[1]) if flow.transport == "TLS" else advertised

@@ -1345,6 +1345,14 @@ def test_by_tls_the_advertised_address_has_the_port_that_is_listened_on_by_tls()
     assert str(invite.contact) == "<sip:203.0.113.5:5061;transport=tls>"
 
 
+def test_the_advertised_address_is_not_told_to_peers_on_this_machine() -> None:
+    side = Side(advertise=("203.0.113.5", 5999))
+    flow = Flow("UDP", ("192.0.2.1", 5060), ("192.0.2.1", 5070))
+    side.agent.invite(0.0, BOB, flow, from_=ALICE, body=OFFER)
+    invite = only(side.hear())
+    assert (invite.via.host, str(invite.contact)) == ("192.0.2.1", "<sip:192.0.2.1:5060>")
+
+
 def test_an_advertised_ipv4_address_is_not_told_to_ipv6_peers() -> None:
     side = Side(advertise=("203.0.113.5", 5999))
     flow = Flow("UDP", ("2001:db8::1", 5060), ("2001:db8::2", 5060))
