@@ -47,6 +47,8 @@ from .control import (
     UtteranceFacts,
     UtteranceOrder,
     VoiceFacts,
+    WebRtcFacts,
+    WebRtcOrder,
 )
 from .schema import EVENT_KINDS, ApiLimits, EventReport
 from .server import Listening, serve
@@ -139,6 +141,8 @@ __all__ = [
     "UtteranceOrder",
     "Verb",
     "VoiceFacts",
+    "WebRtcFacts",
+    "WebRtcOrder",
     "make_app",
     "read_verbs",
     "serve",

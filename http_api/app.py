@@ -50,6 +50,7 @@ from .talk import TALK, Talks
 from .token import TOKEN
 from .token import show as show_token
 from .voices import VOICES, Voices
+from .webrtc import OFFER, WebRtc
 
 __all__ = ["LIMITS", "make_app"]
 
@@ -71,6 +72,7 @@ def make_table(
     calls: Calls,
     recordings: Recordings,
     clips: Clips,
+    webrtc: WebRtc,
     events: Events,
     condition: Condition,
 ) -> tuple[Route, ...]:
@@ -118,6 +120,7 @@ def make_table(
         Route("recording", "GET", "/v1/recordings/{id}", recordings.show, RECORDING, Access.CALL),
         Route("recording", "DELETE", "/v1/recordings/{id}", recordings.erase, ERASE, Access.ADMIN),
         Route("recording_audio", "GET", "/v1/recordings/{id}/audio", recordings.download, DOWNLOAD, Access.CALL),
+        Route("offer", "POST", "/v1/webrtc/offer", webrtc.offer, OFFER, Access.CALL),
         Route("events", "GET", "/v1/events", events.all, EVENTS, Access.READ),
         Route("call_events", "GET", "/v1/calls/{id}/events", events.one, CALL_EVENTS, Access.READ),
         Route("token", "GET", "/v1/token", show_token, TOKEN, Access.TOKEN),
@@ -181,6 +184,7 @@ def make_app(
         Calls(calls, limits=limits),
         Recordings(calls, limits=limits),
         Clips(calls, limits=limits, uploads=uploads),
+        WebRtc(calls, limits=limits),
         events,
         Condition(control, version=version),
     )

@@ -48,6 +48,8 @@ __all__ = [
     "UtteranceFacts",
     "UtteranceOrder",
     "VoiceFacts",
+    "WebRtcFacts",
+    "WebRtcOrder",
 ]
 
 
@@ -335,6 +337,23 @@ class TransferFacts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WebRtcOrder:
+    """A browser that wants to call: its offer, whom it calls, and who it is ("" if nobody knows)."""
+
+    sdp: str
+    to: str
+    caller: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WebRtcFacts:
+    """The answer to a browser's offer, and the call that has begun."""
+
+    call_id: str
+    sdp: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Health:
     """`healthy`: the process works. `ready`: it takes new work now. `details` go into the JSON body as they are."""
 
@@ -540,6 +559,9 @@ class CallControl(RecordingControl, Protocol):
 
     async def place_call(self, order: CallOrder) -> CallFacts:
         """Begin to call somebody; what becomes of it is to be seen. Raises NotFound, Refused, Forbidden or Busy."""
+
+    async def take_offer(self, order: WebRtcOrder) -> WebRtcFacts:
+        """Begin a browser's call. Cancelling it leaves nothing behind. Raises NotFound, Refused, Forbidden or Busy."""
 
     def calls(self) -> Sequence[CallFacts]:
         """Those that are alive, and for a while those that have ended."""

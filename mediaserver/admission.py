@@ -32,13 +32,22 @@ log = structlog.get_logger("admission")
 
 
 class Gate:
-    """The admission of calls; `judge` is what the SIP agent asks (`sip.Agent.admit`)."""
+    """The admission of calls; `judge` is what the SIP agent asks (`sip.Agent.admit`).
 
-    def __init__(self, settings: Config, trunk_of: Callable[[str], Trunk | None]) -> None:
+    ours  whether a flow is of a telephone of this server's own, which is let in whatever the networks are
+    """
+
+    def __init__(
+        self,
+        settings: Config,
+        trunk_of: Callable[[str], Trunk | None],
+        ours: Callable[[sip.Flow], bool] = lambda flow: False,
+    ) -> None:
         self._networks = settings.sip.networks
         self._unknown = sip.Admission(status=403 if settings.sip.unknown == "refuse" else None)
         self._room = Room(max_calls=settings.sip.max_calls, calls_per_s=settings.sip.calls_per_s)
         self._trunk_of = trunk_of
+        self._ours = ours
         self._trunks = {
             trunk.name: Room(max_calls=trunk.max_calls or math.inf, calls_per_s=trunk.calls_per_s)
             for trunk in settings.trunk
@@ -50,7 +59,7 @@ class Gate:
         """What a request outside of a call gets, None being an unreadable one; it takes no room by being asked."""
         host = source.remote[0]
         trunk = self._trunk_of(host)
-        if trunk is None and not _among(self._networks, host):
+        if trunk is None and not _among(self._networks, host) and not self._ours(source):
             self._tell(host)
             return self._unknown
         if request is None or request.method not in BEGINNING or request.to.tag:

@@ -73,8 +73,9 @@ class Means:
     """What every call works with.
 
     `clips` holds the audio of the routes' files; `decoding` bounds how many fetched ones are decoded at a time;
-    `trunk_of` tells the trunk whose calls come from an address; `events` is told what happens to calls; `attend` gives
-    whoever conducts a call whose script names a webhook.
+    `trunk_of` tells the trunk whose calls come from an address, and `ours` whether a flow is of a telephone of this
+    server's own; `events` is told what happens to calls; `attend` gives whoever conducts a call whose script names a
+    webhook.
     """
 
     config: Config
@@ -86,6 +87,7 @@ class Means:
     clips: Mapping[Path, rtp.Clip]
     decoding: asyncio.Semaphore
     trunk_of: Callable[[str], Trunk | None]
+    ours: Callable[[sip.Flow], bool]
     events: EventLog
     recorder: Recorder
     attend: Callable[[Call, Script], Attendance]
@@ -150,7 +152,7 @@ class Call:
         self._moved = moved
         settings = means.config
         self._host = next(
-            (host for host in (settings.rtp.advertise, settings.sip.advertise) if host and _same_family(host, flow)),
+            (host for host in (settings.rtp.advertise, settings.sip.advertise) if host and _is_for(host, flow)),
             flow.local[0],
         )
         self._inbox: asyncio.Queue[Input] = asyncio.Queue()
@@ -231,6 +233,11 @@ class Call:
         else:
             # RFC 3891 section 3: Declined is for a dialog that has ended, and this one is about to.
             self._means.signalling.reject(offered.call, status=603 if self.state is CallState.ENDING else 486)
+
+    @property
+    def call_id(self) -> str:
+        """The SIP Call-ID; "" of one that we place."""
+        return "" if isinstance(self._begun, Order) else self._begun.request.call_id
 
     @property
     def trunk(self) -> str | None:
@@ -640,8 +647,9 @@ class Call:
         self._log.info("call ended", **facts)
 
 
-def _same_family(host: str, flow: sip.Flow) -> bool:
-    return (":" in host) == (":" in flow.local[0])
+def _is_for(host: str, flow: sip.Flow) -> bool:
+    """Whether the peer reaches us at `host`, which is advertised: not if it is on this machine, behind the same NAT."""
+    return (":" in host) == (":" in flow.local[0]) and flow.local[0] != flow.remote[0]
 
 
 # What is the fault of whoever asked, or of the moment.

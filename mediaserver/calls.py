@@ -12,6 +12,7 @@ import http_api
 import rtp
 import sip
 from mediaserver import audio
+from mediaserver.browsers import Browsers
 from mediaserver.call import Call, Means
 from mediaserver.clips import Clips, TooMuchAudio
 from mediaserver.config import Then
@@ -46,11 +47,14 @@ FULL_DISK_RETRY_S = 60.0
 class Calls:
     """Implements http_api.CallControl. `asks` tells whether webhooks may be asked at an address."""
 
-    def __init__(self, means: Means, switchboard: Switchboard, clips: Clips, *, asks: Callable[[str], bool]) -> None:
+    def __init__(
+        self, means: Means, switchboard: Switchboard, browsers: Browsers, clips: Clips, *, asks: Callable[[str], bool]
+    ) -> None:
         self._clips = clips
         self._means = means
         self._asks = asks
         self._switchboard = switchboard
+        self._browsers = browsers
         self._dialling = Dialling(means.config, means.signalling)
 
     async def place_call(self, order: http_api.CallOrder) -> http_api.CallFacts:
@@ -98,6 +102,9 @@ class Calls:
         except NoRoom as error:
             raise http_api.Busy(str(error), retry_after_s=error.retry_after_s) from error
         return _told(call.facts())
+
+    async def take_offer(self, order: http_api.WebRtcOrder) -> http_api.WebRtcFacts:
+        return await self._browsers.take_offer(order)
 
     def calls(self) -> list[http_api.CallFacts]:
         return [_told(facts) for facts in self._switchboard.ledger.all(self._means.signalling.now())]

@@ -473,6 +473,37 @@ class Recordings(Section):
     min_free_mb: int = Field(default=1000, ge=0)
 
 
+def _check_stun_server(value: str) -> str:
+    if value and not re.fullmatch(r"[A-Za-z0-9.-]{1,253}:[0-9]{1,5}", value):
+        raise ValueError('write it as "host:port", such as "stun.example.com:3478"')
+    return value
+
+
+class WebRtc(Section):
+    """Browsers that call by POST /v1/webrtc/offer.
+
+    max_calls    at a time; 0 for none
+    codecs       that may be used, the preferred one first
+    addresses    at which browsers reach this machine; without any, all that it has but loopback
+    ports        of those addresses; "" for whatever port is free
+    advertise    the public IP address behind which `addresses` are, with the same ports; rtp.advertise or sip.advertise
+                 when empty
+    stun_server  that tells what a NAT makes of this machine's addresses; "" for none
+    """
+
+    max_calls: int = Field(default=50, ge=0, le=1000)
+    codecs: tuple[Literal["PCMU", "opus"], ...] = Field(default=("PCMU", "opus"), min_length=1)
+    addresses: tuple[Annotated[str, AfterValidator(lambda value: str(ipaddress.ip_address(value)))], ...] = ()
+    ports: PortRange | None = None
+    advertise: AdvertisedHost = ""
+    stun_server: Annotated[str, AfterValidator(_check_stun_server)] = ""
+
+    @property
+    def stun(self) -> tuple[str, int] | None:
+        host, colon, port = self.stun_server.rpartition(":")
+        return (host, int(port)) if colon else None
+
+
 def _check_engine_url(value: str) -> str:
     parts = urlsplit(value)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query or parts.fragment:
@@ -756,6 +787,7 @@ class Config(Section):
     rtp: Rtp = Rtp()
     calls: Calls = Calls()
     recordings: Recordings = Recordings()
+    webrtc: WebRtc = WebRtc()
     engine: Engine = Engine()
     fetch: Fetch = Fetch()
     webhooks: Webhooks = Webhooks()

@@ -25,6 +25,7 @@ import rtp
 import sip
 from mediaserver import audio, config, encoding
 from mediaserver.attendant import Attendants
+from mediaserver.browsers import Browsers, telephone
 from mediaserver.call import SERVED, Means
 from mediaserver.calls import Calls
 from mediaserver.capture import Capture
@@ -49,6 +50,7 @@ from mediaserver.switchboard import Switchboard
 from mediaserver.transfers import NOTIFIED_TYPES
 from mediaserver.trunks import Trunks
 from mediaserver.webhooks import Webhooks
+from mediaserver.webrtc import Gateway
 
 __all__ = ["Server", "StartError", "open_engine", "problems", "running", "serve", "wanted_files"]
 
@@ -99,6 +101,7 @@ class Server:
     switchboard: Switchboard
     trunks: Trunks
     pushes: Pushes
+    gateway: Gateway
     gate: http_api.Gate
     certificate: Certificate | None
     webhooks: Webhooks
@@ -404,6 +407,14 @@ async def running(settings: config.Config) -> AsyncIterator[Server]:
                 )
             )
 
+        gateway = await stack.enter_async_context(Gateway.open())
+        with _naming("webrtc"):
+            phone = await stack.enter_async_context(telephone(settings.sip, lambda event: browsers.deliver(event)))
+
+        def ours(flow: sip.Flow) -> bool:
+            # Nobody else on this machine can have that port, and no packet with an address of ours comes from outside.
+            return flow.remote == phone.addresses[0]
+
         def deliver(event: sip.Event) -> None:
             if not trunks.deliver(event):
                 switchboard.deliver(event)
@@ -417,7 +428,7 @@ async def running(settings: config.Config) -> AsyncIterator[Server]:
             session_expires_s=settings.sip.session_expires_s,
             min_se_s=settings.sip.min_se_s,
             login_for=lambda request, flow: trunks.login_for(request, flow),
-            guard_of=lambda request, flow: trunks.guard_of(request, flow),
+            guard_of=lambda request, flow: None if ours(flow) else trunks.guard_of(request, flow),
             serve_within=SERVED | {"NOTIFY": NOTIFIED_TYPES} | referring,
             serve_outside=referring,
         )
@@ -453,6 +464,7 @@ async def running(settings: config.Config) -> AsyncIterator[Server]:
             clips=clips,
             decoding=decoding,
             trunk_of=trunks.trunk_of,
+            ours=ours,
             events=events,
             recorder=recorder,
             attend=lambda call, script: attendants.attend(call, script),
@@ -476,6 +488,15 @@ async def running(settings: config.Config) -> AsyncIterator[Server]:
         )
         metrics.watch(lambda: rtp_families(endpoint.counters()))
         metrics.watch(lambda: sip_families(agent.counters()))
+        browsers = Browsers(
+            settings,
+            gateway=gateway,
+            phone=phone,
+            server=transport.addresses[0],
+            switchboard=switchboard,
+        )
+        stack.callback(browsers.close)
+        metrics.watch(browsers.families)
         metrics.watch(trunks.families)
         metrics.watch(webhooks.families)
         metrics.watch(lambda: connection_families(transport.connections()))
@@ -491,7 +512,7 @@ async def running(settings: config.Config) -> AsyncIterator[Server]:
         metrics.watch(lambda: health_families(control.health()))
         app = http_api.make_app(
             control,
-            calls=Calls(means, switchboard, played, asks=posting.allows),
+            calls=Calls(means, switchboard, browsers, played, asks=posting.allows),
             version=version("mediaserver"),
             encode={"mulaw": encoding.mulaw, "alaw": encoding.alaw},
             encoders={format: partial(encoding.FileEncoder, format) for format in encoding.FORMATS},
@@ -529,6 +550,7 @@ async def running(settings: config.Config) -> AsyncIterator[Server]:
             switchboard=switchboard,
             trunks=trunks,
             pushes=pushes,
+            gateway=gateway,
             gate=gate,
             certificate=certificate,
             webhooks=webhooks,

@@ -51,7 +51,7 @@ class Switchboard:
         self._record = record
         self._transfers = Transfers(means.signalling)
         self._tasks: set[asyncio.Task[None]] = set()
-        self._gate = Gate(means.config, means.trunk_of)
+        self._gate = Gate(means.config, means.trunk_of, means.ours)
         self._referrals = Referrals(means, place=self._begin, room=self._has_room)
         means.signalling.agent.admit = self._gate.judge
         means.signalling.welcome = self._gate.welcomes
@@ -113,10 +113,17 @@ class Switchboard:
         elif (call := self._calls.get(event.call)) is not None:
             call.deliver(event)
 
+    def wait_s(self, host: str) -> int:
+        """After how long to ask again whether there is room for a call with `host`; 0 when there is."""
+        return self._gate.wait_s(host, self._means.signalling.now())
+
+    def find(self, call_id: str) -> Call | None:
+        """The call of that SIP Call-ID that somebody has placed to us."""
+        return next((call for call in self._calls.values() if call.call_id == call_id), None)
+
     def place(self, order: Order) -> Call:
         """Begin a call that nobody has asked for by SIP. Raises NoRoom."""
-        wait_s = self._gate.wait_s(order.flows[0].remote[0], self._means.signalling.now())
-        if wait_s:
+        if wait_s := self.wait_s(order.flows[0].remote[0]):
             raise NoRoom(wait_s)
         return self._begin(order)
 
@@ -144,7 +151,7 @@ class Switchboard:
         return call
 
     def _has_room(self, host: str) -> bool:
-        return not self._gate.wait_s(host, self._means.signalling.now())
+        return not self.wait_s(host)
 
     def _move(self, former: str, call: Call) -> None:
         self._calls[call.id] = self._calls.pop(former)

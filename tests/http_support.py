@@ -34,6 +34,7 @@ from http_api import (
     PushFacts,
     PushOrder,
     RecordingFacts,
+    Refused,
     SocketEnd,
     SpeakerFacts,
     SpeakerOrder,
@@ -42,6 +43,8 @@ from http_api import (
     UtteranceFacts,
     UtteranceOrder,
     VoiceFacts,
+    WebRtcFacts,
+    WebRtcOrder,
     make_app,
     serve,
 )
@@ -278,10 +281,17 @@ class FakeCalls:
 
     placed: list[CallOrder] = field(default_factory=list)
     played: list[PlayOrder] = field(default_factory=list)
+    offered: list[WebRtcOrder] = field(default_factory=list)
 
     async def place_call(self, order: CallOrder) -> CallFacts:
         self.placed.append(order)
         return CALL
+
+    async def take_offer(self, order: WebRtcOrder) -> WebRtcFacts:
+        self.offered.append(order)
+        if "m=audio" not in order.sdp:
+            raise Refused("It has no audio", field="sdp")
+        return WebRtcFacts(call_id=CALL.id, sdp="v=0\r\n")
 
     def calls(self) -> list[CallFacts]:
         return [CALL]

@@ -49,6 +49,7 @@ ROUTES = {
     "GET /v1/calls": Access.READ,
     "GET /v1/calls/{id}/events": Access.READ,
     "GET /v1/events": Access.READ,
+    "POST /v1/webrtc/offer": Access.CALL,
     "GET /v1/calls/{id}": Access.READ,
     "DELETE /v1/calls/{id}": Access.CALL,
     "POST /v1/calls/{id}/say": Access.CALL,

@@ -86,6 +86,7 @@ async def test_every_route_is_described_and_everything_described_is_there() -> N
             ("/v1/recordings/{id}", "get"),
             ("/v1/recordings/{id}", "delete"),
             ("/v1/recordings/{id}/audio", "get"),
+            ("/v1/webrtc/offer", "post"),
             ("/v1/events", "get"),
             ("/health", "get"),
             ("/ready", "get"),
@@ -156,7 +157,7 @@ async def test_every_json_body_has_examples_and_they_are_accepted() -> None:
                     one = path.replace("{id}", SPEAKER.id)
                     async with api.client.request(method, one, json=example["value"]) as response:
                         # There is no room for a push here, and no such call, which is no fault of the examples.
-                        assert response.status == {"/v1/rtp": 503, "/v1/calls": 201}.get(
+                        assert response.status == {"/v1/rtp": 503, "/v1/calls": 201, "/v1/webrtc/offer": 201}.get(
                             path, 404 if path.startswith("/v1/calls/") else 200
                         )
                         await response.read()

@@ -173,3 +173,12 @@ def test_a_closed_gate_says_when_to_come_back_and_still_hides_from_strangers() -
     assert asked(door) == asked(door, method="OPTIONS") == busy(30)
     assert asked(door, host=ELSEWHERE).status is None
     assert not door.open
+
+
+def test_a_telephone_of_our_own_is_let_in_from_anywhere_and_finds_the_room_that_there_is() -> None:
+    config = Config.model_validate({"sip": {"networks": [], "max_calls": 1}})
+    full = Gate(config, lambda host: None, lambda flow: flow.remote == (AT_HOME, 5060))
+    assert asked(full) == WELCOME
+    assert asked(full, host="10.0.0.2") == sip.Admission(status=403)
+    full.begin(AT_HOME, 0.0)
+    assert asked(full) == busy(5)

@@ -317,3 +317,20 @@ def test_the_advertised_address_has_the_port_of_its_family() -> None:
         sip = {"listen": ["[::]:5070", "0.0.0.0:5060"], "advertise": advertise}
         assert config.Config.model_validate({"sip": sip}).sip.advertised == (advertise, port)
     assert config.Config().sip.advertised is None
+
+
+def test_a_stun_server_is_a_host_and_a_port() -> None:
+    assert config.WebRtc().stun is None
+    assert config.WebRtc(stun_server="stun.example.com:3478").stun == ("stun.example.com", 3478)
+    with pytest.raises(ValueError, match="host:port"):
+        config.WebRtc(stun_server="stun:stun.example.com")
+
+
+def test_what_browsers_are_told_of_addresses_is_checked() -> None:
+    made = config.Config.model_validate({"webrtc": {"addresses": ["192.0.2.1", "2001:db8::1"], "ports": "40000-40099"}})
+    assert made.webrtc.addresses == ("192.0.2.1", "2001:db8::1")
+    assert made.webrtc.ports == range(40000, 40100)
+    with pytest.raises(ValueError, match="not appear to be an IPv4 or IPv6 address"):
+        config.WebRtc(addresses=("here",))
+    with pytest.raises(ValueError, match="first-last"):
+        config.WebRtc.model_validate({"ports": "40000"})
