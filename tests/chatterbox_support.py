@@ -17,11 +17,17 @@ from tests.oracle import SEED
 torch.set_num_threads(1)
 
 
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+"""What a rule about devices is proved on: a GPU too, where there is one."""
+
+
 @functools.cache
-def random_t3(shape: ModelShape, tile: int | None = None) -> t3.T3:
+def random_t3(
+    shape: ModelShape, tile: int | None = None, device: str = "cpu", dtype: torch.dtype = torch.float32
+) -> t3.T3:
     """T3 of that shape with random weights."""
     layout = {key: size for key, size in t3.layout(shape.t3).items() if t3.used(key)}
-    return t3.T3(shape.t3, random_weights(layout, seed=SEED), tile=tile)
+    return t3.T3(shape.t3, random_weights(layout, seed=SEED), device=device, dtype=dtype, tile=tile)
 
 
 def write_t3(shape: ModelShape, directory: Path) -> None:

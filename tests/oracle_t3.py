@@ -18,6 +18,9 @@ from chatterbox.models.t3.modules.t3_config import T3Config
 from safetensors.torch import load_file
 from transformers.generation import logits_process as warpers
 
+# The multilingual model's alignment analyser watches over what is drawn and is no part of what is compared.
+T3Config.is_multilingual = False
+
 
 def model(shape: Shape, directory: Path) -> t3_module.T3:
     """The package's T3 of that shape with the weights of the directory; every key has to fit."""

@@ -17,15 +17,20 @@ from transformers import AutoTokenizer
 
 sys.modules["perth"] = types.ModuleType("perth")  # watermarks, imported beside what is asked for
 
-from chatterbox import tts, tts_turbo  # noqa: E402
-from chatterbox.models.tokenizers import EnTokenizer  # noqa: E402
+from chatterbox import mtl_tts, tts, tts_turbo  # noqa: E402
+from chatterbox.models.tokenizers import EnTokenizer, MTLTokenizer  # noqa: E402
 
 
 def part(shape: Shape, question: Tensors, directory: Path) -> Tensors:
     texts = bytes(question["texts"].tolist()).decode().split("\0")
+    languages = bytes(question["languages"].tolist()).decode().split("\0")
     if shape.t3.backbone == "gpt2":
         tokenizer = AutoTokenizer.from_pretrained(directory)
         ids = [tokenizer(tts_turbo.punc_norm(text)).input_ids for text in texts]
+    elif shape.name == "multilingual":
+        tokenizer = MTLTokenizer(str(directory / shape.files.tokenizer[0]))
+        pairs = zip(texts, languages, strict=True)
+        ids = [tokenizer.encode(mtl_tts.punc_norm(text), language_id=language) for text, language in pairs]
     else:
         tokenizer = EnTokenizer(str(directory / shape.files.tokenizer[0]))
         ids = [tokenizer.encode(tts.punc_norm(text)) for text in texts]

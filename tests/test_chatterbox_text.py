@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import pytest
@@ -27,15 +27,31 @@ TEXTS = (
     "élan vital",
 )
 TAGGED = ("Oh[laugh] the [clear throat] thing [sigh]", "[chuckle] the end")
-SHAPES = [TINY, TINY_ORIGINAL]
+FOREIGN = {
+    "Größe: Straße…": "de",
+    "ÉTÉ À L'ÎLE": "fr",
+    "안녕하세요 ": "ko",
+    "Привет; мир": "ru",
+    "こんにちは、ガ": "ja",
+    "Blåbær": "no",
+    "अनुभव": "hi",
+}
+MULTILINGUAL = MODELS["multilingual"]
+SHAPES = [TINY, TINY_ORIGINAL, MULTILINGUAL]
 
 
-def texts_for(shape: ModelShape) -> tuple[str, ...]:
-    return TEXTS if shape.t3.guided else TEXTS + TAGGED
+def texts_for(shape: ModelShape) -> Mapping[str, str]:
+    """Texts and their languages."""
+    english = dict.fromkeys(TEXTS if shape.t3.guided else TEXTS + TAGGED, "en")
+    return english | FOREIGN if shape is MULTILINGUAL else english
 
 
 def question(shape: ModelShape) -> Mapping[str, Tensor]:
-    return {"texts": torch.tensor(list("\0".join(texts_for(shape)).encode()), dtype=torch.uint8)}
+    def joined(texts: Iterable[str]) -> Tensor:
+        return torch.tensor(list("\0".join(texts).encode()), dtype=torch.uint8)
+
+    texts = texts_for(shape)
+    return {"texts": joined(texts), "languages": joined(texts.values())}
 
 
 PART = Part(script="oracle_text.py", question=question, checkpoint=write_tokenizer)
@@ -54,8 +70,8 @@ def front_end(shape: ModelShape, directory: Path) -> FrontEnd:
 def compare(ours: FrontEnd, shape: ModelShape, answer: Mapping[str, Tensor]) -> None:
     theirs = [part.tolist() for part in torch.split(answer["tokens"], answer["lengths"].tolist())]
     marks = ((shape.t3.start_text,), (shape.t3.stop_text,)) if shape.t3.guided else ((), ())
-    for text, tokens in zip(texts_for(shape), theirs, strict=True):
-        assert ours.tokens(text) == (*marks[0], *tokens, *marks[1]), text
+    for (text, language), tokens in zip(texts_for(shape).items(), theirs, strict=True):
+        assert ours.tokens(text, language) == (*marks[0], *tokens, *marks[1]), text
 
 
 def test_tokens_are_those_of_the_package(shape: ModelShape, tmp_path: Path) -> None:
@@ -115,6 +131,7 @@ def test_english_is_spoken(shape: ModelShape, tmp_path: Path, language: str) -> 
     assert front_end(shape, tmp_path).tokens("Hello.", language)
 
 
+@pytest.mark.parametrize("shape", [TINY, TINY_ORIGINAL], ids=lambda shape: shape.name)
 def test_another_language_is_refused_by_english_models(shape: ModelShape, tmp_path: Path) -> None:
     with pytest.raises(Unsupported, match='speaks English only, not "de"') as raised:
         front_end(shape, tmp_path).check("Hallo.", "de-AT")
@@ -123,13 +140,13 @@ def test_another_language_is_refused_by_english_models(shape: ModelShape, tmp_pa
 
 @pytest.fixture
 def multilingual(tmp_path: Path) -> FrontEnd:
-    return front_end(MODELS["multilingual"], tmp_path)
+    return front_end(MULTILINGUAL, tmp_path)
 
 
 def test_the_multilingual_model_hears_which_language_it_is(multilingual: FrontEnd) -> None:
     """Lower case, taken apart, and behind the mark of the language."""
     start, mark, *letters, stop = multilingual.tokens("Élan", "en")
-    assert (start, mark, stop) == (255, 3, 0)
+    assert (start, mark, stop) == (255, 5 + sorted(LANGUAGES).index("en"), 0)
     assert len(letters) == 6, "e, its accent, l, a, n and a full stop"
 
 

@@ -99,6 +99,8 @@ class Decoder:
 
     def __init__(self, t3: T3, *, slots: int, positions: int, prefix_bytes: int) -> None:
         """`positions` of a sequence at the most: prefix, text and speech. `prefix_bytes` for prefixes of voices."""
+        if t3.tile is None:
+            raise ValueError("a decoder wants a T3 with a tile: 1 on a CPU, its number of slots or less on a GPU")
         shape, device = t3.shape, t3.device
         self._t3 = t3
         self._positions = math.ceil(positions / KEY_BLOCK) * KEY_BLOCK
@@ -160,6 +162,7 @@ class Decoder:
         slot = next((slot for slot, stream in enumerate(self._slots) if stream is None), None)
         if slot is None:
             raise EngineBusy(f"all {len(self._slots)} slots are taken", retry_after_s=1.0)
+        self._check(request)
         digest = request.prompt.digest()
         prefix = self._prefixes.get(digest, lambda: self._t3.whole(self._t3.prefix(request.prompt))[1])
         opening = self._t3.opening(request.text)
@@ -222,6 +225,19 @@ class Decoder:
                 self._slots[slot] = None
                 return True
         return False
+
+    def _check(self, request: Request) -> None:
+        """Refuse what would have the device read beyond a table, which on a GPU ends the process."""
+        shape = self._t3.shape
+        for of, tokens, size, most in (
+            ("of text", request.text, shape.text_vocabulary, shape.text_positions or self._positions),
+            ("of the voice", request.prompt.tokens, shape.speech_vocabulary, shape.speech_positions or self._positions),
+        ):
+            foreign = next((token for token in tokens if not 0 <= token < size), None)
+            if foreign is not None:
+                raise UnsuitableUtterance(f"{foreign} is no token {of} of this model, which has {size}")
+            if len(tokens) > most:
+                raise UnsuitableUtterance(f"{len(tokens)} tokens {of} are too many: {most} is the most")
 
     def _hear(self, slot: int, stream: _Stream, token: int, broken: bool) -> None:
         """Take a token that was drawn, and end the stream if it is the last one."""

@@ -14,6 +14,7 @@ from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 
 from engines.chatterbox import s3gen, t3
 from engines.chatterbox.shapes import Backbone, ModelShape
+from engines.chatterbox.text import LANGUAGES
 from engines.chatterbox.weights import write_random
 
 __all__ = ["TAGS", "write_checkpoint", "write_tokenizer"]
@@ -22,6 +23,15 @@ TAGS = ("[clear throat]", "[sigh]", "[shush]", "[cough]", "[groan]", "[sniff]", 
 """Some of those that Turbo has been taught."""
 
 _MERGES = (("h", "e"), ("Ġ", "t"), ("Ġt", "he"), ("i", "n"), ("in", "g"), ("l", "l"))
+# Latin, accents, Greek, Cyrillic, Devanagari, Jamo, kana.
+_LETTERS = (
+    (0x21, 0x7F),
+    (0xA1, 0x180),
+    (0x300, 0x500),
+    (0x900, 0x980),
+    (0x1100, 0x1200),
+    (0x3001, 0x3100),
+)
 
 
 def write_checkpoint(model: ModelShape, directory: Path, *, seed: int = 1) -> None:
@@ -54,10 +64,13 @@ def _write_byte_pairs(directory: Path) -> None:
 
 
 def _write_letters(path: Path, model: ModelShape) -> None:
-    specials = {"[STOP]": model.t3.stop_text, "[START]": model.t3.start_text, "[UNK]": 1, "[SPACE]": 2, "[en]": 3}
-    letters = iter([chr(code) for code in (*range(0x21, 0x7F), *range(0xA1, 0x180))])
+    specials = {"[STOP]": model.t3.stop_text, "[START]": model.t3.start_text, "[UNK]": 1, "[SPACE]": 2}
+    for language in sorted(LANGUAGES):
+        specials[f"[{language}]"] = len(specials) + 1
+    letters = [chr(code) for first, end in _LETTERS for code in range(first, end)]
     taken = set(specials.values())
-    vocabulary = specials | {next(letters): place for place in range(256) if place not in taken}
+    places = [place for place in range(model.t3.text_vocabulary) if place not in taken]
+    vocabulary = specials | dict(zip(letters, places, strict=False))
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.add_special_tokens([AddedToken(word, special=True) for word in specials])
