@@ -684,6 +684,11 @@ class Stream:
             self._line.start()
 
     @property
+    def ptime_ms(self) -> int:
+        """How much audio a packet carries, as agreed."""
+        return self._ptime_ms
+
+    @property
     def connected(self) -> bool:
         """Whether it was ever told where to send, and so may be known to a peer."""
         return self._signalled is not None
@@ -724,9 +729,25 @@ class Stream:
         step = 2 * rate_hz * _SLICE_MS // 1000
         for start in range(0, len(pcm), max(step, 2)):
             codes = encode(self._at_line_rate(pcm[start : start + step], rate_hz), self._codec)
-            await self._put(codes, later_ms=max(len(pcm) - start - step, 0) * 500 / rate_hz)
+            await self._put(codes, self._alaw, later_ms=max(len(pcm) - start - step, 0) * 500 / rate_hz)
             if self._flushes != flushes:
                 return
+
+    async def relay(self, codes: bytes, codec: Codec) -> None:
+        """Append G.711 to the utterance, or open one, octet for octet if `codec` is the one that is agreed on.
+
+        Waits for room, and returns early, as `write` does. Raises StreamClosed, and LocalProtocolError while another
+        write waits.
+        """
+        self._check_open()
+        if self._room is not None:
+            raise LocalProtocolError("another write is under way")
+        flushes = self._flushes
+        if self._resampler is not None:
+            rest, self._resampler = self._resampler.finish(), None
+            await self._put(encode(rest, self._codec), self._alaw, later_ms=len(codes) / 8)
+        if self._flushes == flushes:
+            await self._put(codes, codec == "PCMA", later_ms=0.0)
 
     async def play(self, clip: Clip) -> None:
         """Append a clip, an utterance of its own; an open one ends before it. Waits until what precedes is nearly sent.
@@ -966,9 +987,8 @@ class Stream:
             self._resampler = Resampler(rate_hz, RATE_HZ)
         return before + self._resampler.feed(pcm)
 
-    async def _put(self, codes: bytes, *, later_ms: float) -> None:
+    async def _put(self, codes: bytes, alaw: bool, *, later_ms: float) -> None:
         """Move codes into the ring, or stop at a flush; `later_ms` is what its write will bring after them."""
-        alaw = self._alaw
         flushes = self._flushes
         at = self._line.write(codes, 0, alaw)
         while at < len(codes) and self._flushes == flushes:

@@ -31,7 +31,7 @@ from rtp import (
     StreamClosed,
     Transform,
 )
-from rtp.g711 import alaw_encode, mulaw_decode, mulaw_encode
+from rtp.g711 import alaw_decode, alaw_encode, mulaw_decode, mulaw_encode
 from rtp.packet import Packet, serialise
 from rtp.rtcp import (
     CNAME,
@@ -318,6 +318,41 @@ async def test_rates_may_change_within_an_utterance(stream: Stream, peer: Peer) 
     stream.end()
     await stream.drained()
     assert stream.counters().played_ms == 300
+
+
+async def test_what_is_relayed_is_sent_octet_for_octet(stream: Stream, peer: Peer) -> None:
+    stream.start()
+    codes = bytes(range(256)) * 50  # 1.6 s into a ring of 1 s
+    await stream.relay(codes, "PCMU")
+    stream.end()
+    await stream.drained()
+    assert payloads(peer.received()).strip(b"\xff") == codes.strip(b"\xff")
+    assert stream.counters().underruns == 0
+
+
+async def test_what_is_relayed_in_the_other_law_is_turned_into_the_one_that_is_agreed_on(
+    stream: Stream, peer: Peer
+) -> None:
+    stream.start()
+    await stream.write(SPEECH * 3, 24000)  # what a resampler holds back of it comes first
+    await stream.relay(alaw_encode(SPEECH), "PCMA")
+    stream.end()
+    await stream.drained()
+    heard = payloads(peer.received()).rstrip(b"\xff")
+    assert heard[-159:] == mulaw_encode(alaw_decode(alaw_encode(SPEECH)))[-159:]
+    assert stream.counters().played_ms == 40
+
+
+async def test_a_relay_stops_at_a_flush_and_is_refused_beside_a_write(stream: Stream) -> None:
+    stream.start()
+    relaying = asyncio.create_task(stream.relay(bytes(24_000), "PCMU"))
+    await asyncio.sleep(0.05)
+    with pytest.raises(LocalProtocolError, match="another write"):
+        await stream.relay(b"a", "PCMU")
+    stream.flush()
+    await relaying
+    await stream.drained()
+    assert stream.counters().played_ms < 200
 
 
 async def test_speech_may_be_written_before_connect_and_start(endpoint: Endpoint, peer: Peer) -> None:
