@@ -34,6 +34,7 @@ from .events import CALL_EVENTS, EVENTS, Events
 from .exchange import dress, exchange
 from .health import HEALTH, METRICS, READY, Condition
 from .intake import FORM_BYTES, expecting
+from .line import CALL_AUDIO, CallAudio
 from .openai import MODEL, MODELS, SPEECH, OpenAi, complaint
 from .openapi import OPENAPI, Description, describe
 from .problem import Problem
@@ -73,6 +74,7 @@ def make_table(
     recordings: Recordings,
     clips: Clips,
     webrtc: WebRtc,
+    line: CallAudio,
     events: Events,
     condition: Condition,
 ) -> tuple[Route, ...]:
@@ -121,6 +123,7 @@ def make_table(
         Route("recording", "DELETE", "/v1/recordings/{id}", recordings.erase, ERASE, Access.ADMIN),
         Route("recording_audio", "GET", "/v1/recordings/{id}/audio", recordings.download, DOWNLOAD, Access.CALL),
         Route("offer", "POST", "/v1/webrtc/offer", webrtc.offer, OFFER, Access.CALL),
+        Route("call_audio", "GET", "/v1/calls/{id}/audio", line.attach, CALL_AUDIO, Access.CALL),
         Route("events", "GET", "/v1/events", events.all, EVENTS, Access.READ),
         Route("call_events", "GET", "/v1/calls/{id}/events", events.one, CALL_EVENTS, Access.READ),
         Route("token", "GET", "/v1/token", show_token, TOKEN, Access.TOKEN),
@@ -185,6 +188,7 @@ def make_app(
         Recordings(calls, limits=limits),
         Clips(calls, limits=limits, uploads=uploads),
         WebRtc(calls, limits=limits),
+        CallAudio(calls, sockets=sockets),
         events,
         Condition(control, version=version),
     )

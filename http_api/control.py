@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, Protocol
@@ -13,8 +14,10 @@ __all__ = [
     "CallControl",
     "CallEnd",
     "CallFacts",
+    "CallLine",
     "CallOrder",
     "Clauses",
+    "Cleared",
     "ClipFacts",
     "Conflict",
     "ControlError",
@@ -27,6 +30,11 @@ __all__ = [
     "Health",
     "Host",
     "Kept",
+    "Keyed",
+    "LineFacts",
+    "LineNotice",
+    "LineOrder",
+    "Marked",
     "NotFound",
     "PlayOrder",
     "PromptControl",
@@ -354,6 +362,56 @@ class WebRtcFacts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LineOrder:
+    """How somebody wants to listen to a call and to speak into it: both ways in the same format, at the same rate.
+
+    delay_ms  how much of what is spoken is gathered before it is heard, or for how long
+    """
+
+    format: Literal["pcm", "mulaw", "alaw"]
+    rate_hz: int
+    listens: bool
+    speaks: bool
+    delay_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LineFacts:
+    """The call that is up."""
+
+    call_id: str
+    direction: Literal["inbound", "outbound"]
+    caller: str
+    callee: str
+    codec: Literal["PCMU", "PCMA"]
+
+
+@dataclass(frozen=True, slots=True)
+class Marked:
+    """All that was spoken before the mark of that name has been sent to the peer."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Cleared:
+    """What was spoken and not sent is dropped, so that `marks` are not reached; `played_ms` were sent in all."""
+
+    marks: tuple[str, ...]
+    played_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Keyed:
+    """The peer has keyed a digit."""
+
+    digit: str
+
+
+LineNotice = Marked | Cleared | Keyed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Health:
     """`healthy`: the process works. `ready`: it takes new work now. `details` go into the JSON body as they are."""
 
@@ -532,6 +590,28 @@ class SpeakerControl(Protocol):
         """Raises NotFound."""
 
 
+class CallLine(Protocol):
+    """Somebody who listens to a call and speaks into it. Audio is in the format that was ordered."""
+
+    async def opened(self) -> LineFacts | None:
+        """The call, as soon as it is up; None if it never will be."""
+
+    def heard(self) -> AsyncGenerator[bytes, None]:
+        """The peer's audio from now on in frames of 20 ms, until the call is over; what is not taken is lost."""
+
+    def notices(self) -> AsyncGenerator[LineNotice, None]:
+        """What has happened, until the call is over."""
+
+    async def play(self, audio: bytes) -> None:
+        """Have this said next; waits for room. Raises Busy."""
+
+    def mark(self, name: str) -> None:
+        """Have it noticed when all that came before is said. Raises Refused when there are too many."""
+
+    def clear(self) -> None:
+        """Be silent at once, and drop what waits; it is noticed when that is done. Raises Refused as `mark` does."""
+
+
 class RecordingControl(Protocol):
     """Calls that are recorded."""
 
@@ -605,6 +685,12 @@ class CallControl(RecordingControl, Protocol):
         """What happens to calls, or to one, from now on or after the event of that id; None when nothing does.
 
         With a `call_id` and no `after` it begins with the earliest that is kept.
+        """
+
+    def attach(self, id: str, order: LineOrder) -> AbstractContextManager[CallLine]:
+        """Listen to a call and speak into it while the context lasts; what was handed in is said after it too.
+
+        Raises NotFound, and Conflict if the call has ended, or if somebody speaks in it already.
         """
 
     async def transfer(self, id: str, *, to: str | None, call_id: str | None) -> TransferFacts:

@@ -30,6 +30,7 @@ __all__ = [
     "read_file",
     "read_form",
     "read_model",
+    "read_query",
     "request_id",
 ]
 
@@ -110,6 +111,17 @@ async def read_model(
         raise Problem(400, "The body is not framed as its headers say.", closes=True) from error
     try:
         return model.model_validate_json(body, context=limits)
+    except ValidationError as error:
+        raise of_validation(error) from None
+
+
+def read_query(request: web.Request, model: type[Model]) -> Model:
+    """The parameters after the path of `request`. Raises Problem: 422 not fit for the model."""
+    query = request.query
+    if twice := next((name for name in query if len(query.getall(name)) > 1), None):
+        raise Problem.of_field(422, twice[:MAX_NAME_CHARS], "This parameter comes twice")
+    try:
+        return model.model_validate_strings(dict(query))
     except ValidationError as error:
         raise of_validation(error) from None
 

@@ -111,6 +111,7 @@ def _operation(route: Route, *, guarded: bool) -> Json:
             {"$ref": "#/components/parameters/RequestId"},
             *([{"$ref": "#/components/parameters/IdempotencyKey"}] if operation.repeats else []),
             *_path_parameters(route.path),
+            *([] if operation.query is None else _query_parameters(operation.query)),
         ],
         "responses": {str(answer.status): _answer(answer) for answer in operation.answers}
         | {str(status): _problem(status, operation.problem) for status in sorted({*operation.problems, *entrance})},
@@ -160,6 +161,20 @@ def _path_parameters(path: str) -> list[Json]:
     return [
         {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
         for name in re.findall(r"\{(\w+)\}", path)
+    ]
+
+
+def _query_parameters(model: type[BaseModel]) -> list[Json]:
+    schema = model.model_json_schema(mode="validation")
+    return [
+        {
+            "name": name,
+            "in": "query",
+            "required": name in schema.get("required", ()),
+            "description": field.pop("description", ""),
+            "schema": field,
+        }
+        for name, field in schema["properties"].items()
     ]
 
 

@@ -46,6 +46,7 @@ class Operation:
     """What a client has to know of a route (OpenAPI 3.1.0 section 4.8.10).
 
     body      what the request carries, as `media_type`
+    query     the parameters after the path
     examples  of the body, by a few words on each
     uploads   what it may carry instead, by media type: a form with a file, or b"" for a file by itself
     answers   every response that is no problem
@@ -60,6 +61,7 @@ class Operation:
     description: str = ""
     body: type[BaseModel] | None = None
     media_type: str = JSON
+    query: type[BaseModel] | None = None
     examples: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
     uploads: Mapping[str, type[BaseModel] | bytes] = field(default_factory=dict)
     answers: tuple[Answer, ...]

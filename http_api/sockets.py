@@ -30,6 +30,8 @@ CLOSE_CODES: Mapping[int, WSCloseCode] = {
     500: WSCloseCode.INTERNAL_ERROR,
     503: WSCloseCode.TRY_AGAIN_LATER,
 }
+# With which aiohttp closes when what comes is no message (RFC 6455 section 7.4.1).
+MALFORMED: Final = (WSCloseCode.PROTOCOL_ERROR, WSCloseCode.INVALID_TEXT, WSCloseCode.MESSAGE_TOO_BIG)
 ENDS: Mapping[int, SocketEnd] = {408: "idle", 500: "failed"}
 
 
@@ -82,12 +84,13 @@ class Sockets:
         await socket.prepare(request)
         self._open.add(socket)
         self._control.socket_opened()
-        end: SocketEnd = "left"
+        line = Line(request, socket, self._limits)
+        end: SocketEnd | None = None  # cancelled: it has gone
         try:
-            end = await _outcome(Line(request, socket, self._limits), converse)
+            end = await _outcome(line, converse)
         finally:
             self._open.discard(socket)
-            self._control.socket_ended(end)
+            self._control.socket_ended(end or line.end)
         return socket
 
     async def close(self, _app: web.Application) -> None:
@@ -116,11 +119,16 @@ class Line:
         self._limits = limits
         self.socket = socket
         self.client = request[CLIENT]
-        self.end: SocketEnd = "left"
-        """Why nothing more comes, when that is so."""
         self.reading = False
         """Whether messages are being taken: while they are not, a silent client is not at fault."""
         self._seen = 0
+        self._malformed = False
+
+    @property
+    def end(self) -> SocketEnd:
+        """Why nothing more comes, when that is so."""
+        # The code is ours until the client has sent its own.
+        return "refused" if self._malformed or self.socket.close_code in MALFORMED else "left"
 
     async def receive(self) -> str | bytes | None:
         """The client's next message; None when it has gone."""
@@ -138,8 +146,8 @@ class Line:
                     await self.socket.pong(received.data)
                 case WSMsgType.PONG:
                     self._seen += 1
-                case WSMsgType.ERROR:  # what came is no message, and aiohttp has closed with 1002, 1007 or 1009
-                    self.end = "refused"
+                case WSMsgType.ERROR:
+                    self._malformed = True
                     return None
                 case _:
                     return None

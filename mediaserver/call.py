@@ -164,6 +164,7 @@ class Call:
         self._timers: list[asyncio.TimerHandle] = []
         self.digits = Digits()
         self._hold = Hold()
+        self._followers: tuple[Callable[[], None], ...] = ()
         self._log = structlog.get_logger("call").bind(**facts)
         self._programme = Programme(means.speech, tell=self.detail.speak, log=self._log)
 
@@ -219,6 +220,9 @@ class Call:
             # Mostly a CANCEL or BYE crossed what we wanted: its Ended waits in the inbox then, and this does nothing.
             self._log.debug("the call does not allow it", wanted=type(event).__name__, why=str(error))
             self.abandon()
+        if self.state is not before:
+            for changed in self._followers:
+                changed()
 
     def _is_stale(self, event: Input) -> bool:
         """Whether more has been handed in since it was said that all is said, or another call took the place."""
@@ -513,6 +517,27 @@ class Call:
     def headers(self) -> sip.Headers:
         """Of the INVITE that came; none if we sent it."""
         return sip.Headers() if isinstance(self._begun, Order) else self._begun.request.headers
+
+    def attend(self) -> None:
+        """Somebody is there who may speak at any time: the call goes on when all is said. Raises Attended."""
+        self._programme.attend()
+        self.deliver(Resumed())
+
+    def leave(self) -> None:
+        """Whoever was there has left: when all is said, the script says what is next."""
+        self._programme.leave()
+
+    def withdraw(self, passage: Passage) -> None:
+        """Say no more of that."""
+        self._programme.drop(passage)
+
+    def follow(self, changed: Callable[[], None]) -> None:
+        """Have it called whenever the state has changed."""
+        self._followers += (changed,)
+
+    def unfollow(self, changed: Callable[[], None]) -> None:
+        """Have it called no longer."""
+        self._followers = tuple(follower for follower in self._followers if follower != changed)
 
     @property
     def media(self) -> Media | None:

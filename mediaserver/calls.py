@@ -12,6 +12,7 @@ import http_api
 import rtp
 import sip
 from mediaserver import audio
+from mediaserver.attachment import Attachment
 from mediaserver.browsers import Browsers
 from mediaserver.call import Call, Means
 from mediaserver.clips import Clips, TooMuchAudio
@@ -215,6 +216,11 @@ class Calls:
         except sip.LocalProtocolError as error:
             raise http_api.Conflict(str(error), field="id") from error
         return http_api.TransferFacts(outcome=OUTCOMES[told.outcome], sip_status=told.status, sip_reason=told.reason)
+
+    @contextmanager
+    def attach(self, id: str, order: http_api.LineOrder) -> Iterator[Attachment]:
+        with Attachment(self._alive(id), order) as attachment:
+            yield attachment
 
     async def events(
         self, after: str | None, *, call_id: str | None, idle_s: float

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import engines
 import rtp
+from mediaserver.talkspurt import Talkspurt
 
 __all__ = ["BargeIn", "Item", "Passage", "PassageState", "Said"]
 
@@ -30,7 +31,7 @@ class Item:
     barge_in     what ends it early
     """
 
-    content: engines.Utterance | rtp.Clip
+    content: engines.Utterance | rtp.Clip | Talkspurt
     repeat: int | None = 1
     delay_ms: int = 0
     duration_ms: int | None = None
@@ -51,7 +52,7 @@ class PassageState(enum.Enum):
 class Said:
     """What is known of a passage.
 
-    text       None if it is a recording; `ssml` tells whether it is a document
+    text       None if it came as audio; `ssml` tells whether it is a document
     spoken_ms  how much of it has been sent
     barged_in_by  what interrupted it, if the other side did
     """
@@ -89,7 +90,10 @@ class Passage:
 
     def end(self, state: PassageState, *, spoken_ms: int) -> None:
         """No more of it will be said; what was to be said is let go of, for a recording is large."""
+        content = None if self.item is None else self.item.content
         self.state, self.spoken_ms, self.item = state, spoken_ms, None
+        if isinstance(content, Talkspurt):
+            content.close()
         self._over.set()
         self._tell(self.facts(spoken_ms=spoken_ms))
 

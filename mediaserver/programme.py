@@ -17,7 +17,7 @@ from mediaserver.barge_in import Listen
 from mediaserver.passage import BargeIn, Item, Passage, PassageState, Said
 from mediaserver.speech import Speech
 
-__all__ = ["Programme", "ProgrammeFull"]
+__all__ = ["Attended", "Programme", "ProgrammeFull"]
 
 # So much can wait to be said. Who hands in more does not listen.
 MOST = 32
@@ -27,6 +27,10 @@ REMEMBERED = 50
 
 class ProgrammeFull(Exception):
     """Too much waits to be said already."""
+
+
+class Attended(Exception):
+    """Somebody is there already who may speak at any time."""
 
 
 class Programme:
@@ -58,6 +62,7 @@ class Programme:
         self._began_ms = 0
         self._limit = asyncio.timeout(None)
         self._listening = contextlib.ExitStack()
+        self._attended = False
 
     @property
     def draining(self) -> bool:
@@ -66,8 +71,8 @@ class Programme:
 
     @property
     def idle(self) -> bool:
-        """Whether all is said."""
-        return self._passage is None and not self._queue
+        """Whether all is said, and nobody is there who may say more."""
+        return self._passage is None and not self._queue and not self._attended
 
     def add(self, item: Item) -> Passage:
         """Say it after all else. Raises ProgrammeFull."""
@@ -96,6 +101,29 @@ class Programme:
         self._queue.clear()
         self._cut_short()
 
+    def drop(self, passage: Passage) -> None:
+        """Say no more of that one; what else waits is said."""
+        if passage in self._queue:
+            self._queue.remove(passage)
+            passage.end(PassageState.INTERRUPTED, spoken_ms=0)
+        elif passage is self._passage:
+            self._cut_short()
+
+    def attend(self) -> None:
+        """Somebody is there who may say more at any time: all is not said before `leave`, or draining.
+
+        Raises Attended.
+        """
+        if self._attended:
+            raise Attended("somebody speaks in that call already")
+        self._attended = True
+        self.turn += 1  # what was reported before is not the end
+
+    def leave(self) -> None:
+        """Whoever was there has left: when all is said, it is the end."""
+        self._attended = False
+        self._waiting.set()
+
     async def silence(self) -> None:
         """As `stop`, and wait until nothing of what was being said is sent any more."""
         passage = self._passage
@@ -121,8 +149,10 @@ class Programme:
         await self._confirmed.wait()
 
     def drain(self) -> None:
-        """Finish what is being said, and repeat nothing."""
+        """Finish what is being said, repeat nothing, and wait for nobody to say more."""
         self._draining.set()
+        if self._attended:
+            self._waiting.set()
 
     async def run(
         self, stream: rtp.Stream, *, listen: Mapping[BargeIn, Listen], finished: Callable[[int], None]
@@ -143,7 +173,8 @@ class Programme:
                 self._waiting.clear()
                 turn = self.turn
                 await self._confirmed.wait()
-                finished(turn)
+                if not self._attended or self.draining:
+                    finished(turn)
         finally:
             self._limit = asyncio.timeout(None)  # the one that was used holds on to the task, and that to all of this
             if self._passage is not None:

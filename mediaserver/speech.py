@@ -12,6 +12,7 @@ import rtp
 from mediaserver.metrics import Metrics
 from mediaserver.prompts import Prompts
 from mediaserver.speakers import Speakers, is_speaker
+from mediaserver.talkspurt import Talkspurt
 
 __all__ = ["Speech"]
 
@@ -90,7 +91,7 @@ class Speech:
                 self._metrics.tts_rtf.observe(inference_s / audio_s)
 
     async def say(
-        self, content: engines.Utterance | rtp.Clip, stream: rtp.Stream, *, begin: Callable[[], None]
+        self, content: engines.Utterance | rtp.Clip | Talkspurt, stream: rtp.Stream, *, begin: Callable[[], None]
     ) -> bool:
         """Have `stream` say `content` as an utterance, at the pace at which the line takes it; whether it had sound.
 
@@ -99,6 +100,8 @@ class Speech:
         The utterance is ended whatever happens, so that what was written of it is heard. Raises what the engine raises,
         and rtp.StreamClosed.
         """
+        if isinstance(content, Talkspurt):
+            return await content.play(stream, begin=begin)
         if isinstance(content, engines.Utterance):
             content = await self._speakers.voiced(content)
             key = self._prompts.key(content, self.engine)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import struct
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
@@ -27,6 +27,9 @@ from http_api import (
     EventFacts,
     Gate,
     Health,
+    LineFacts,
+    LineNotice,
+    LineOrder,
     Listening,
     NotFound,
     PlayOrder,
@@ -275,6 +278,49 @@ class FakeControl:
         self.observed.set()
 
 
+LINE = LineFacts(
+    call_id=CALL.id, direction="outbound", caller="sip:desk@example.com", callee="sip:alice@example.com", codec="PCMU"
+)
+
+
+@dataclass
+class FakeLine:
+    """A `CallLine` that keeps what it is told, and hears and notices what a test puts in; None ends either."""
+
+    up: asyncio.Event = field(default_factory=asyncio.Event)
+    frames: asyncio.Queue[bytes | None] = field(default_factory=asyncio.Queue)
+    happenings: asyncio.Queue[LineNotice | None] = field(default_factory=asyncio.Queue)
+    told: list[object] = field(default_factory=list)
+    facts: LineFacts | None = LINE
+    error: Exception | None = None
+    room: asyncio.Event | None = None
+
+    async def opened(self) -> LineFacts | None:
+        await self.up.wait()
+        return self.facts
+
+    async def heard(self) -> AsyncGenerator[bytes, None]:
+        while (frame := await self.frames.get()) is not None:
+            yield frame
+
+    async def notices(self) -> AsyncGenerator[LineNotice, None]:
+        while (notice := await self.happenings.get()) is not None:
+            yield notice
+
+    async def play(self, audio: bytes) -> None:
+        if self.error is not None:
+            raise self.error
+        self.told.append(audio)
+        if self.room is not None:
+            await self.room.wait()
+
+    def mark(self, name: str) -> None:
+        self.told.append(name)
+
+    def clear(self) -> None:
+        self.told.append(None)
+
+
 @dataclass
 class FakeCalls:
     """A `CallControl` that knows one call, which has ended, and keeps what it was told."""
@@ -282,6 +328,21 @@ class FakeCalls:
     placed: list[CallOrder] = field(default_factory=list)
     played: list[PlayOrder] = field(default_factory=list)
     offered: list[WebRtcOrder] = field(default_factory=list)
+    line: FakeLine | None = None
+    orders: list[LineOrder] = field(default_factory=list)
+    attached: int = 0
+
+    @contextmanager
+    def attach(self, id: str, order: LineOrder) -> Iterator[FakeLine]:
+        self.call(id)
+        if self.line is None:
+            raise Conflict("The call has ended", field="id")
+        self.orders.append(order)
+        self.attached += 1
+        try:
+            yield self.line
+        finally:
+            self.attached -= 1
 
     async def place_call(self, order: CallOrder) -> CallFacts:
         self.placed.append(order)

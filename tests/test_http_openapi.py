@@ -79,6 +79,7 @@ async def test_every_route_is_described_and_everything_described_is_there() -> N
             ("/v1/calls/{id}/hold", "post"),
             ("/v1/calls/{id}/unhold", "post"),
             ("/v1/calls/{id}/transfer", "post"),
+            ("/v1/calls/{id}/audio", "get"),
             ("/v1/calls/{id}/events", "get"),
             ("/v1/calls/{id}/record", "post"),
             ("/v1/calls/{id}/record/stop", "post"),

@@ -18,6 +18,7 @@ from mediaserver import server
 from tests.live import serving
 from tests.speakers_support import somebody, wav_of
 from tests.test_attendant import caller, story
+from tests.test_call_audio import handset
 from tests.test_calls_verbs import friend
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
@@ -137,7 +138,7 @@ async def test_every_curl_line_is_answered_with_2xx(command: str, tmp_path: Path
             assert (tmp_path / written[1]).stat().st_size > 1000
 
 
-@pytest.mark.parametrize("program", PROGRAMS, ids=range(len(PROGRAMS)))
+@pytest.mark.parametrize("program", [program for program in PROGRAMS if "call_..." not in program])
 async def test_every_program_runs(program: str, tmp_path: Path) -> None:
     async with serving(store={"path": str(tmp_path / "store")}) as running:
         (tmp_path / "program.py").write_text(program.replace("127.0.0.1:8080", str(running.http_address)))
@@ -177,3 +178,22 @@ async def until_it_listens(port: int) -> None:
                 writer.close()
                 return
             await asyncio.sleep(0.05)
+
+
+@pytest.mark.parametrize("program", [program for program in PROGRAMS if "call_..." in program])
+async def test_a_caller_of_the_program_that_echoes_hears_himself(program: str, tmp_path: Path) -> None:
+    said = bytes(range(1, 100)) * 40
+    async with serving(store={"path": str(tmp_path / "store")}) as running, handset() as callee:
+        web = _web(running)
+        call = await _call(web, callee.uri)
+        typed = program.replace("127.0.0.1:8080", str(running.http_address)).replace("call_...", call)
+        (tmp_path / "program.py").write_text(typed)
+        echoing = asyncio.create_task(_ran(f"{sys.executable} program.py", cwd=tmp_path))
+        async with asyncio.timeout(20):
+            while said not in callee.ear.codes:
+                await callee.ear.talk(said)
+        async with aiohttp.ClientSession() as client, client.delete(f"{web}/v1/calls/{call}"):
+            code, output = await echoing
+    assert code == 0, output
+    kinds = [json.loads(line)["type"] for line in output.splitlines()]
+    assert (kinds[0], kinds[-1]) == ("start", "stop")
