@@ -273,6 +273,7 @@ def _order(order: CallRequest) -> CallOrder:
         stay_s=order.stay,
         webhook=order.webhook,
         webhook_timeout_ms=order.webhook_timeout_ms,
+        records=order.record,
     )
 
 

@@ -257,6 +257,7 @@ class CallOrder:
     said          None: nothing at first
     hangs_up      when all is said; otherwise the call stays for `stay_s`
     webhook       that conducts the call; then `said` is what is said if it does not do its part
+    records       from the answer on
     """
 
     to: str
@@ -271,6 +272,7 @@ class CallOrder:
     stay_s: float
     webhook: str | None = None
     webhook_timeout_ms: int = 3000
+    records: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

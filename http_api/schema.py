@@ -1126,6 +1126,9 @@ class CallRequest(_Body):
     webhook_timeout_ms: Annotated[
         int, Field(ge=100, le=30_000, description="After so long without an answer it has not done its part.")
     ] = 3000
+    record: Annotated[
+        bool, Field(description="Whether it is recorded from the answer on, as by `/record`: 403 if none may be.")
+    ] = False
 
     @field_validator("ssml")
     @classmethod

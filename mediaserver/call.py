@@ -46,7 +46,7 @@ from mediaserver.media import DEFAULT_CODECS, Media
 from mediaserver.metrics import Metrics
 from mediaserver.passage import BargeIn, Item, Passage
 from mediaserver.programme import Programme, ProgrammeFull
-from mediaserver.recorder import Recorder, Recording
+from mediaserver.recorder import Recorder, Recording, RecordingError
 from mediaserver.script import TEXT_TYPES, AudioFile, Remote, Script, Text, more, offer_in, text_of
 from mediaserver.script import read as read_script
 from mediaserver.speech import Speech
@@ -437,6 +437,8 @@ class Call:
 
     def _begin(self) -> None:
         assert self._media is not None, "a call is answered with its media"
+        if self._said().records:
+            self._tape(self._media)
         self._media.start()
         self._confirmed_at = time.monotonic()
         self._expect(self._means.config.sip.max_call_s, Expired())
@@ -554,6 +556,13 @@ class Call:
         recording = await self._means.recorder.start(self.detail.id, self.media.ear, max_s=max_s)
         self.detail.recordings.append(recording)
         return recording
+
+    def _tape(self, media: Media) -> None:
+        """Record the call from its first sample on; it goes on without a recording if there cannot be any."""
+        try:
+            self.detail.recordings.append(self._means.recorder.begin(self.detail.id, media.ear))
+        except RecordingError as error:
+            self._log.error("the call is not recorded", reason=str(error))
 
     def hold(self, *, held: bool) -> asyncio.Future[int | None]:
         """Put the peer on hold, or take it off: see `Hold.propose`."""

@@ -59,6 +59,8 @@ class Calls:
         self._dialling = Dialling(means.config, means.signalling)
 
     async def place_call(self, order: http_api.CallOrder) -> http_api.CallFacts:
+        if order.records and not self._means.config.recordings.enabled:
+            raise http_api.Forbidden("calls are not recorded here: set recordings.enabled", field="record")
         said = order.said
         text = Text(
             text="" if said is None else said.text,
@@ -94,6 +96,7 @@ class Calls:
                         silent=not text.text,
                         webhook=webhook,
                         barge_in=frozenset() if said is None else frozenset(map(BargeIn, said.barge_in)),
+                        records=order.records,
                     ),
                     headers=tuple(order.headers.items()),
                     tell=lambda status, reason: None,

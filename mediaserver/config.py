@@ -731,6 +731,7 @@ class Route(Section):
     say      text, or ssml: a document, or play: an audio file; {from} and {to} are filled in
     repeat   how often, with delay_ms of silence in between
     webhook  is asked what the call is to do; what is to be said, is said if it has no answer within webhook_timeout_ms
+    record   whether the call is recorded, from its answer to its end: see [recordings]
     """
 
     user: Pattern | None = None
@@ -747,6 +748,7 @@ class Route(Section):
     stay_s: float = Field(default=3600, gt=0, le=86_400)
     webhook: WebhookUrl | None = None
     webhook_timeout_ms: int = Field(default=3000, ge=100, le=30_000)
+    record: bool = False
 
     @model_validator(mode="after")
     def _says_one_thing(self) -> Route:
@@ -813,6 +815,13 @@ class Config(Section):
         ):
             if twice := {name for name in names if names.count(name) > 1}:
                 raise ValueError(f"{kind}: two are named {min(twice)}")
+        return self
+
+    @model_validator(mode="after")
+    def _records_where_that_is_allowed(self) -> Config:
+        for number, route in enumerate(self.route):
+            if route.record and not self.recordings.enabled:
+                raise ValueError(f"route.{number}.record: set recordings.enabled = true, or leave it out")
         return self
 
     @model_validator(mode="after")

@@ -43,6 +43,7 @@ __all__ = [
     "Recorded",
     "Recorder",
     "Recording",
+    "RecordingError",
     "RecordingOff",
     "RecordingUnderWay",
     "UnknownRecording",
@@ -68,23 +69,27 @@ FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 Result = TypeVar("Result")
 
 
-class RecordingOff(Exception):
+class RecordingError(Exception):
+    """Base of what goes wrong with recordings; the message says what."""
+
+
+class RecordingOff(RecordingError):
     """The configuration does not allow it."""
 
 
-class AlreadyRecording(Exception):
+class AlreadyRecording(RecordingError):
     """One call is recorded once at a time."""
 
 
-class NoRoomToRecord(Exception):
+class NoRoomToRecord(RecordingError):
     """The disk, or what may be taken of it, is full, or it does not answer."""
 
 
-class UnknownRecording(Exception):
+class UnknownRecording(RecordingError):
     """There is none of this id."""
 
 
-class RecordingUnderWay(Exception):
+class RecordingUnderWay(RecordingError):
     """It has not ended, or the disk is not done with it."""
 
 
@@ -141,21 +146,30 @@ class _File:
     """
 
     def __init__(self, directory: Path, facts: Recorded, *, min_free: int) -> None:
-        """Begin the file. Raises OSError, and then there is none."""
         self.samples = 0
         self.error: OSError | None = None
         self._directory = directory
-        self._id = facts.id
+        self._facts = facts
         self._min_free = min_free
-        path = _wav(directory, facts.id)
-        self._descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        self._descriptor = -1
+
+    @property
+    def there(self) -> bool:
+        """Whether there is such a file."""
+        return self._descriptor >= 0
+
+    def begin(self) -> None:
+        """Raises OSError, and then there is none."""
+        path = _wav(self._directory, self._facts.id)
         try:
+            self._descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
             # Whoever starts in this directory is to leave it alone.
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._check_room(HEAD_BYTES)
             os.pwrite(self._descriptor, wav_head(0), 0)
-            _describe(directory, facts)
-        except OSError:
+            _describe(self._directory, self._facts)
+        except OSError as error:
+            self.error = error
             self.remove()
             raise
 
@@ -182,6 +196,8 @@ class _File:
 
     def close(self, facts: Recorded) -> None:
         """It is complete. Raises OSError."""
+        if not self.there:
+            return
         try:
             _describe(self._directory, facts)
             os.fsync(self._descriptor)
@@ -189,9 +205,11 @@ class _File:
             os.close(self._descriptor)
 
     def remove(self) -> None:
-        """There is to be no such recording."""
-        os.close(self._descriptor)
-        _remove(self._directory, self._id)
+        """There is to be no such recording. Raises OSError."""
+        if self.there:
+            os.close(self._descriptor)
+            self._descriptor = -1
+            _remove(self._directory, self._facts.id)
 
     def _check_room(self, size: int) -> None:
         room = os.fstatvfs(self._descriptor)
@@ -200,7 +218,11 @@ class _File:
 
 
 class Recording:
-    """One recording of a call, from its beginning on."""
+    """One recording of a call, from its beginning on.
+
+    opened  the disk has taken it, or not: then it has ended, and `error` says why
+    closed  the disk is done with it
+    """
 
     def __init__(self, facts: Recorded, ear: Ear, recorder: Recorder, file: _File, *, most: int) -> None:
         """Raises rtp.StreamClosed when the call is over."""
@@ -210,10 +232,11 @@ class Recording:
         self._waiting = 0
         self._counted = HEAD_BYTES
         self._stereo = Stereo(began_ns=time.monotonic_ns(), most=most)
-        self.closed = asyncio.Event()
+        self.opened, self.closed = asyncio.Event(), asyncio.Event()
         self._listening: Listening | None = ear.listen(
             self._hear, said=self._stereo.say, over=lambda: self.end(Ended.CALL_ENDED)
         )
+        recorder.submit(file.begin, self._begin)
 
     @property
     def facts(self) -> Recorded:
@@ -225,8 +248,13 @@ class Recording:
         """Whether it goes on."""
         return self._listening is not None
 
-    def end(self, reason: Ended) -> None:
-        """Nothing is added any more. Idempotent; the first reason counts."""
+    @property
+    def error(self) -> OSError | None:
+        """What the disk had against it."""
+        return self._file.error
+
+    def end(self, reason: Ended, *, keep: bool = True) -> None:
+        """Nothing is added any more, or nothing is even kept. Idempotent; the first reason counts."""
         if self._listening is None:
             return
         self._listening.close()
@@ -238,8 +266,12 @@ class Recording:
             reason=reason,
         )
         self._write(self._stereo.finish())
-        self._recorder.submit(lambda: self._file.close(self._settled()), self._close)
+        self._recorder.submit(lambda: self._file.close(self._settled()) if keep else self._file.remove(), self._close)
         self._recorder.ended(self._facts)
+
+    def _begin(self, error: OSError | None) -> None:
+        self._fail(error)
+        self.opened.set()
 
     def _hear(self, frame: rtp.Frame) -> None:
         self._stereo.hear(frame)
@@ -264,6 +296,9 @@ class Recording:
 
     def _written(self, error: OSError | None) -> None:
         self._waiting -= 1
+        self._fail(error)
+
+    def _fail(self, error: OSError | None) -> None:
         if error is not None:
             log.error("a recording cannot be written", recording=self._facts.id, error=str(error))
             self.end(Ended.NO_SPACE if error.errno in FULL else Ended.FAILED)
@@ -279,7 +314,7 @@ class Recording:
         if error is not None:
             log.error("a recording may not last", recording=self._facts.id, error=str(error))
         self._facts = self._settled()
-        self._recorder.closed(self._facts, counted=self._counted)
+        self._recorder.closed(self._facts, counted=self._counted, kept=self._file.there)
         self.closed.set()
 
 
@@ -306,8 +341,7 @@ class Recorder:
         self._disk = disk
         self._kept = dict(kept)
         self._live: dict[str, Recording] = {}
-        self._calls: dict[str, Recording | None] = {}  # that are recorded now; None: the file is being made
-        self._giving_up: set[asyncio.Task[None] | None] = set()
+        self._calls: dict[str, Recording] = {}  # that are recorded now
         self.bytes = sum(facts.size_bytes for facts in kept.values())
 
     @classmethod
@@ -333,7 +367,6 @@ class Recorder:
             finally:
                 for recording in list(recorder._live.values()):
                     recording.end(Ended.CALL_ENDED)
-                await asyncio.gather(*filter(None, recorder._giving_up))
         finally:
             await asyncio.to_thread(disk.shutdown)
 
@@ -342,10 +375,11 @@ class Recorder:
         """Whether more may be written."""
         return self.bytes < self._settings.max_mb * 1_000_000
 
-    async def start(self, call_id: str, ear: Ear, *, max_s: float | None = None) -> Recording:
+    def begin(self, call_id: str, ear: Ear, *, max_s: float | None = None) -> Recording:
         """Record a call from now on; `max_s` is at most what the configuration allows.
 
-        Raises RecordingOff, AlreadyRecording, NoRoomToRecord, and rtp.StreamClosed when the call is over.
+        Raises RecordingOff, AlreadyRecording, NoRoomToRecord, and rtp.StreamClosed when the call is over. Whether the
+        disk has room is known when the recording is `opened`.
         """
         settings = self._settings
         if not settings.enabled:
@@ -356,21 +390,28 @@ class Recorder:
             raise NoRoomToRecord("recordings take as much as they may (recordings.max_mb): delete some")
         most = round(min(max_s or settings.max_s, settings.max_s) * RATE_HZ)
         facts = Recorded(id=f"rec_{secrets.token_hex(12)}", call_id=call_id, started_at=datetime.now(UTC))
-        min_free = settings.min_free_mb * 1_000_000
-        begun = asyncio.get_running_loop().run_in_executor(
-            self._disk, lambda: _File(self._directory, facts, min_free=min_free)
-        )
-        self._calls[call_id] = None
-        try:
-            recording = Recording(facts, ear, self, await _patiently(begun), most=most)
-        except BaseException:
-            del self._calls[call_id]
-            self._giving_up.add(asyncio.create_task(self._give_up(begun)))
-            raise
+        file = _File(self._directory, facts, min_free=settings.min_free_mb * 1_000_000)
+        recording = Recording(facts, ear, self, file, most=most)
         self._calls[call_id] = self._live[facts.id] = recording
         self.bytes += HEAD_BYTES
         self._metrics.recordings_active.inc()
         self._publish("recording.started", call_id, {"id": facts.id})
+        return recording
+
+    async def start(self, call_id: str, ear: Ear, *, max_s: float | None = None) -> Recording:
+        """As `begin`, and wait until the disk has taken it; if it does not, nothing is kept."""
+        recording = self.begin(call_id, ear, max_s=max_s)
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                await recording.opened.wait()
+        except TimeoutError:
+            recording.end(Ended.FAILED, keep=False)
+            raise NoRoomToRecord("the disk does not answer") from None
+        except asyncio.CancelledError:
+            recording.end(Ended.STOPPED, keep=False)
+            raise
+        if recording.error is not None:
+            raise NoRoomToRecord(f"the disk does not take it: {recording.error.strerror}")
         return recording
 
     def stop(self, call_id: str) -> Recorded:
@@ -428,16 +469,15 @@ class Recorder:
         if facts is not None:
             self.bytes -= facts.size_bytes
 
-    async def _give_up(self, begun: asyncio.Future[_File]) -> None:
-        """Remove a file that nobody waits for any more, once it is there."""
-        with contextlib.suppress(OSError):
-            file = await begun
-            self.submit(file.remove, lambda error: None)
-        self._giving_up.discard(asyncio.current_task())
-
     async def _done(self, job: Callable[[], Result]) -> Result:
         """What the disk's thread makes of it. Raises NoRoomToRecord when that cannot be had."""
-        return await _patiently(asyncio.get_running_loop().run_in_executor(self._disk, job))
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                return await asyncio.get_running_loop().run_in_executor(self._disk, job)
+        except TimeoutError:
+            raise NoRoomToRecord("the disk does not answer") from None
+        except OSError as error:
+            raise NoRoomToRecord(f"the disk does not take it: {error.strerror}") from error
 
     # What a recording calls.
 
@@ -464,22 +504,13 @@ class Recorder:
         told = {"id": facts.id, "reason": facts.reason.value, "duration_ms": facts.duration_ms}
         self._publish("recording.ended", facts.call_id, told)
 
-    def closed(self, facts: Recorded, *, counted: int) -> None:
+    def closed(self, facts: Recorded, *, counted: int, kept: bool) -> None:
         """The disk is done with it; `counted` are the bytes that it was taken to need."""
         del self._live[facts.id]
-        self._kept[facts.id] = facts
-        self.bytes += facts.size_bytes - counted
-
-
-async def _patiently(job: asyncio.Future[Result]) -> Result:
-    """What comes of it. Raises NoRoomToRecord when that cannot be had, and then it may be done later all the same."""
-    try:
-        async with asyncio.timeout(PATIENCE_S):
-            return await asyncio.shield(job)
-    except TimeoutError:
-        raise NoRoomToRecord("the disk does not answer") from None
-    except OSError as error:
-        raise NoRoomToRecord(f"the disk does not take it: {error.strerror}") from error
+        self.bytes -= counted
+        if kept:
+            self._kept[facts.id] = facts
+            self.bytes += facts.size_bytes
 
 
 def _wav(directory: Path, id: str) -> Path:

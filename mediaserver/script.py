@@ -98,6 +98,7 @@ class Script:
     silent       nothing is said at first: `content` only tells the voice of what may be said later
     webhook      conducts the call; the rest is for when it does not do its part
     barge_in     what ends it early
+    records      the call is recorded from its answer on
     """
 
     content: Text | AudioFile | Remote
@@ -109,6 +110,7 @@ class Script:
     silent: bool = False
     webhook: Webhook | None = None
     barge_in: frozenset[BargeIn] = frozenset()
+    records: bool = False
 
     @property
     def voice(self) -> str:
@@ -142,7 +144,7 @@ def read(request: sip.Request, source: str, config: Config) -> Script:
     else:
         text = replace(text, voice=route.voice, language=text.language or route.language)
         script = Script(content=text, then=route.then, stay_s=route.stay_s)
-    return _voiced(script, request.headers)
+    return replace(_voiced(script, request.headers), records=route.record)
 
 
 def referred(order: sip.ReferOrder, *, caller: str, source: str, config: Config, transferred: Script | None) -> Script:

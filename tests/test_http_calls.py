@@ -87,7 +87,7 @@ async def test_a_call_without_words_stays_and_one_with_words_hangs_up(body: dict
         ({"headers": {"X-A\r\nVia": "b"}}, None),
         ({"ring_timeout": 0}, "ring_timeout"),
         ({"caller": "100"}, "caller"),
-        ({"record": True}, "record"),
+        ({"tape": True}, "tape"),
     ],
 )
 async def test_what_does_not_fit_is_refused_by_its_name(change: dict[str, Any], field: str | None) -> None:

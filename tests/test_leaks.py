@@ -13,6 +13,7 @@ import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import structlog
@@ -185,15 +186,24 @@ Lives = Callable[[Exchange, int], Awaitable[dict[sip.Cause, int]]]
 
 
 @asynccontextmanager
-async def exchanging() -> AsyncIterator[Exchange]:
-    """A server, and what calls it, in this process."""
-    routes = [{"user": "short", "say": "a"}, {"user": "long", "say": "a", "then": "stay", "stay_s": 30}]
+async def exchanging(*, recordings: Path | None = None) -> AsyncIterator[Exchange]:
+    """A server, and what calls it, in this process. It records all calls into `recordings`, or none."""
+    records = recordings is not None
+    routes = [
+        {"user": "short", "say": "a", "record": records},
+        {"user": "long", "say": "a", "then": "stay", "stay_s": 30, "record": records},
+    ]
+    kept = {"enabled": records, "path": recordings, "min_free_mb": 0}
     exchanges: list[Exchange] = []
     agent = sip.Agent(random=random.Random(1), serve_within={"NOTIFY": ("message/sipfrag",)})
     first, last = (int(port) for port in rtp_ports().split("-"))
     async with (
         serving(
-            engine={"name": "tone"}, route=routes, rtp={"ports": f"{first}-{first + 1499}"}, sip=TRUSTED
+            engine={"name": "tone"},
+            recordings=kept,
+            route=routes,
+            rtp={"ports": f"{first}-{first + 1499}"},
+            sip=TRUSTED,
         ) as running,
         sip.Transport.open(agent, [("127.0.0.1", 0)], deliver=lambda event: exchanges[0].deliver(event)) as transport,
         rtp.Endpoint(host="127.0.0.1", ports=range(first + 1500, last), realtime=False, quarantine_s=0.1) as endpoint,
@@ -229,10 +239,13 @@ def silent_log() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("silent_log")
+@pytest.mark.parametrize("recorded", [False, True])
 @pytest.mark.parametrize("lives", [Exchange.calls, Exchange.errands])
-async def test_a_call_leaves_no_cycle_for_the_garbage_collector(lives: Lives, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_call_leaves_no_cycle_for_the_garbage_collector(
+    lives: Lives, recorded: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sip, "Agent", functools.partial(sip.Agent, timers=TIMERS))
-    async with exchanging() as exchange:
+    async with exchanging(recordings=tmp_path if recorded else None) as exchange:
         await lives(exchange, AT_ONCE)
         await exchange.alive()
         gc.collect()

@@ -15,11 +15,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pytest
 import soundfile
 
-from rtp.g711 import mulaw_decode
+from mediaserver import config
+from rtp.g711 import mulaw_decode, mulaw_encode
 from rtp.packet import Packet, serialise
-from tests.live import likeness, serving, spoken
+from tests.live import heard, likeness, serving, spoken, until_calls
 from tests.test_calls_api import TEXT, Client, api, states
 from tests.test_calls_verbs import act, friend
 from tests.test_referrals import Phone, phone
@@ -276,11 +278,61 @@ async def test_parts_of_the_file_may_be_asked_for(tmp_path: Path) -> None:
             assert (response.status, response.headers["Content-Length"]) == (200, str(44 + 4 * 1600))
 
 
+async def test_a_route_has_its_calls_recorded_from_the_first_sample_on(tmp_path: Path) -> None:
+    settings = {"enabled": True, "path": str(tmp_path), "min_free_mb": 0}
+    route = [{"user": "kept", "say": TEXT, "record": True}, {"say": TEXT}]
+    async with serving(recordings=settings, route=route) as running, api(running) as client:
+        outcome = await heard(running, "kept")
+        await heard(running, "other")
+        await until_calls(running, 0)
+        _, told = await client.ask("GET", "/v1/recordings")
+        (facts,) = told["recordings"]
+        assert (await client.call(facts["call_id"]))["recordings"] == [facts]
+        peer, ours = await audio(client, facts["id"])
+        speech = np.frombuffer(await spoken(running.engine, TEXT), np.int16)
+    assert facts["reason"] == "call_ended"
+    assert not peer.any()
+    assert likeness(ours.tobytes(), outcome.heard[3200:-3200]) > 0.99
+    said = np.frombuffer(mulaw_decode(mulaw_encode(speech.tobytes())), np.int16)
+    begins = int(np.flatnonzero(ours)[0]) - int(np.flatnonzero(said)[0])
+    assert 0 <= begins <= FRAME + 2 * 8, "a frame, and the milliseconds until the stream begins"
+    size = min(len(said), len(ours) - begins)
+    assert size > 8000
+    assert np.array_equal(ours[begins : begins + size], said[:size])
+
+
+async def test_a_call_may_be_placed_to_be_recorded(tmp_path: Path) -> None:
+    async with recording(tmp_path) as (_, client), phone() as callee:
+        id = await client.place(callee.uri, text="a", record=True)
+        (facts,) = (await client.ended(id))["recordings"]
+        _, ours = await audio(client, facts["id"])
+        assert ours.any()
+
+
+async def test_a_call_goes_on_without_a_recording_that_cannot_be(tmp_path: Path) -> None:
+    route = [{"say": "a", "record": True}]
+    settings = {"enabled": True, "path": str(tmp_path), "min_free_mb": 10**9}
+    async with serving(recordings=settings, route=route) as running, api(running) as client:
+        assert (await heard(running)).answered
+        await until_calls(running, 0)
+        _, told = await client.ask("GET", "/v1/calls")
+        (facts,) = (await client.call(told["calls"][0]["id"]))["recordings"]
+        assert (facts["reason"], facts["duration_ms"]) == ("no_space", 0)
+        assert (await client.ask("GET", f"/v1/recordings/{facts['id']}"))[0] == 404
+
+
+def test_a_route_that_records_needs_leave_to() -> None:
+    with pytest.raises(ValueError, match=r"route\.0\.record: set recordings\.enabled"):
+        config.Config.model_validate({"route": [{"say": "a", "record": True}]})
+
+
 async def test_nothing_is_recorded_unless_the_configuration_says_so(tmp_path: Path) -> None:
     async with recording(tmp_path / "never", enabled=False) as (_, client), phone() as callee:
         id = await client.place(callee.uri, stay=60)
         await client.up(id)
         told = await act(client, id, "record", {}, status=403)
+        status, refused = await client.ask("POST", "/v1/calls", {"to": callee.uri, "record": True})
+        assert (status, refused["errors"][0]["field"]) == (403, "record")
         assert "recordings.enabled" in told["detail"]
         assert (await client.ask("GET", "/v1/recordings")) == (200, {"recordings": []})
     assert not (tmp_path / "never").exists()
