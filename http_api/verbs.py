@@ -5,12 +5,12 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import Field, RootModel, ValidationError, ValidationInfo, field_validator
+from pydantic import ConfigDict, Field, RootModel, ValidationError, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
 from .control import Refused
 from .problem import of_validation
-from .schema import ApiLimits, BargeIn, Line, Reference, SpeakerId, WebAddress, _Body, _Words
+from .schema import ApiLimits, BargeIn, Line, Reference, Repeat, SpeakerId, WebAddress, _Body, _Words
 
 __all__ = [
     "KEYS",
@@ -60,13 +60,32 @@ class SayVerb(_Words):
 
 
 class PlayVerb(_Body):
-    """Play a recording."""
+    """Play a recording. Exactly one of `url` and `clip_id` is given."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "oneOf": [
+                {"required": ["url"], "properties": {"url": {"type": "string"}}},
+                {"required": ["clip_id"], "properties": {"clip_id": {"type": "string"}}},
+            ]
+        }
+    )
 
     verb: Literal["play"]
     url: Annotated[
-        WebAddress, Field(description="Of an audio file, on a host that the server may fetch from (fetch.allow_hosts).")
-    ]
+        WebAddress | None,
+        Field(description="Of an audio file, on a host that the server may fetch from (fetch.allow_hosts)."),
+    ] = None
+    clip_id: Annotated[Line | None, Field(validate_default=True, description="Of `/v1/clips`.")] = None
+    repeat: Repeat = 1
     barge_in: BargeIn = ()
+
+    @field_validator("clip_id")
+    @classmethod
+    def _is_instead_of_url(cls, clip_id: str | None, info: ValidationInfo) -> str | None:
+        if "url" in info.data and (clip_id is None) == (info.data["url"] is None):
+            raise PydanticCustomError("url_or_clip_id", "Exactly one of url and clip_id should be given")
+        return clip_id
 
 
 Prompt: TypeAlias = Annotated[SayVerb | PlayVerb, Field(discriminator="verb")]

@@ -22,6 +22,7 @@ import http_api
 import rtp
 import sip
 from mediaserver.call import UNSERVABLE, Call, Means
+from mediaserver.clips import Clips, TooMuchAudio
 from mediaserver.config import Then
 from mediaserver.dialling import Dialling, UnusableNumber
 from mediaserver.dialogue import (
@@ -51,7 +52,7 @@ from mediaserver.dialogue import (
 from mediaserver.passage import BargeIn, Item, Passage, PassageState
 from mediaserver.posting import PostError, Posting
 from mediaserver.recorder import AlreadyRecording, Ended, NoRoomToRecord, RecordingOff, UnknownRecording
-from mediaserver.script import Remote, Script, Text
+from mediaserver.script import Script, Text
 from mediaserver.switchboard import Switchboard
 from mediaserver.transfers import OUTCOMES
 from sip.message import REASONS
@@ -79,9 +80,10 @@ class Attendants:
     Raises ConfigError for a secret that cannot be read.
     """
 
-    def __init__(self, means: Means, posting: Posting, switchboard: Switchboard) -> None:
+    def __init__(self, means: Means, posting: Posting, switchboard: Switchboard, clips: Clips) -> None:
         self.means = means
         self.posting = posting
+        self.clips = clips
         self.switchboard = switchboard
         self.dialling = Dialling(means.config, means.signalling)
         self.limits = http_api.ApiLimits(max_text_chars=means.config.sip.max_text_chars)
@@ -285,9 +287,8 @@ class Attendant:
     async def _utter(self, effect: Utter) -> None:
         verb, number, self._passage = effect.verb, effect.number, None
         try:
-            content = await self._call.resolve(self._content(verb))
-            self._passage = self._call.utter(Item(content=content, barge_in=frozenset(map(BargeIn, verb.barge_in))))
-        except UNSERVABLE as error:
+            self._passage = self._call.utter(await self._item(verb))
+        except (*UNSERVABLE, TooMuchAudio, http_api.NotFound) as error:
             self._inbox.put_nowait(Unsayable(number=number, reason=f"{verb.verb}: {error}"))
             return
         passage = self._passage
@@ -298,15 +299,25 @@ class Attendant:
             by = None if passage.barged_in_by is None else passage.barged_in_by.value
             self._inbox.put_nowait(Uttered(number=number, heard=passage.spoken_ms > 0, barged_in_by=by))
 
-    def _content(self, verb: http_api.SayVerb | http_api.PlayVerb) -> Text | Remote:
+    async def _item(self, verb: http_api.SayVerb | http_api.PlayVerb) -> Item:
+        barge_in = frozenset(map(BargeIn, verb.barge_in))
         if isinstance(verb, http_api.PlayVerb):
-            return Remote(uri=verb.url)
-        return Text(
+            return Item(content=await self._clip(verb), repeat=verb.repeat or None, barge_in=barge_in)
+        text = Text(
             text=verb.words(),
             ssml=verb.ssml is not None,
             voice=verb.speaker_id or self._fallback.voice,
             language=verb.language,
         )
+        return Item(content=await self._call.resolve(text), barge_in=barge_in)
+
+    async def _clip(self, verb: http_api.PlayVerb) -> rtp.Clip:
+        if verb.url is not None:
+            return await self._house.clips.fetched(verb.url)
+        clip = self._house.clips.find(verb.clip_id or "")
+        if clip is None:
+            raise http_api.NotFound(f"there is no clip {verb.clip_id!r}, or it had to make room", field="clip_id")
+        return clip
 
     async def _hush(self) -> None:
         """What is heard already the key has stopped by itself; what is not yet is not to be."""

@@ -472,8 +472,14 @@ async def running(settings: config.Config) -> AsyncIterator[Server]:
         switchboard = await stack.enter_async_context(
             Switchboard(means, record=_recording(settings.calls, webhooks, stack))
         )
+        played = Clips(
+            fetcher,
+            budget_bytes=settings.calls.clips_mb * 1024 * 1024,
+            max_s=settings.fetch.max_audio_s,
+            decoding=decoding,
+        )
         with _naming("webhooks"):
-            attendants = Attendants(means, posting, switchboard)
+            attendants = Attendants(means, posting, switchboard, played)
         await stack.enter_async_context(attendants)
         await stack.enter_async_context(trunks)
         pushes = await stack.enter_async_context(
@@ -500,12 +506,6 @@ async def running(settings: config.Config) -> AsyncIterator[Server]:
         metrics.watch(trunks.families)
         metrics.watch(webhooks.families)
         metrics.watch(lambda: connection_families(transport.connections()))
-        played = Clips(
-            fetcher,
-            budget_bytes=settings.calls.clips_mb * 1024 * 1024,
-            max_s=settings.fetch.max_audio_s,
-            decoding=decoding,
-        )
         control = Control(
             speech, pushes, speakers, metrics, calls=switchboard.__len__, accepting=lambda: switchboard.accepting
         )

@@ -11,15 +11,17 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 from aiohttp import web
+from aiohttp.test_utils import TestServer
 
 import rtp
 import sip
-from mediaserver import config, server
+from mediaserver import audio, config, server
 from mediaserver.media import Media
 from mediaserver.script import APOLOGY
-from tests.live import heard, likeness, serving, spoken, until_calls
+from tests.live import heard, likeness, occurrences, serving, spoken, until_calls
 from tests.test_calls_api import api
 from tests.test_calls_verbs import friend
 from tests.test_referrals import phone
@@ -211,6 +213,32 @@ async def test_what_is_said_is_heard_and_the_call_is_answered_after_the_webhook(
         assert likeness(outcome.heard, await spoken(running.engine, document, ssml=True)) > 0.97
 
 
+async def test_recordings_are_played_from_listed_hosts_and_from_what_is_kept(tmp_path: Path) -> None:
+    words = "Pack my box with five dozen liquor jugs."
+    fetch = {"allow_hosts": ["127.0.0.1"]}
+
+    async def recording(request: web.Request) -> web.StreamResponse:
+        return web.Response(body=(tmp_path / "words.wav").read_bytes(), content_type="audio/wav")
+
+    app = web.Application()
+    app.router.add_get("/words.wav", recording)
+    async with hook() as ivr, TestServer(app) as site, serving(**conducted(ivr), fetch=fetch) as running:
+        speech = await spoken(running.engine, words)
+        audio.write_wav(tmp_path / "words.wav", speech, rate_hz=8000)
+        async with aiohttp.ClientSession(f"http://{running.http_address}") as session:
+            form = aiohttp.FormData()
+            form.add_field("file", (tmp_path / "words.wav").read_bytes(), filename="words.wav")
+            async with session.post("/v1/clips", data=form) as response:
+                clip = (await response.json())["id"]
+        ivr.manners = verbs(
+            {"verb": "play", "url": str(site.make_url("/words.wav"))},
+            {"verb": "pause", "duration_ms": 200},
+            {"verb": "play", "clip_id": clip, "repeat": 2},
+        )
+        outcome = await heard(running)
+    assert len(occurrences(outcome.heard, speech)) == 3
+
+
 async def test_a_key_breaks_in_on_a_prompt_and_what_is_keyed_ahead_counts() -> None:
     long = "This prompt is so long that nobody would want to hear all of it before he presses a key. " * 3
     async with hook() as ivr, serving(**conducted(ivr), **QUIET) as running, caller() as peer:
@@ -290,6 +318,7 @@ FAULTS: list[tuple[Manners, str]] = [
     (verbs({"verb": "redirect", "url": "/round"}), "in circles"),
     (verbs(say("a", speaker_id="nobody")), "say: "),
     (verbs({"verb": "play", "url": "http://127.0.0.1:1/a.wav"}), "fetch.allow_hosts"),
+    (verbs({"verb": "play", "clip_id": "clip_nobody"}), "there is no clip"),
 ]
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import random
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import http_api
 from mediaserver.dialogue import (
@@ -503,6 +507,8 @@ def test_who_breaks_in_on_words_is_spared_those_that_allow_the_same() -> None:
         ('[{"verb": "redirect", "url": "/a#b"}]', "0.redirect.url"),
         ('[{"verb": "play", "url": "/relative.wav"}]', "0.play.url"),
         ('[{"verb": "play", "url": "file:///etc/passwd"}]', "0.play.url"),
+        ('[{"verb": "play"}]', "0.play.clip_id"),
+        ('[{"verb": "play", "url": "http://a.example/", "clip_id": "clip_1"}]', "0.play.clip_id"),
         ('[{"verb": "reject", "status": 200}]', "0.reject.status"),
         ('[{"verb": "stay", "seconds": -1}]', "0.stay.seconds"),
         (json.dumps([{"verb": "pause"}] * 51), ""),
@@ -524,3 +530,84 @@ def test_an_answer_that_is_no_text_is_refused() -> None:
     for body in (b"\xff\xfe", b"\x89PNG\r\n"):
         with pytest.raises(http_api.Refused):
             http_api.read_verbs(body, LIMITS)
+
+
+NOISE = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.sampled_from(["say", "gather"]),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(st.sampled_from(["verb", "text", "prompts", "next", "url", "finish_key", "x"]), inner)
+    ),
+    max_leaves=12,
+)
+
+
+@given(NOISE | st.lists(st.fixed_dictionaries({"verb": st.sampled_from(["say", "gather", "play", "record"])})) | NOISE)
+@settings(max_examples=400, deadline=None)
+def test_whatever_is_answered_is_understood_or_refused(answer: object) -> None:
+    with contextlib.suppress(http_api.Refused):
+        http_api.read_verbs(json.dumps(answer).encode(), LIMITS)
+
+
+ANSWERS: list[list[dict[str, Any]]] = [
+    [],
+    [say(), say("b", barge_in=["dtmf"]), gather(prompts=[say(), say()], attempts=2)],
+    [say(), {"verb": "redirect", "url": "/b"}],
+    [gather(max_digits=2, type_ahead=False, min_digits=2)],
+    [gather(prompts=[say()], barge_in=False, finish_key="")],
+    [{"verb": "pause"}, {"verb": "record", "background": True}, {"verb": "record"}],
+    [{"verb": "transfer", "to": "sip:b@example.com"}],
+    [{"verb": "hangup"}],
+    [{"verb": "stay"}],
+    [{"verb": "reject"}],
+    [say()] * 5,
+]
+
+
+@pytest.mark.parametrize("seed", range(300))
+def test_a_dialogue_always_waits_for_something_and_ends_once(seed: int) -> None:
+    """Whatever happens in whatever order, it is known what it waits for, until it has ended with one last effect."""
+    chance = random.Random(seed)
+    dialogue, now, up = Dialogue(URL, asks_first=chance.random() < 0.7), 0.0, False
+    asked = referred = recording = False
+    uttered: int | None = None
+    last: list[Effect] = []
+    for _ in range(400):
+        while (effect := dialogue.next_effect()) is not None:
+            assert not last, "nothing comes after the end"
+            match effect:
+                case Ask():
+                    assert not asked
+                    asked = True
+                case Utter(number=number):
+                    uttered = number
+                case Refer():
+                    referred = True
+                case Record(told=True):
+                    recording = True
+                case Hush() | StopRecording() | Record():
+                    pass
+                case _:
+                    last.append(effect)
+                    assert isinstance(effect, Reject) <= (not up)
+        assert bool(last) == dialogue.over
+        waits = asked or referred or recording or uttered is not None or dialogue.wake_at() is not None or not up
+        assert waits or last
+        now += chance.random()
+        happens: list[Input] = [Keyed(chance.choice("0123456789*#AD!")), Up()]
+        happens += [verbs(*chance.choice(ANSWERS)), Unanswered("x")] * asked
+        happens += [Transferred(outcome=chance.choice(["failed", "succeeded"]), status=None, reason="")] * referred
+        happens += [Recorded(id="r", duration_ms=1, ended_by=chance.choice(["stopped", "call_ended"]))] * recording
+        if uttered is not None:
+            happens += [Uttered(number=uttered, heard=chance.random() < 0.9)] * 3
+            happens.append(Uttered(number=uttered, barged_in_by="dtmf"))
+            happens.append(Unsayable(number=uttered, reason="x"))
+        event = chance.choice(happens)
+        up = up or isinstance(event, Up)
+        asked = asked and not isinstance(event, Told | Unanswered)
+        referred = referred and not isinstance(event, Transferred)
+        recording = recording and not isinstance(event, Recorded)
+        uttered = None if isinstance(event, Uttered | Unsayable) else uttered
+        dialogue.receive(event, now)
+        dialogue.handle_timer(now)
+    assert not last or isinstance(last[0], Reject | Stay | HangUp | FallBack | Notify)
