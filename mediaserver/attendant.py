@@ -159,6 +159,14 @@ class Attendant:
 
     async def conduct(self) -> None:
         """Have the call do what the webhook wants, until that is done."""
+        try:
+            await self._conduct()
+        except Exception:
+            self._log.exception("the dialogue failed")
+            self._tell_fault("the server failed")
+            await self._turn_to(self._fallback)
+
+    async def _conduct(self) -> None:
         self._call.digits.subscribe(self._keyed)
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -283,6 +291,9 @@ class Attendant:
             return Unanswered(str(error))
         except http_api.Refused as error:
             return Unanswered(f"the answer is not understood: {error}")
+        except Exception:
+            self._log.exception("a webhook could not be asked")
+            return Unanswered("the server failed")
 
     async def _utter(self, effect: Utter) -> None:
         verb, number, self._passage = effect.verb, effect.number, None

@@ -125,6 +125,8 @@ class Server:
             self.attendants.reload()
         except config.ConfigError as error:
             log.error("the secrets of webhooks are not read anew: the old ones stay", reason=str(error))
+        else:
+            log.info("the secrets of webhooks are read anew")
         reloads = {"sip": self.transport.reload}
         if self.certificate is not None:
             reloads["http"] = self.certificate.reload

@@ -20,7 +20,7 @@ import rtp
 import sip
 from mediaserver import audio, config, server
 from mediaserver.media import Media
-from mediaserver.script import APOLOGY
+from mediaserver.script import APOLOGY, Script, Text, referred
 from tests.live import heard, likeness, occurrences, serving, spoken, until_calls
 from tests.test_calls_api import api
 from tests.test_calls_verbs import friend
@@ -630,3 +630,13 @@ async def test_pjsip_keys_its_way_through_a_menu(tmp_path: Path) -> None:
         output, _ = await process.communicate()
         assert json.loads(output.splitlines()[-1])["answered"]
         assert (ivr.told[1]["result"]["digits"], ivr.told[1]["result"]["ended_by"]) == ("12", "finish_key")
+
+
+def test_a_call_for_whom_a_conducted_one_is_transferred_says_what_is_meant_for_it() -> None:
+    order = sip.ReferOrder(target=sip.Uri.parse("sip:bob@example.com"), headers=sip.Headers())
+    settings = config.Config(route=(config.Route(user="bob", say="For Bob."),))
+    conducted = Script(content=Text(text="For Alice."), silent=True)
+    script = referred(order, caller="alice", source="127.0.0.1", config=settings, transferred=conducted)
+    assert script.content == Text(text="For Bob.")
+    spoken = Script(content=Text(text="For Alice."))
+    assert referred(order, caller="alice", source="127.0.0.1", config=settings, transferred=spoken) == spoken
