@@ -114,7 +114,11 @@ def _web(running: server.Server) -> str:
 async def test_every_curl_line_is_answered_with_2xx(command: str, tmp_path: Path) -> None:
     (tmp_path / "ada.wav").write_bytes(wav_of(somebody()))
     accepted = ("SIP/2.0 100 Trying", "SIP/2.0 200 OK")
-    settings = {"store": {"path": str(tmp_path / "store")}, "recordings": {"enabled": True, "min_free_mb": 0}}
+    settings = {
+        "store": {"path": str(tmp_path / "store")},
+        "recordings": {"enabled": True, "min_free_mb": 0},
+        "webhooks": {"allow_hosts": ["127.0.0.1"]},
+    }
     async with serving(**settings) as running, friend(notifies=accepted) as peer:
         web = _web(running)
         typed = command.replace("http://127.0.0.1:8080", web)
