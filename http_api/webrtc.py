@@ -37,7 +37,7 @@ OFFER = Operation(
     summary="Call this server from a browser",
     description="The offer of an `RTCPeerConnection` with one track of audio, PCMU or Opus; the answer goes to "
     "`setRemoteDescription`. The call is then like any other: see `/v1/calls`. It speaks as soon as the browser is "
-    "connected, ends when that leaves, and is given up if it has not connected within 20 s. Digits are those of "
+    "connected, ends when that leaves, and is given up if it has not connected within 15 s. Digits are those of "
     "`RTCDTMFSender`. Candidates that come later are not needed; other streams than the one of audio are refused.",
     body=WebRtcOffer,
     examples={"the route console": {"type": "offer", "sdp": EXAMPLE, "to": "console"}},

@@ -3,7 +3,7 @@
 So the call is one like all others, with its route, verbs, events, digits and record, and none of those knows of WebRTC.
 What is particular: the INVITE has no offer, so the server makes it, and our answer goes in the ACK (RFC 3261 section
 13.2.1), which waits until the browser is connected. The server speaks from the ACK on, so nothing is said into the
-void; and it gives the call up after 32 s without one.
+void; and our agent gives the call up when the ACK has waited for 16 s.
 """
 
 from __future__ import annotations

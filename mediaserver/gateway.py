@@ -41,7 +41,8 @@ __all__ = ["main"]
 # RFC 7675 section 5.1: consent expires 30 s after the last answer. aioice asks every 5 s, and would wait for 30 s more.
 CONSENT_FAILURES = 4
 GATHER_S = 2.0
-HANDSHAKE_S = 20.0
+# Below 32*T1, for which the ACK may wait (see sip.Answered).
+HANDSHAKE_S = 15.0
 # More are on the way only when the path is stuck, and are late then.
 MOST_WAITING = 50
 

@@ -260,7 +260,7 @@ async def test_a_browser_that_never_connects_is_given_up() -> None:
         async with asyncio.timeout(30):
             await until_calls(running, 0)
         told = await client.call(told["call_id"])
-    assert told["end"]["sip_reason"] == 'SIP;text="no connection within 20 s"'
+    assert told["end"]["sip_reason"] == 'SIP;text="no connection within 15 s"'
     assert [said["spoken_ms"] for said in told["speech"]] == [0]
 
 
