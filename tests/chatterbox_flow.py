@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 from engines.chatterbox import philox, s3gen
+from engines.chatterbox.features import mel_bands
 from engines.chatterbox.flow import LOOKAHEAD, Flow
 from engines.chatterbox.mel_stream import Mode, Prompt
-from engines.chatterbox.shapes import MODELS, SILENCE
+from engines.chatterbox.shapes import MODELS, SILENCE, ModelShape
+from engines.chatterbox.voice_encoder import VoiceEncoder
 from engines.chatterbox.weights import random_weights
 
 MELS = 80
@@ -20,19 +22,43 @@ MELS = 80
 torch.set_num_threads(1)
 
 
-@cache
-def tiny(name: str = "tiny") -> s3gen.S3Gen:
-    """Random weights; the vocoder's are such that its pitch is a voice's and its samples are not clipped."""
-    shape = MODELS[name].s3gen
-    weights = random_weights(s3gen.layout(shape), seed=1)
+def random_s3gen(shape: ModelShape) -> dict[str, Tensor]:
+    """A checkpoint of random weights; the vocoder's are such that its pitch is a voice's and nothing is clipped."""
+    weights = random_weights(s3gen.layout(shape.s3gen), seed=1)
     for key in list(weights):
         if key.startswith("mel2wav.conv_post.") and key.endswith("original0"):
             weights[key] = weights[key] * 0.2
         if key.startswith("mel2wav.f0_predictor.classifier"):
             weights[key] = weights[key] * 150
-    model = s3gen.S3Gen(shape)
-    model.load_state_dict(s3gen.folded(weights))
+    weights["tokenizer._mel_filters"] = mel_bands(16_000, 400, 128)
+    weights["tokenizer.window"] = torch.hann_window(400)
+    return weights
+
+
+@cache
+def tiny(name: str = "tiny") -> s3gen.S3Gen:
+    """All parts, with those weights."""
+    model = s3gen.S3Gen(MODELS[name].s3gen)
+    model.load_state_dict(s3gen.folded(random_s3gen(MODELS[name])))
     return model.eval().requires_grad_(False)
+
+
+@cache
+def tiny_voice_encoder(name: str = "tiny") -> VoiceEncoder:
+    shape = MODELS[name].voice_encoder
+    model = VoiceEncoder(shape)
+    model.load_state_dict(random_weights(s3gen.voice_encoder_layout(shape), seed=1))
+    return model.eval().requires_grad_(False)
+
+
+def some_recording(seconds: float, *, rate_hz: int = 24_000, seed: int = 1) -> Tensor:
+    """int16: harmonics of a pitch that moves, in syllables, with some noise; no speech, but shaped like it."""
+    time = torch.arange(round(seconds * rate_hz), dtype=torch.float64) / rate_hz
+    turns = (130 * time + 12 * torch.sin(2 * time)) % 1
+    tones = sum(torch.sin(2 * torch.pi * order * turns) / order for order in range(1, 20))
+    noise = torch.randn(time.shape[0], generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    loud = torch.sin(4 * time).clamp(min=0).sqrt() * (time > 0.3) * (time < seconds - 0.4)
+    return ((0.1 * tones * loud + 0.003 * noise) * 32768).round().to(torch.int16)
 
 
 def some_prompt(tokens: int, seed: int = 1) -> Prompt:

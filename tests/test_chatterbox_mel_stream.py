@@ -123,7 +123,7 @@ def test_isolated_looks_at_no_more_than_its_window() -> None:
 
 def test_a_voice_is_kept_as_large_as_it_says() -> None:
     flow = tiny().flow
-    kept = {mode: MelDecoder(flow, mode).prepare(some_prompt(10)).nbytes for mode in Mode}
+    kept = {mode: MelDecoder(flow, mode).prepare(some_prompt(10)).size_bytes for mode in Mode}
     assert kept[Mode.CAUSAL] == kept[Mode.ISOLATED] > 10 * kept[Mode.EXACT]
 
 

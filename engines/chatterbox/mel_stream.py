@@ -67,7 +67,7 @@ class VoiceState:
     estimator: tuple[EstimatorContext, ...]
 
     @property
-    def nbytes(self) -> int:
+    def size_bytes(self) -> int:
         """What it takes on the device."""
         kept = sum(context.nbytes for context in self.estimator) + (self.encoder.nbytes if self.encoder else 0)
         return kept + self.tokens.nbytes + self.mel.nbytes + self.speaker.nbytes
