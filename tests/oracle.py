@@ -84,11 +84,13 @@ def relative_error(ours: Tensor, theirs: Tensor) -> float:
 
 
 def _refresh() -> None:
+    from tests import test_chatterbox_s3gen_parity as s3gen
     from tests import test_chatterbox_t3 as t3
     from tests import test_chatterbox_text as text
 
     GOLDEN.mkdir(exist_ok=True)
-    for part, shapes in [(t3.PART, t3.TINY_SHAPES), (text.PART, text.SHAPES)]:
+    parts = [(t3.PART, t3.TINY_SHAPES), (s3gen.PART, s3gen.TINY_SHAPES), (text.PART, text.SHAPES)]
+    for part, shapes in parts:
         for shape in shapes:
             with tempfile.TemporaryDirectory() as directory:
                 kept = part.keep(part.ask(shape, Path(directory)))

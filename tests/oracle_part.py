@@ -35,6 +35,10 @@ def pass_init_by(*packages: str) -> None:
 
 
 pass_init_by("chatterbox", "torchaudio")
+# The compiled part of torchaudio is for CUDA, and nothing that is asked for here needs it.
+extension = types.ModuleType("torchaudio._extension")
+extension.__dict__.update(fail_if_no_align=lambda function: function, _IS_TORCHAUDIO_EXT_AVAILABLE=False)
+sys.modules[extension.__name__] = extension
 
 
 class Shape:
