@@ -26,7 +26,8 @@ from engines.engine import (
     Voice,
 )
 from engines.opening import ENGINES, open_engine
-from engines.sentences import Arriving
+from engines.sentences import Arriving, speakable
+from engines.ssml import at_marks
 
 __all__ = [
     "ENGINES",
@@ -45,5 +46,7 @@ __all__ = [
     "Unsupported",
     "Utterance",
     "Voice",
+    "at_marks",
     "open_engine",
+    "speakable",
 ]

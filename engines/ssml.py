@@ -19,13 +19,16 @@ from xml.sax.saxutils import escape
 from engines.engine import UnsuitableUtterance
 from engines.sentences import speakable
 
-__all__ = ["LONGEST_BREAK_S", "rewrite"]
+__all__ = ["LONGEST_BREAK_S", "at_marks", "rewrite"]
 
 LONGEST_BREAK_S: Final = 60
 """The longest pause that one <break> may ask for."""
 
 LONGEST_SILENCE_S: Final = 600
 """All pauses of a document together."""
+
+LONGEST_MARK: Final = 64
+"""Characters of a mark's name; the rest is left out."""
 
 DEEPEST: Final = 16
 """Elements may be nested so deep."""
@@ -56,7 +59,22 @@ def rewrite(document: str) -> str:
     Raises UnsuitableUtterance when it is not well-formed XML, has a document type or entities of its own, its root is
     not <speak>, it is nested too deep, pauses too long, or says nothing.
     """
-    scribe = _Scribe()
+    (_, text), *_ = _written(document, cuts=False).parts()
+    return text
+
+
+def at_marks(document: str) -> list[tuple[tuple[str, ...], str]]:
+    """The document, cut at each <mark>: the names of the marks that a part begins with, and the part as by `rewrite`.
+
+    A part is spoken as it would be in its place, but that a <p> or <s> with a mark in it is two. Where there is nothing
+    to say between marks, they are at the same place, before whatever pause there is; the part that only marks are in at
+    the end is "". Raises what `rewrite` raises.
+    """
+    return _written(document, cuts=True).parts()
+
+
+def _written(document: str, *, cuts: bool) -> _Scribe:
+    scribe = _Scribe(cuts=cuts)
     try:
         scribe.parser.Parse(document.encode("utf-8", "replace"), True)
     except expat.ExpatError as error:
@@ -66,16 +84,20 @@ def rewrite(document: str) -> str:
         ) from error
     if not scribe.speaks:
         raise UnsuitableUtterance("the SSML document contains nothing to say")
-    return _BLANKS.sub(" ", "".join(scribe.written))
+    return scribe
 
 
 class _Scribe:
-    """Writes down what the parser reads."""
+    """Writes down what the parser reads; `cuts`: in parts, at the marks that there is something to say between."""
 
-    def __init__(self) -> None:
-        self.written: list[str] = []
+    def __init__(self, *, cuts: bool) -> None:
         self.speaks = False
-        self._open: list[str] = []  # what closes each open element
+        self._cuts = cuts
+        self._parts: list[tuple[tuple[str, ...], str]] = []
+        self._marks: list[str] = []  # that the part at hand begins with
+        self._written: list[str] = []
+        self._spoken = False  # something is, in the part at hand
+        self._open: list[tuple[str, str]] = []  # what opens and closes each open element
         self._unspoken = 0  # depth within an element whose text is not spoken
         self._silence_ms = 0.0
         self.parser = expat.ParserCreate("utf-8")
@@ -84,6 +106,25 @@ class _Scribe:
         self.parser.StartElementHandler = self._start
         self.parser.EndElementHandler = self._end
         self.parser.CharacterDataHandler = self._text
+
+    def parts(self) -> list[tuple[tuple[str, ...], str]]:
+        """What was written, with the marks that it begins with."""
+        if self._spoken:
+            self._finish_part()
+        elif self._marks:
+            self._parts.append((tuple(self._marks), ""))
+        return self._parts
+
+    def _finish_part(self) -> None:
+        closing = (closes for _, closes in reversed(self._open))
+        text = _BLANKS.sub(" ", "".join((*self._written, *closing)))
+        self._parts.append((tuple(self._marks), text))
+        self._marks, self._written, self._spoken = [], [opens for opens, _ in self._open], False
+
+    def _mark(self, name: str) -> None:
+        if self._spoken:
+            self._finish_part()
+        self._marks.append(name[:LONGEST_MARK])
 
     def _refuse_doctype(self, *_declaration: object) -> None:
         # Entities may be declared in a document type only: without one there is no expansion to be afraid of.
@@ -95,12 +136,15 @@ class _Scribe:
         if len(self._open) == DEEPEST:
             raise UnsuitableUtterance(f"the SSML is nested deeper than {DEEPEST} elements")
         if name in _ATTRIBUTES and not self._unspoken:
-            self.written.append(f"<{name}{''.join(self._attribute(name, *pair) for pair in attributes.items())}>")
-            self._open.append(f"</{name}>")
+            opens = f"<{name}{''.join(self._attribute(name, *pair) for pair in attributes.items())}>"
+            self._written.append(opens)
+            self._open.append((opens, f"</{name}>"))
             return
+        if self._cuts and name == "mark" and attributes.get("name") and not self._unspoken:
+            self._mark(attributes["name"])
         # The tag goes, but what stood apart stays apart.
-        self.written.append(" ")
-        self._open.append(" ")
+        self._written.append(" ")
+        self._open.append((" ", " "))
         if name == "sub" and "alias" in attributes:
             self._text(attributes["alias"])
             self._unspoken += 1
@@ -108,13 +152,14 @@ class _Scribe:
             self._unspoken += 1
 
     def _end(self, _name: str) -> None:
-        self.written.append(self._open.pop())
+        self._written.append(self._open.pop()[1])
         self._unspoken = max(0, self._unspoken - 1)
 
     def _text(self, text: str) -> None:
         if not self._unspoken:
-            self.speaks = self.speaks or speakable(text)
-            self.written.append(escape(text))
+            self._spoken = self._spoken or speakable(text)
+            self.speaks = self.speaks or self._spoken
+            self._written.append(escape(text))
 
     def _attribute(self, element: str, name: str, value: str) -> str:
         if name not in _ATTRIBUTES[element]:

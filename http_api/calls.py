@@ -103,6 +103,7 @@ SAY = Operation(
     examples={
         "after all else": {"text": "One moment, please."},
         "at once": {"text": "Stop.", "mode": "interrupt"},
+        "with a mark before the price": {"text": "That makes ten pounds.", "marks": [{"name": "price", "at": 11}]},
         "until a key is pressed": {"text": "For opening hours, press 1.", "barge_in": ["dtmf"]},
     },
     answers=(Answer(status=202, description="It will be said.", content={"application/json": UtteranceReport}),),
@@ -209,6 +210,7 @@ class Calls:
                     language=order.language,
                     interrupts=order.mode == "interrupt",
                     barge_in=frozenset(order.barge_in),
+                    marks=tuple((mark.name, mark.at) for mark in order.marks),
                 ),
             )
             return answer(202, _utterance(facts))
@@ -259,6 +261,7 @@ def _order(order: CallRequest) -> CallOrder:
             speaker_id=order.speaker_id,
             language=order.language,
             barge_in=frozenset(order.barge_in),
+            marks=tuple((mark.name, mark.at) for mark in order.marks),
         )
     return CallOrder(
         to=order.to,

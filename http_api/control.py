@@ -200,6 +200,7 @@ class UtteranceOrder:
     speaker_id  None leaves it to the call; language "" to the speaker
     interrupts  at once, and in the stead of all that waits
     barge_in    what ends it early: the peer's keys, its speech
+    marks       of a plain text: their names, and how many characters are before them
     """
 
     text: str
@@ -208,6 +209,7 @@ class UtteranceOrder:
     language: str
     interrupts: bool = False
     barge_in: frozenset[BargeIn] = frozenset()
+    marks: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -246,6 +248,7 @@ class UtteranceFacts:
     speaker_id: str | None
     spoken_ms: int
     barged_in_by: BargeIn | None = None
+    last_mark: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

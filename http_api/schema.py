@@ -88,6 +88,7 @@ __all__ = [
     "TalkMark",
     "TalkMessage",
     "TalkReady",
+    "TextMark",
     "TokenReport",
     "TransferReport",
     "TransferRequest",
@@ -204,6 +205,12 @@ def _suits(coding: str | None, rate_hz: int) -> int:
     return rate_hz
 
 
+def _is_printable(value: str) -> str:
+    if not value.isprintable():
+        raise PydanticCustomError("one_line", "Value should be one line of printable text")
+    return value
+
+
 def _differ(values: tuple[str, ...]) -> tuple[str, ...]:
     if len(set(values)) < len(values):
         raise PydanticCustomError("unique", "No value should come twice")
@@ -241,6 +248,34 @@ BargeIn = Annotated[
         examples=[["dtmf"]],
     ),
     AfterValidator(_differ),
+]
+
+
+class TextMark(_Body):
+    """A place in a text; what happens to the call tells when speech has come to it."""
+
+    name: Annotated[str, Field(min_length=1, max_length=64, examples=["price"]), AfterValidator(_is_printable)]
+    at: Annotated[int, Field(ge=0, description="Characters (Unicode code points) before it.", examples=[11])]
+
+
+def _lie_in_text(marks: tuple[TextMark, ...], info: ValidationInfo) -> tuple[TextMark, ...]:
+    text = info.data.get("text") or info.data.get("say")
+    if marks and info.data.get("ssml") is not None:
+        raise PydanticCustomError("marks_in_ssml", "An SSML document should have its marks in it: <mark name=.../>")
+    if text is not None and any(mark.at > len(text) for mark in marks):
+        raise PydanticCustomError("mark_beyond_text", "No mark should lie behind the end of the text")
+    return marks
+
+
+TextMarks = Annotated[
+    tuple[TextMark, ...],
+    Field(
+        strict=False,
+        max_length=100,
+        description='Of `text`; an `ssml` has `<mark name="..."/>` in it. The event `speech.mark` comes when the audio '
+        "behind it is being sent. What is between two of them is spoken by itself, so they are best between clauses.",
+    ),
+    AfterValidator(_lie_in_text),
 ]
 SampleRate = Literal[8000, 16000, 24000]
 Codec = Literal["PCMU", "PCMA"]
@@ -1018,12 +1053,6 @@ CALL_HEADERS = frozenset(
 )
 
 
-def _is_printable(value: str) -> str:
-    if not value.isprintable():
-        raise PydanticCustomError("one_line", "Value should be one line of printable text")
-    return value
-
-
 def _is_header(name: str) -> str:
     if not name.lower().startswith("x-") and name.lower() not in CALL_HEADERS:
         raise PydanticCustomError(
@@ -1095,6 +1124,7 @@ class CallRequest(_Body):
     speaker_id: SpeakerId = "default"
     language: Language = ""
     barge_in: BargeIn = ()
+    marks: TextMarks = ()
     headers: Annotated[
         dict[HeaderName, HeaderValue],
         Field(
@@ -1153,6 +1183,7 @@ class SayRequest(_Words):
         Field(description="`queue`: after all else. `interrupt`: at once, and all else is dropped."),
     ] = "queue"
     barge_in: BargeIn = ()
+    marks: TextMarks = ()
 
 
 Mode = Annotated[
@@ -1245,6 +1276,7 @@ class UtteranceReport(_Body):
     ssml: Annotated[bool, Field(description="Whether the text is an SSML document.")]
     speaker_id: str | None
     spoken_ms: Annotated[int, Field(description="How much of it has been sent to the peer.")]
+    last_mark: Annotated[str | None, Field(description="Name of the mark that speech has come to last.")]
     barged_in_by: Annotated[
         Literal["dtmf", "speech"] | None, Field(description="What interrupted it, if the peer did: see `barge_in`.")
     ]
@@ -1426,6 +1458,7 @@ EVENT_KINDS = (
     "call.ended",
     "call.record",
     "speech.started",
+    "speech.mark",
     "speech.ended",
     "recording.started",
     "recording.ended",
@@ -1444,9 +1477,9 @@ class EventReport(_Body):
         dict[str, object],
         Field(
             description="Of `call.created` the parties and the direction; of `call.ended` the `end`; of `speech.*` the "
-            "utterance's `id`, `state` and `spoken_ms`, and `barged_in_by` if the peer interrupted it; of "
-            "`call.record` all that is known of the call; of `dialogue.failed` the `step` at which a webhook did "
-            "not do its part, and the `reason`."
+            "utterance's `id`, `state` and `spoken_ms`, the name of the `mark`, and `barged_in_by` if the peer "
+            "interrupted it; of `call.record` all that is known of the call; of `dialogue.failed` the `step` at which "
+            "a webhook did not do its part, and the `reason`."
         ),
     ]
 

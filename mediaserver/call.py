@@ -166,7 +166,7 @@ class Call:
         self._hold = Hold()
         self._followers: tuple[Callable[[], None], ...] = ()
         self._log = structlog.get_logger("call").bind(**facts)
-        self._programme = Programme(means.speech, tell=self.detail.speak, log=self._log)
+        self._programme = Programme(means.speech, tell=self.detail.speak, mark=self.detail.mark, log=self._log)
 
     def deliver(self, event: Input) -> None:
         """Hand in what happened; the call's task acts on it."""
@@ -328,6 +328,7 @@ class Call:
             delay_ms=script.delay_ms,
             duration_ms=script.duration_ms,
             barge_in=script.barge_in,
+            marks=script.content.marks if isinstance(script.content, Text) else (),
         )
 
     async def resolve(self, content: Text | AudioFile | Remote) -> engines.Utterance | rtp.Clip:
@@ -491,7 +492,8 @@ class Call:
 
     def say(self, text: Text, *, interrupts: bool = False, barge_in: frozenset[BargeIn] = frozenset()) -> Passage:
         """Say it after all else, or at once and in the stead of it. Raises what is in UNSERVABLE."""
-        return self.utter(Item(content=self._utterance(text), barge_in=barge_in), interrupts=interrupts)
+        item = Item(content=self._utterance(text), barge_in=barge_in, marks=text.marks)
+        return self.utter(item, interrupts=interrupts)
 
     def utter(self, item: Item, *, interrupts: bool = False) -> Passage:
         """As `say`, whatever it is. Raises ProgrammeFull."""

@@ -23,7 +23,7 @@ from mediaserver.faults import translated
 from mediaserver.fetch import FetchError, Forbidden
 from mediaserver.inputs import HangUp, Order
 from mediaserver.media import Media
-from mediaserver.passage import BargeIn, Item, Said
+from mediaserver.passage import BargeIn, Item, Mark, Said
 from mediaserver.programme import ProgrammeFull
 from mediaserver.recorder import (
     AlreadyRecording,
@@ -67,6 +67,7 @@ class Calls:
             ssml=said is not None and said.ssml,
             voice=order.speaker_id,
             language=order.language,
+            marks=() if said is None else _marks(said),
         )
         webhook = None
         if order.webhook is not None:
@@ -129,7 +130,13 @@ class Calls:
     async def say(self, id: str, order: http_api.UtteranceOrder) -> http_api.UtteranceFacts:
         call = self._alive(id)
         voice = "default" if call.script is None else call.script.voice
-        text = Text(text=order.text, ssml=order.ssml, voice=order.speaker_id or voice, language=order.language)
+        text = Text(
+            text=order.text,
+            ssml=order.ssml,
+            voice=order.speaker_id or voice,
+            language=order.language,
+            marks=_marks(order),
+        )
         await self._check(text)
         call = self._alive(id)
         if order.interrupts and call.media is not None:
@@ -343,6 +350,10 @@ def _unless_unplayable(field: str) -> Iterator[None]:
         raise http_api.Busy(str(error), retry_after_s=RETRY_AFTER_S) from error
 
 
+def _marks(order: http_api.UtteranceOrder) -> tuple[Mark, ...]:
+    return tuple(Mark(name=name, at=at) for name, at in order.marks)
+
+
 def _told(facts: Facts) -> http_api.CallFacts:
     end = facts.end
     return http_api.CallFacts(
@@ -408,4 +419,5 @@ def _spoken(said: Said) -> http_api.UtteranceFacts:
         speaker_id=said.voice,
         spoken_ms=said.spoken_ms,
         barged_in_by=None if said.barged_in_by is None else said.barged_in_by.value,
+        last_mark=said.last_mark,
     )

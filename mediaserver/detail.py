@@ -184,6 +184,10 @@ class Detail:
         """The webhook that conducts it has not done its part."""
         self._tell("dialogue.failed", step=step, reason=reason)
 
+    def mark(self, said: Said) -> None:
+        """It has come to a mark in what it says."""
+        self._tell("speech.mark", id=said.id, mark=said.last_mark, spoken_ms=said.spoken_ms)
+
     def hang_up(self, why: str) -> None:
         """We want the call to end, and why."""
         self._why = self._why or why

@@ -12,7 +12,7 @@ import engines
 import rtp
 from mediaserver.talkspurt import Talkspurt
 
-__all__ = ["BargeIn", "Item", "Passage", "PassageState", "Said"]
+__all__ = ["BargeIn", "Item", "Mark", "Passage", "PassageState", "Said"]
 
 
 class BargeIn(enum.Enum):
@@ -23,12 +23,21 @@ class BargeIn(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Mark:
+    """A place in a text that is to be told when it is reached, `at` so many characters from its beginning."""
+
+    name: str
+    at: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Item:
     """One thing to be said.
 
     repeat       how often, None for ever; delay_ms: silence between two repetitions
     duration_ms  end of it, counted from the start of the media; None: no limit
     barge_in     what ends it early
+    marks        of a plain text; an SSML document brings its own
     """
 
     content: engines.Utterance | rtp.Clip | Talkspurt
@@ -36,6 +45,7 @@ class Item:
     delay_ms: int = 0
     duration_ms: int | None = None
     barge_in: frozenset[BargeIn] = frozenset()
+    marks: tuple[Mark, ...] = ()
 
 
 class PassageState(enum.Enum):
@@ -55,6 +65,7 @@ class Said:
     text       None if it came as audio; `ssml` tells whether it is a document
     spoken_ms  how much of it has been sent
     barged_in_by  what interrupted it, if the other side did
+    last_mark  name of the one that speech came to last
     """
 
     id: str
@@ -64,12 +75,25 @@ class Said:
     voice: str | None
     spoken_ms: int
     barged_in_by: BargeIn | None
+    last_mark: str | None
 
 
 class Passage:
     """One `item` of a call's programme. `tell` gets what is known of it when it begins and when it ends."""
 
-    __slots__ = ("_over", "_ssml", "_tell", "_text", "_voice", "barged_in_by", "id", "item", "spoken_ms", "state")
+    __slots__ = (
+        "_over",
+        "_ssml",
+        "_tell",
+        "_text",
+        "_voice",
+        "barged_in_by",
+        "id",
+        "item",
+        "last_mark",
+        "spoken_ms",
+        "state",
+    )
 
     def __init__(self, item: Item, tell: Callable[[Said], None]) -> None:
         self.id = f"utt_{secrets.token_hex(8)}"
@@ -77,6 +101,7 @@ class Passage:
         self.state = PassageState.QUEUED
         self.spoken_ms = 0
         self.barged_in_by: BargeIn | None = None
+        self.last_mark: str | None = None
         self._tell = tell
         self._over = asyncio.Event()
         words = item.content if isinstance(item.content, engines.Utterance) else None
@@ -115,4 +140,5 @@ class Passage:
             voice=self._voice,
             spoken_ms=spoken_ms,
             barged_in_by=self.barged_in_by,
+            last_mark=self.last_mark,
         )

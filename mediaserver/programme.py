@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import math
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -14,6 +15,7 @@ import structlog
 import engines
 import rtp
 from mediaserver.barge_in import Listen
+from mediaserver.marks import Marks, segments
 from mediaserver.passage import BargeIn, Item, Passage, PassageState, Said
 from mediaserver.speech import Speech
 
@@ -41,11 +43,19 @@ class Programme:
 
     Arguments:
 
-    tell  gets what is known of each passage when it begins and when it ends
+    tell  gets what is known of each passage when it begins and when it ends; mark: when it has come to a mark
     """
 
-    def __init__(self, speech: Speech, *, tell: Callable[[Said], None], log: structlog.stdlib.BoundLogger) -> None:
+    def __init__(
+        self,
+        speech: Speech,
+        *,
+        tell: Callable[[Said], None],
+        mark: Callable[[Said], None],
+        log: structlog.stdlib.BoundLogger,
+    ) -> None:
         self._tell = tell
+        self._mark = mark
         self._listen: Mapping[BargeIn, Listen] = {}
         self.turn = 0
         self.began_at: float | None = None
@@ -63,6 +73,7 @@ class Programme:
         self._limit = asyncio.timeout(None)
         self._listening = contextlib.ExitStack()
         self._attended = False
+        self._marks = Marks(self._heard_ms, lambda name: None)
 
     @property
     def draining(self) -> bool:
@@ -188,6 +199,7 @@ class Programme:
         assert passage.item is not None, "it has not ended"
         if passage.item.duration_ms is not None and not self._limit.expired():
             self._limit.reschedule(asyncio.get_running_loop().time() + passage.item.duration_ms / 1000)
+        self._marks.start()
         for by in passage.item.barge_in:
             self._listening.callback(self._listen[by](partial(self._barge_in, passage, by)))
 
@@ -228,27 +240,35 @@ class Programme:
         """Have the stream say a passage, and wait until it is sent."""
         assert passage.item is not None, "it has not ended"
         self._began_ms = stream.counters().played_ms
-        outcome = PassageState.SPOKEN
+        self._marks = Marks(self._heard_ms, partial(self._reach, passage))
+        outcome = PassageState.INTERRUPTED
         try:
             async with asyncio.timeout(None) as self._limit:
                 if self._confirmed.is_set():
                     self._start(passage)
+                failed = False
                 try:
                     await self._repeat(passage.item, stream)
                 except engines.EngineError as error:
                     self._log.error("speech failed", error=str(error))
-                    outcome = PassageState.FAILED
+                    failed = True
                 await self._confirmed.wait()
                 await stream.drained()
+            outcome = PassageState.FAILED if failed else PassageState.SPOKEN
         except TimeoutError:
             stream.flush()
             self._log.info("speech was cut short")
-            outcome = PassageState.INTERRUPTED
         finally:
             self._listening.close()
+            self._marks.close(complete=outcome is PassageState.SPOKEN)
         passage.end(outcome, spoken_ms=self._heard_ms())
 
+    def _reach(self, passage: Passage, name: str) -> None:
+        passage.last_mark = name
+        self._mark(passage.facts(spoken_ms=self._heard_ms()))
+
     async def _repeat(self, item: Item, stream: rtp.Stream) -> None:
+        at_ms = 0
         for turn in itertools.count() if item.repeat is None else range(item.repeat):
             if turn and item.delay_ms:
                 await self._confirmed.wait()
@@ -257,8 +277,13 @@ class Programme:
                     await asyncio.wait_for(self._draining.wait(), item.delay_ms / 1000)
             if turn and self._draining.is_set():
                 break
-            said = await self._speech.say(item.content, stream, begin=self._begin)
-            if not said:  # markup without words, say, makes no sound however often it is repeated
+            before_ms = at_ms
+            for segment in segments(item.content, item.marks):
+                self._marks.expect(at_ms, segment.marks)
+                if segment.content is not None:
+                    # The line counts what was sent in blocks of 10 ms, and the end of an utterance fills its last one.
+                    at_ms += 10 * math.ceil(await self._speech.say(segment.content, stream, begin=self._begin) / 10)
+            if at_ms == before_ms:  # markup without words, say, makes no sound however often it is repeated
                 break
 
     def _begin(self) -> None:

@@ -27,7 +27,7 @@ from xml.sax.saxutils import escape
 
 import sip
 from mediaserver.config import DEFAULT_ROUTE, Config, Route, Then
-from mediaserver.passage import BargeIn
+from mediaserver.passage import BargeIn, Mark
 from sip.body import parts_of
 
 __all__ = [
@@ -56,12 +56,13 @@ BODY_TYPES = (SDP_TYPE, *TEXT_TYPES)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Text:
-    """Words to be synthesised; `ssml` tells a document from plain text."""
+    """Words to be synthesised; `ssml` tells a document, which may have marks of its own, from plain text."""
 
     text: str
     ssml: bool = False
     voice: str = "default"
     language: str = ""
+    marks: tuple[Mark, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -92,16 +92,16 @@ class Speech:
 
     async def say(
         self, content: engines.Utterance | rtp.Clip | Talkspurt, stream: rtp.Stream, *, begin: Callable[[], None]
-    ) -> bool:
-        """Have `stream` say `content` as an utterance, at the pace at which the line takes it; whether it had sound.
+    ) -> float:
+        """Have `stream` say `content` as an utterance, at the pace at which the line takes it; how many ms it has.
 
         begin  is called when the first sound is there, before it is written
 
-        The utterance is ended whatever happens, so that what was written of it is heard. Raises what the engine raises,
-        and rtp.StreamClosed.
+        The utterance is ended whatever happens, so that what was written of it is heard. Of a talkspurt it is only told
+        whether it has any sound. Raises what the engine raises, and rtp.StreamClosed.
         """
         if isinstance(content, Talkspurt):
-            return await content.play(stream, begin=begin)
+            return float(await content.play(stream, begin=begin))
         if isinstance(content, engines.Utterance):
             content = await self._speakers.voiced(content)
             key = self._prompts.key(content, self.engine)
@@ -111,16 +111,16 @@ class Speech:
             if content.duration_ms:
                 begin()
             await stream.play(content)
-            return content.duration_ms > 0
-        said = False
+            return content.duration_ms
+        said_ms = 0.0
         try:
             async with aclosing(self.synthesize(content, looked_up=True)) as chunks:
                 async for chunk in chunks:
-                    if not said:
-                        said = True
+                    if not said_ms:
                         begin()
+                    said_ms += chunk.duration_ms
                     await stream.write(chunk.samples, chunk.rate_hz)
         finally:
             if not stream.closed:
                 stream.end()
-        return said
+        return said_ms
