@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -35,7 +36,7 @@ def tone(hz: float, seconds: float, amplitude: float = 8000) -> bytes:
 def at_line_rate(phone: WebRtcPhone) -> bytes:
     """What a phone has heard, at 8 kHz."""
     samples = floats(phone.heard).astype(np.float32)
-    if phone.rate_hz != 8000:
+    if phone.rate_hz not in (0, 8000):  # 0: nothing has been heard yet
         samples = np.asarray(soxr.resample(samples, phone.rate_hz, 8000))
     return np.clip(np.rint(samples), -32768, 32767).astype(np.int16).tobytes()
 
@@ -179,6 +180,16 @@ async def test_a_public_address_is_not_told_to_a_telephone_on_this_machine() -> 
             assert (await client.ended(id))["end"]["reason"] == "hung_up"
 
 
+@pytest.mark.parametrize("listen", ["0.0.0.0:0", "[::1]:0", "[::]:0", ["0.0.0.0:0", "[::1]:0"]])
+async def test_wherever_the_server_listens_a_browser_reaches_it(listen: str | list[str]) -> None:
+    async with called(sip={"listen": listen}, sound=tone(1000, 20)) as (running, phone, id), api(running) as client:
+        await connected(client, id)
+        original = await spoken(running.engine, TEXT)
+        async with asyncio.timeout(8):
+            while likeness(at_line_rate(phone), original) < 0.99:  # noqa: ASYNC110
+                await asyncio.sleep(0.1)
+
+
 async def test_ports_are_those_of_the_configuration() -> None:
     async with called(webrtc={"ports": "47100-47109"}) as (_, phone, _):
         (candidate,) = [line for line in phone.answer["sdp"].splitlines() if line.startswith("a=candidate")]
@@ -250,6 +261,43 @@ async def test_whoever_does_not_wait_for_the_answer_leaves_nothing() -> None:
         async with asyncio.timeout(5):
             while len(running.switchboard) > before:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
+
+
+async def test_a_browser_with_another_certificate_than_it_offered_is_not_connected() -> None:
+    """RFC 8122 section 6.2: the fingerprint is what ties the media to whoever made the offer."""
+
+    def forged(sdp: str) -> str:
+        return re.sub(r"(?m)^(a=fingerprint:sha-(\d+)) .*$", _another_fingerprint, sdp)
+
+    async with serving(route=STAYS, webrtc=LOOPBACK) as running, webrtc_phone() as phone, api(running) as client:
+        await phone.dial(running, change=forged)
+        end = (await client.ended(phone.answer["call_id"]))["end"]
+        assert (end["by"], end["sip_reason"]) == ("peer", 'SIP;text="the DTLS handshake failed"')
+        assert phone.heard == b""
+
+
+def _another_fingerprint(line: re.Match[str]) -> str:
+    return f"{line[1]} " + ":".join(["AB"] * (int(line[2]) // 8))
+
+
+async def test_browsers_that_have_left_leave_nothing_behind() -> None:
+    async with serving(route=STAYS, webrtc=LOOPBACK) as running, api(running) as client:
+        counts = []
+        for _ in range(4):
+            async with webrtc_phone() as phone:
+                await phone.dial(running)
+                await connected(client, phone.answer["call_id"])
+            await until_calls(running, 0)
+            # The gateway says when it has closed all that a browser had.
+            async with asyncio.timeout(5):
+                while len(counts) > 1 and _files(running) > counts[1]:  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+            counts.append(_files(running))
+        assert counts[-1] <= counts[1]
+
+
+def _files(running: server.Server) -> int:
+    return len(os.listdir(f"/proc/{running.gateway.pid}/fd"))
 
 
 @pytest.mark.slow
@@ -346,6 +394,33 @@ async def test_chromium_is_a_telephone(codec: str) -> None:
         await page.evaluate("pc.close()")
         assert (await client.ended(id))["end"]["by"] == "peer"
         assert [message for message in page.messages if message.startswith("error: Uncaught")] == []
+
+
+LISTEN = """(async () => {
+  const pc = window.pc = new RTCPeerConnection();
+  pc.addTransceiver('audio', {direction: 'recvonly'});
+  await pc.setLocalDescription();
+  while (pc.iceGatheringState != 'complete') await new Promise(done => setTimeout(done, 10));
+  const hidden = pc.localDescription.sdp.replace(/(a=candidate:\\S+ 1 udp \\d+) \\S+/g, '$1 0b5b1f1a-0f0e.local');
+  const response = await fetch('/v1/webrtc/offer', {
+    method: 'POST', headers: {'Content-Type': 'application/json'}, body: JSON.stringify({type: 'offer', sdp: hidden}),
+  });
+  const answer = await response.json();
+  await pc.setRemoteDescription({type: answer.type, sdp: answer.sdp});
+  return answer.call_id;
+})()"""
+
+
+@needs_chromium
+async def test_chromium_without_a_microphone_and_with_hidden_addresses_listens() -> None:
+    async with serving(route=STAYS, webrtc=LOOPBACK) as running, chromium() as page, api(running) as client:
+        await page.goto(f"http://{running.http_address}/health")
+        id = await page.evaluate(LISTEN)
+        await page.until("pc.connectionState == 'connected'")
+        await client.until(id, lambda told: told["speech"][0]["state"] == "spoken")
+        stats = "pc.getStats().then(all => [...all.values()].find(one => one.type == 'inbound-rtp'))"
+        assert (await page.evaluate(stats))["packetsReceived"] > 100
+        assert (await client.call(id))["media"]["packets_received"] == 0
 
 
 @needs_chromium

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from fractions import Fraction
 from typing import Any
@@ -81,12 +81,14 @@ class WebRtcPhone:
         await self.connection.setLocalDescription(await self.connection.createOffer())
         return str(self.connection.localDescription.sdp)
 
-    async def dial(self, running: server.Server, to: str = "console", *, headers: dict[str, str] | None = None) -> None:
-        """Offer, and take the answer; with anything but 201 it stays at that."""
-        body = {"type": "offer", "sdp": await self.offer(), "to": to}
+    async def dial(
+        self, running: server.Server, to: str = "console", *, change: Callable[[str], str] = lambda sdp: sdp
+    ) -> None:
+        """Offer, and take the answer; with anything but 201 it stays at that. `change` is made to the offer."""
+        body = {"type": "offer", "sdp": change(await self.offer()), "to": to}
         async with (
             aiohttp.ClientSession(f"http://{running.http_address}") as session,
-            session.post("/v1/webrtc/offer", json=body, headers=headers) as response,
+            session.post("/v1/webrtc/offer", json=body) as response,
         ):
             self.status, self.headers, self.answer = response.status, dict(response.headers), await response.json()
         if self.status == 201:
