@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from types import TracebackType
-from typing import Literal
+from typing import Any, Literal
 
 import structlog
 
@@ -129,7 +129,8 @@ class Attendant:
         self._came = call.facts().direction == "inbound"
         self._dialogue = Dialogue(script.webhook.url, asks_first=self._came)
         self._headers = self._told_headers()
-        self._inbox: asyncio.Queue[Input] = asyncio.Queue()
+        self._inbox: asyncio.Queue[Input | BaseException] = asyncio.Queue()
+        self._doing: set[asyncio.Task[None]] = set()
         self._next: Effect | None = None
         self._uttering: asyncio.Task[None] | None = None
         self._passage: Passage | None = None
@@ -169,20 +170,18 @@ class Attendant:
     async def _conduct(self) -> None:
         self._call.digits.subscribe(self._keyed)
         try:
-            async with asyncio.TaskGroup() as tasks:
-                doing = [tasks.create_task(self._await_up())]
-                while True:
-                    while (effect := self._next or self._dialogue.next_effect()) is not None:
-                        self._next = None
-                        doing += await self._do(effect, tasks)
-                    if self._dialogue.over:
-                        break
-                    await self._hear()
-                    doing = [task for task in doing if not task.done()]
-                for task in doing:
-                    task.cancel()
+            self._begin(self._await_up())
+            while True:
+                while (effect := self._next or self._dialogue.next_effect()) is not None:
+                    self._next = None
+                    await self._do(effect)
+                if self._dialogue.over:
+                    break
+                await self._hear()
         finally:
             self._call.digits.unsubscribe(self._keyed)
+            for task in self._doing:
+                task.cancel()
 
     async def _hear(self) -> None:
         """Wait for what happens next, and take it to the dialogue."""
@@ -192,18 +191,31 @@ class Attendant:
         except TimeoutError:
             self._dialogue.handle_timer(_now())
         else:
+            if isinstance(event, BaseException):
+                raise event
             self._dialogue.receive(event, _now())
 
-    async def _do(self, effect: Effect, tasks: asyncio.TaskGroup) -> list[asyncio.Task[None]]:
-        """Carry out an effect, or begin to: gives what goes on meanwhile."""
+    def _begin(self, doing: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Do something meanwhile. A group of tasks that is cancelled leaves a cycle, and a call is to leave none."""
+        task = asyncio.create_task(doing)
+        self._doing.add(task)
+        task.add_done_callback(self._done)
+        return task
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._doing.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._inbox.put_nowait(error)
+
+    async def _do(self, effect: Effect) -> None:
+        """Carry out an effect, or begin to."""
         match effect:
             case Ask():
-                return [tasks.create_task(self._ask_on(effect))]
+                self._begin(self._ask_on(effect))
             case Utter():
-                self._uttering = tasks.create_task(self._utter(effect))
-                return [self._uttering]
+                self._uttering = self._begin(self._utter(effect))
             case Hush():
-                return [tasks.create_task(self._hush())]
+                self._begin(self._hush())
             case Refer():
                 self._house.keep(asyncio.create_task(self._refer(effect)))
             case Record():
@@ -218,7 +230,6 @@ class Attendant:
                 await self._turn_to(self._conducted(Then.STAY, effect.seconds))
             case HangUp():
                 await self._turn_to(self._conducted(Then.HANGUP, 0))
-        return []
 
     def _conducted(self, then: Then, stay_s: float) -> Script:
         """Silence, in the voice of the call."""

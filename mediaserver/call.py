@@ -189,7 +189,7 @@ class Call:
         )
         try:
             async with asyncio.TaskGroup() as tasks:
-                performing = tasks.create_task(self._perform())
+                performing = tasks.create_task(self._perform(tasks))
                 while self.state is not CallState.ENDED:
                     self._step(await self._inbox.get())
                 performing.cancel()
@@ -280,7 +280,7 @@ class Call:
 
     # What the call says: one task from the INVITE until the last word is sent.
 
-    async def _perform(self) -> None:
+    async def _perform(self, tasks: asyncio.TaskGroup) -> None:
         begun = self._begun
         try:
             if isinstance(begun, Order):
@@ -309,14 +309,16 @@ class Call:
                 self._programme.add(item)
             self.deliver(Prepared(description))
             speaking = by_speech(self._media.ear, least_dbfs=self._means.config.calls.barge_in_dbfs)
-            async with asyncio.TaskGroup() as tasks:
-                if attendance is not None:
-                    tasks.create_task(attendance.conduct())
+            conducting = None if attendance is None else tasks.create_task(attendance.conduct())
+            try:
                 await self._programme.run(
                     self._media.stream,
                     listen={BargeIn.DTMF: self.digits.listen, BargeIn.SPEECH: speaking},
                     finished=lambda turn: self.deliver(Spoken(turn)),
                 )
+            finally:
+                if conducting is not None:
+                    conducting.cancel()
 
     async def _item(self, script: Script) -> Item | None:
         """What is said first; None if that is nothing."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import random
 import sys
@@ -19,6 +20,8 @@ from aiohttp.test_utils import TestServer
 import rtp
 import sip
 from mediaserver import audio, config, server
+from mediaserver.attendant import Attendant
+from mediaserver.call import Call
 from mediaserver.media import Media
 from mediaserver.script import APOLOGY, Script, Text, referred
 from tests.live import heard, likeness, occurrences, serving, spoken, until_calls
@@ -596,6 +599,31 @@ async def test_a_call_that_is_conducted_ends_with_the_server() -> None:
             await asyncio.sleep(1)
             await asyncio.wait_for(running.switchboard.drain(5), 5)
         assert (await peer.over()).cause is sip.Cause.REMOTE_BYE
+
+
+async def test_a_call_that_was_conducted_is_left_to_no_garbage_collector() -> None:
+    async with hook() as ivr, serving(**conducted(ivr), **QUIET) as running:
+        ivr.manners = verbs(say("a"), gather(prompts=[say("b")], max_digits=1))
+        gc.collect()
+        gc.disable()
+        try:
+            for hangs_up in (False, True):
+                async with caller() as peer:
+                    peer.dial(running)
+                    await peer.key("1")
+                    await ivr.until(lambda ivr: ivr.requests >= 2)
+                    if hangs_up:
+                        peer.transport.bye(peer.call)
+                    else:
+                        ivr.manners = status(204)
+                        await peer.key("1")
+                    await peer.over()
+                    await until_calls(running, 0)
+            await asyncio.sleep(0.1)
+            left = [one for one in gc.get_objects() if isinstance(one, Call | Attendant)]
+        finally:
+            gc.enable()
+        assert left == []
 
 
 @pytest.mark.parametrize(
