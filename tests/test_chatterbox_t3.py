@@ -17,9 +17,14 @@ from tests.oracle import Part, relative_error
 
 TINY_SHAPES = [TINY, TINY_ORIGINAL]
 GREEDY = 24
+GREEDY_OF_TRUE_SIZE = 8
 ROWS = 16
 EVERY = 37
 """Of logits, the repository keeps one in so many."""
+
+
+def greedy_tokens(shape: ModelShape) -> int:
+    return GREEDY if shape in TINY_SHAPES else GREEDY_OF_TRUE_SIZE
 
 
 def question(shape: ModelShape) -> Mapping[str, Tensor]:
@@ -32,7 +37,7 @@ def question(shape: ModelShape) -> Mapping[str, Tensor]:
         "emotion": torch.tensor(prompt.emotion),
         "text": torch.tensor(text(shape)),
         "speech": numbers(6, shape.t3.start_speech, seed=3),
-        "greedy": torch.tensor(GREEDY),
+        "greedy": torch.tensor(greedy_tokens(shape)),
         "scores": scores * torch.linspace(0.5, 8, ROWS)[:, None],
         "history": numbers(ROWS * 200, shape.t3.speech_vocabulary, seed=4).view(ROWS, 200),
     }
@@ -54,7 +59,7 @@ def ours(shape: ModelShape) -> dict[str, Tensor]:
         hidden, _ = t3.whole(torch.cat([opening, following], dim=1), past)
         logits = t3.logits(hidden[:, -1 - len(asked["speech"]) :])
         greedy: list[int] = []
-        while len(greedy) < GREEDY and shape.t3.stop_speech not in greedy[1:]:
+        while len(greedy) < asked["greedy"] and shape.t3.stop_speech not in greedy[1:]:
             sequence = torch.cat([opening, rows(t3, shape, torch.tensor(greedy, dtype=torch.int64))[2]], dim=1)
             scores = t3.logits(t3.whole(sequence, past)[0][:, -1])
             seen = torch.zeros(1, scores.shape[-1], dtype=torch.bool)
