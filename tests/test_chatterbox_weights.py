@@ -9,8 +9,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from engines.chatterbox import t3
-from engines.chatterbox.shapes import MODELS
+from engines.chatterbox import s3gen, t3
+from engines.chatterbox.placeholder import write_checkpoint
+from engines.chatterbox.shapes import MODELS, TINY, TINY_ORIGINAL, ModelShape
+from engines.chatterbox.text import open_front_end
 from engines.chatterbox.weights import UnsuitableCheckpoint, is_random, random_weights, read, write_random
 
 LAYOUT = {"proj.weight": (6, 4), "proj.bias": (6,), "norm.weight": (6,), "norm.num_batches_tracked": ()}
@@ -117,3 +119,23 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path: Path) -> None:
     torch.save([1, 2], path)
     with pytest.raises(UnsuitableCheckpoint, match="no table of tensors"):
         read(path, LAYOUT)
+
+
+@pytest.mark.parametrize("model", [TINY, TINY_ORIGINAL], ids=lambda model: model.name)
+def test_a_placeholder_has_every_file_of_a_model_and_says_what_it_is(model: ModelShape, tmp_path: Path) -> None:
+    write_checkpoint(model, tmp_path / "model")
+    directory = tmp_path / "model"
+    loaded = t3.load(directory / model.files.t3, model.t3)
+    s3gen.load(directory / model.files.s3gen, model.s3gen)
+    s3gen.load_voice_encoder(directory / model.files.voice_encoder, model.voice_encoder)
+    tokens = open_front_end(model, directory).tokens("Hello.")
+    assert loaded.opening(tokens).shape == (loaded.rows, len(tokens) + loaded.rows, model.t3.width)
+    weights = sorted(directory.glob("*.safetensors"))
+    assert [path.name for path in weights] == sorted((model.files.t3, model.files.s3gen, model.files.voice_encoder))
+    assert all(is_random(path) for path in weights)
+
+
+def test_a_file_of_another_model_says_which_to_set(tmp_path: Path) -> None:
+    write_checkpoint(TINY, tmp_path)
+    with pytest.raises(UnsuitableCheckpoint, match=r"t3_turbo_v1.*lacks .*set engine\.model to the one"):
+        t3.load(tmp_path / TINY.files.t3, TINY_ORIGINAL.t3)
