@@ -81,6 +81,7 @@ class Translator:
         self._telephone_event = telephone_event
         self._server_event = server_event
         self._transcoder = transcoder
+        self._plain = transcoder is None and payload_type == PCMU
         self._source: int | None = None
         self._sequence = 0
         scale = 1 if transcoder is None else OPUS_CLOCK
@@ -91,6 +92,8 @@ class Translator:
         """An RTP packet of the browser's, as the server gets it."""
         if not self.hears:
             return None
+        if self._passes(data):
+            return data
         received = self._parse(data)
         if received is None:
             return None
@@ -107,6 +110,8 @@ class Translator:
 
     def to_browser(self, data: bytes) -> bytes | None:
         """An RTP packet of the server's, as the browser gets it."""
+        if self._passes(data):
+            return data
         received = self._parse(data)
         if received is None:
             return None
@@ -130,6 +135,10 @@ class Translator:
     def reports_to_browser(self, data: bytes) -> bytes | None:
         """A compound RTCP packet of the server's, as the browser gets it."""
         return self._reports(data, own=self._up, numerator=self._scale, denominator=1)
+
+    def _passes(self, data: bytes) -> bool:
+        """Whether it is as it should be already, as nearly all are between PCMU and PCMU: a header and audio alone."""
+        return self._plain and len(data) > packet.HEADER_SIZE and data[0] == 0x80 and data[1] & 0x7F == PCMU
 
     def _parse(self, data: bytes) -> packet.Packet | None:
         try:

@@ -60,6 +60,16 @@ def test_pcmu_passes_as_it_is_but_for_what_only_the_browser_knows() -> None:
     assert down(pcmu(), rtp()) == Packet(payload_type=0, sequence=7, timestamp=1000, ssrc=5, payload=CODES)
 
 
+def test_a_packet_that_needs_no_change_is_not_taken_apart() -> None:
+    data = rtp(marker=True)
+    assert pcmu().from_browser(data) is data
+    assert pcmu().to_browser(data) is data
+    # A browser may have numbered PCMU otherwise.
+    other = Translator(payload_type=96, telephone_event=None, server_event=None, transcoder=None)
+    assert down(other, data).payload_type == 96
+    assert up(other, rtp(payload_type=96)).payload_type == 0
+
+
 def test_digits_get_the_payload_type_of_the_other_side() -> None:
     event = struct.pack("!BBH", 5, 0x8A, 800)
     assert up(pcmu(), rtp(event, payload_type=126)).payload_type == 101
