@@ -464,6 +464,7 @@ class Recordings(Section):
     max_s        the longest recording
     max_mb       of all together: then no more is recorded until some are deleted
     min_free_mb  that are left free on the disk
+    keep_days    after which a recording is deleted; 0 for never
     """
 
     enabled: bool = False
@@ -471,6 +472,7 @@ class Recordings(Section):
     max_s: float = Field(default=3600, gt=0, le=86_400)
     max_mb: int = Field(default=10_000, ge=1)
     min_free_mb: int = Field(default=1000, ge=0)
+    keep_days: float = Field(default=0, ge=0, le=36_500)
 
 
 def _check_stun_server(value: str) -> str:

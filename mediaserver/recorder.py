@@ -23,7 +23,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import Enum
 from pathlib import Path
 from typing import Final, Self, TypeVar
@@ -62,6 +62,9 @@ MOST_WAITING: Final = 30
 
 PATIENCE_S: Final = 5.0
 """For a disk to begin a file, or to finish one."""
+
+SWEEP_S: Final = 60.0
+"""How often it is looked for what is too old."""
 
 FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
@@ -362,9 +365,12 @@ class Recorder:
             kept = await asyncio.get_running_loop().run_in_executor(disk, _find, directory, settings.enabled)
             recorder = cls(settings, directory, metrics, publish, kept, disk)
             metrics.recordings_bytes.set_function(lambda: recorder.bytes)
+            sweeping = asyncio.create_task(recorder._sweep())
             try:
                 yield recorder
             finally:
+                sweeping.cancel()
+                await asyncio.wait([sweeping])
                 for recording in list(recorder._live.values()):
                     recording.end(Ended.CALL_ENDED)
         finally:
@@ -449,6 +455,28 @@ class Recorder:
         await self._end_of(id)
         self._forget(id)
         await self._done(lambda: _remove(self._directory, id))
+
+    def outdated(self, now: datetime) -> list[str]:
+        """The ids of those that have been kept for as long as they may be."""
+        days = self._settings.keep_days
+        if not days:
+            return []
+        before = now - timedelta(days=days)
+        return [id for id, facts in self._kept.items() if facts.ended_at is not None and facts.ended_at < before]
+
+    async def _sweep(self) -> None:
+        """Delete what is too old, until cancelled."""
+        while True:
+            for id in self.outdated(datetime.now(UTC)):
+                try:
+                    await self.delete(id)
+                except UnknownRecording:
+                    continue  # somebody was quicker
+                except NoRoomToRecord as error:
+                    log.error("a recording that is too old cannot be deleted", recording=id, error=str(error))
+                else:
+                    log.info("a recording is deleted: recordings.keep_days are over", recording=id)
+            await asyncio.sleep(SWEEP_S)
 
     async def _end_of(self, id: str) -> None:
         """Wait a little until the disk is done with a recording."""

@@ -11,7 +11,7 @@ import threading
 import wave
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -182,6 +182,31 @@ async def test_all_recordings_together_take_no_more_than_they_may(
         "recording.started",
         "recording.ended",
     ]
+
+
+async def test_what_is_too_old_is_deleted(tmp_path: Path, ear: Ear, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recorder, "SWEEP_S", 0.01)
+    now = datetime.now(UTC)
+    ages = {f"rec_{age:024}": timedelta(days=30, seconds=age - 60) for age in (0, 30, 90)}
+    for id, age in ages.items():
+        facts = Recorded(
+            id=id, call_id="call_0", started_at=now - age, ended_at=now - age, reason=Ended.CALL_ENDED
+        ).with_samples(10)
+        (tmp_path / f"{id}.json").write_bytes(facts.serialise())
+        (tmp_path / f"{id}.wav").write_bytes(wav_head(10) + bytes(40))
+    young = list(ages)[:2]
+    async with opened(tmp_path) as forever:
+        assert forever.outdated(now + timedelta(days=10_000)) == []
+    async with opened(tmp_path, keep_days=30) as kept:
+        await until(lambda: len(kept.all()) == 2)
+        assert sorted(facts.id for facts in kept.all()) == young
+        assert kept.bytes == 2 * 84
+        await kept.start("call_1", ear)
+        # Of two that are kept, one is 60 s from its end, the other 30 s; what goes on has not begun to age.
+        assert kept.outdated(now + timedelta(seconds=45)) == young[1:]
+        assert kept.outdated(now + timedelta(seconds=75)) == young
+        kept.stop("call_1")
+    assert {name.partition(".")[0] for name in os.listdir(tmp_path)} > set(young)
 
 
 async def test_a_disk_that_stands_still_ends_the_recording_and_holds_up_nobody(
