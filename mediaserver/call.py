@@ -487,7 +487,9 @@ class Call:
             # RFC 6086 section 4.2.2; the INFO of old has none.
             raise sip.RemoteProtocolError("No Info Package is taken", status=469, headers=(("Recv-Info", ""),))
         if message.content_type in DTMF_TYPES:
-            self.digits.key(read_tone(message.content_type, message.body).digit)
+            tone = read_tone(message.content_type, message.body)
+            self.digits.press()
+            self.digits.key(tone.digit)
         elif message.body or message.content_type or message.method == "MESSAGE":
             wanted = more(message, self._said())
             self.say(wanted.text, interrupts=wanted.interrupts)
@@ -658,6 +660,8 @@ class Call:
                 self.deliver(event)
             case rtp.Latched(host=host, port=port):
                 self._log.debug("media come from", host=host, port=port)
+            case rtp.DigitBegun():
+                self.digits.press()
             case rtp.Digit():
                 self.digits.key(event.digit)
 

@@ -13,12 +13,13 @@ class Digits:
     count  how many came, which is no secret
     """
 
-    __slots__ = ("_listeners", "count")
+    __slots__ = ("_listeners", "_waiting", "count")
 
     def __init__(self) -> None:
         self.count = 0
         # Mostly nobody, and there is one of these for each call.
         self._listeners: tuple[Callable[[str], None], ...] = ()
+        self._waiting: tuple[Callable[[], None], ...] = ()
 
     def subscribe(self, listener: Callable[[str], None]) -> None:
         """Have it called with each digit that comes from now on: 0 to 9, "*", "#", A to D, or "!" for a hook flash.
@@ -34,14 +35,21 @@ class Digits:
             left.remove(listener)
         self._listeners = tuple(left)
 
-    def listen(self, keyed: Callable[[], None]) -> Callable[[], None]:
-        """Have it called whenever a digit comes, whichever it is, until what is returned is called."""
+    def listen(self, pressed: Callable[[], None]) -> Callable[[], None]:
+        """Have it called whenever a key is pressed, whichever it is, until what is returned is called."""
+        self._waiting += (pressed,)
+        return lambda: self._leave(pressed)
 
-        def listener(digit: str) -> None:
-            keyed()
+    def _leave(self, pressed: Callable[[], None]) -> None:
+        left = list(self._waiting)
+        if pressed in left:
+            left.remove(pressed)
+        self._waiting = tuple(left)
 
-        self.subscribe(listener)
-        return lambda: self.unsubscribe(listener)
+    def press(self) -> None:
+        """A key is down; `key` tells which one when it is up again, a tenth of a second later and more."""
+        for pressed in self._waiting:
+            pressed()
 
     def key(self, digit: str) -> None:
         """It was keyed just now."""
@@ -52,4 +60,4 @@ class Digits:
 
     def close(self) -> None:
         """The call is over: nobody is called any more, and nobody is held on to."""
-        self._listeners = ()
+        self._listeners = self._waiting = ()

@@ -73,7 +73,7 @@ class Programme:
         self._limit = asyncio.timeout(None)
         self._listening = contextlib.ExitStack()
         self._attended = False
-        self._marks = Marks(self._heard_ms, lambda name: None)
+        self._marks: Marks | None = None  # while something is being said
 
     @property
     def draining(self) -> bool:
@@ -199,7 +199,8 @@ class Programme:
         assert passage.item is not None, "it has not ended"
         if passage.item.duration_ms is not None and not self._limit.expired():
             self._limit.reschedule(asyncio.get_running_loop().time() + passage.item.duration_ms / 1000)
-        self._marks.start()
+        if self._marks is not None:
+            self._marks.start()
         for by in passage.item.barge_in:
             self._listening.callback(self._listen[by](partial(self._barge_in, passage, by)))
 
@@ -240,7 +241,7 @@ class Programme:
         """Have the stream say a passage, and wait until it is sent."""
         assert passage.item is not None, "it has not ended"
         self._began_ms = stream.counters().played_ms
-        self._marks = Marks(self._heard_ms, partial(self._reach, passage))
+        marks = self._marks = Marks(self._heard_ms, partial(self._reach, passage))
         outcome = PassageState.INTERRUPTED
         try:
             async with asyncio.timeout(None) as self._limit:
@@ -248,7 +249,7 @@ class Programme:
                     self._start(passage)
                 failed = False
                 try:
-                    await self._repeat(passage.item, stream)
+                    await self._repeat(passage.item, stream, marks)
                 except engines.EngineError as error:
                     self._log.error("speech failed", error=str(error))
                     failed = True
@@ -260,14 +261,15 @@ class Programme:
             self._log.info("speech was cut short")
         finally:
             self._listening.close()
-            self._marks.close(complete=outcome is PassageState.SPOKEN)
+            marks.close(complete=outcome is PassageState.SPOKEN)
+            self._marks = None  # it leads back to here
         passage.end(outcome, spoken_ms=self._heard_ms())
 
     def _reach(self, passage: Passage, name: str) -> None:
         passage.last_mark = name
         self._mark(passage.facts(spoken_ms=self._heard_ms()))
 
-    async def _repeat(self, item: Item, stream: rtp.Stream) -> None:
+    async def _repeat(self, item: Item, stream: rtp.Stream, marks: Marks) -> None:
         at_ms = 0
         for turn in itertools.count() if item.repeat is None else range(item.repeat):
             if turn and item.delay_ms:
@@ -279,7 +281,7 @@ class Programme:
                 break
             before_ms = at_ms
             for segment in segments(item.content, item.marks):
-                self._marks.expect(at_ms, segment.marks)
+                marks.expect(at_ms, segment.marks)
                 if segment.content is not None:
                     # The line counts what was sent in blocks of 10 ms, and the end of an utterance fills its last one.
                     at_ms += 10 * math.ceil(await self._speech.say(segment.content, stream, begin=self._begin) / 10)

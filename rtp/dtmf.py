@@ -97,9 +97,12 @@ class Detector:
     first packet of the next event, or when nothing more of it has come for SILENCE_NS. Packets of one event share
     its timestamp, whatever else is repeated, lost or out of order: the same digit keyed twice has two timestamps. A
     marker is not needed. Events that are no digits are followed but not reported.
+
+    begun  how many digits have begun to be keyed: each is reported later, if its source stays the same
     """
 
     def __init__(self, *, rate_hz: int = 8000) -> None:
+        self.begun = 0
         self._rate_hz = rate_hz
         self._state = _State.QUIET
         self._code = 0
@@ -144,6 +147,7 @@ class Detector:
                 digits += self._report()
                 self._earlier = 0
                 self._state = _State.OPEN
+                self.begun += event.code < len(DIGITS)
             self._code = event.code
             self._start = timestamp
             self._duration = 0

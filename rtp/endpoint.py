@@ -42,6 +42,7 @@ __all__ = [
     "Clip",
     "Codec",
     "Digit",
+    "DigitBegun",
     "Endpoint",
     "EndpointCounters",
     "Frame",
@@ -105,7 +106,12 @@ class RemoteBye:
     """The peer said goodbye by RTCP (RFC 3550 section 6.6)."""
 
 
-StreamEvent = Digit | Latched | MediaTimeout | RemoteBye
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DigitBegun:
+    """A key is being pressed; Digit tells which one it was when it is let go."""
+
+
+StreamEvent = DigitBegun | Digit | Latched | MediaTimeout | RemoteBye
 
 
 class Frame(NamedTuple):
@@ -933,11 +939,14 @@ class Stream:
         if self._sources != source:
             self._detector.reset()
             self._sources = source
+        begun = self._detector.begun
         try:
             digits = self._detector.receive(payload, timestamp=timestamp, now_ns=now_ns)
         except RemoteProtocolError:
             self._invalid_rtcp += 1
             return
+        if self._detector.begun != begun:
+            self._deliver(DigitBegun())
         self._take_digits(self._detector, digits)
 
     def _take_digits(self, detector: dtmf.Detector, digits: list[Digit]) -> None:

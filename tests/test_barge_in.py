@@ -81,6 +81,20 @@ async def test_a_telephone_event_breaks_in_too() -> None:
         assert told["speech"][0]["barged_in_by"] == "dtmf"
 
 
+async def test_a_key_breaks_in_when_it_goes_down_and_not_again_when_it_is_up() -> None:
+    async with serving() as running, api(running) as client, friend() as callee:
+        id = await client.place(callee.uri, text=TEXT, then="stay", **BY_KEY)
+        await speaking(client, id)
+        callee.media.stream.send_digits("1", duration_ms=1500)
+        told = await client.until(id, lambda told: states(told) == ["interrupted"])
+        assert told["digits"] == 0
+        await act(client, id, "say", {"text": TEXT, **BY_KEY}, status=202)
+        told = await client.until(id, lambda told: told["digits"] == 1)
+        assert states(told) == ["interrupted", "speaking"]
+        told = await client.until(id, lambda told: states(told)[1] == "spoken")
+        assert [said["barged_in_by"] for said in told["speech"]] == ["dtmf", None]
+
+
 async def test_what_waits_goes_if_the_same_may_break_in_on_it_and_the_rest_is_said() -> None:
     async with serving() as running, api(running) as client, phone() as callee:
         id = await client.place(callee.uri, text=TEXT, then="stay", **BY_KEY)

@@ -53,6 +53,19 @@ def test_who_comes_while_a_digit_is_told_hears_the_next_one() -> None:
     assert heard == ["2"]
 
 
+def test_a_key_that_goes_down_is_told_to_who_waits_for_one_and_not_again_when_it_is_up() -> None:
+    digits, pressed = Digits(), list[str]()
+    leave = digits.listen(lambda: pressed.append("down"))
+    digits.press()
+    assert (pressed, digits.count) == (["down"], 0)
+    digits.key("1")
+    assert (pressed, digits.count) == (["down"], 1)
+    leave()
+    leave()
+    digits.press()
+    assert pressed == ["down"]
+
+
 def test_a_call_that_is_over_tells_nobody_and_holds_on_to_nobody() -> None:
     digits, heard = Digits(), list[str]()
     digits.subscribe(heard.append)

@@ -325,3 +325,16 @@ def test_the_detector_survives_anything(payloads: list[tuple[bytes, int]]) -> No
         events += len(payload) // 4
     assert len(found) <= events
     assert all(each.digit in DIGITS and each.duration_ms >= 0 and -63 <= each.volume_dbm0 <= 0 for each in found)
+
+
+def test_a_digit_has_begun_with_the_first_packet_of_its_event_and_only_then() -> None:
+    detector = Detector()
+    begun = []
+    for ms, end in ((20, False), (40, False), (60, True), (60, True), (60, True)):
+        detector.receive(five(ms, end=end), timestamp=480, now_ns=0)
+        begun.append(detector.begun)
+    assert begun == [1] * 5
+    # The end alone is a beginning too, and an event that is no digit is none.
+    detector.receive(five(60, end=True), timestamp=2480, now_ns=0)
+    detector.receive(five(60, code=16), timestamp=4480, now_ns=0)
+    assert detector.begun == 2

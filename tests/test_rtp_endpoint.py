@@ -19,6 +19,7 @@ from aiortc.rtp import RtcpByePacket, RtcpPacket, RtcpSdesPacket, RtcpSrPacket, 
 from rtp import (
     Clip,
     Digit,
+    DigitBegun,
     Endpoint,
     Frame,
     Latched,
@@ -724,8 +725,9 @@ async def test_digits_travel_from_one_stream_to_another(endpoint: Endpoint) -> N
         stream.start()
     await until(lambda: one.counters().packets_received and other.counters().packets_received)
     one.send_digits("4#")
-    await until(lambda: len(happened) == 3)
-    assert happened[1:] == [Digit(digit=digit, duration_ms=100, volume_dbm0=-10) for digit in "4#"]
+    await until(lambda: len(happened) == 5)
+    assert happened[1::2] == [DigitBegun()] * 2
+    assert happened[2::2] == [Digit(digit=digit, duration_ms=100, volume_dbm0=-10) for digit in "4#"]
     assert one.counters().event_frames >= 7
     assert other.counters().lost == 0
 
@@ -733,8 +735,9 @@ async def test_digits_travel_from_one_stream_to_another(endpoint: Endpoint) -> N
 async def test_digit_whose_end_is_lost_is_reported_in_time(stream: Stream, peer: Peer, happened: list[object]) -> None:
     peer.send(stream, 3)
     peer.send(stream, 1, codes=b"\x07\x0a\x01\x40", payload_type=101)
-    await until(lambda: len(happened) == 2)
-    assert happened[1] == Digit(digit="7", duration_ms=40, volume_dbm0=-10)
+    await until(lambda: len(happened) == 3)
+    assert happened[1] == DigitBegun()
+    assert happened[2] == Digit(digit="7", duration_ms=40, volume_dbm0=-10)
 
 
 async def test_digits_need_to_be_negotiated(endpoint: Endpoint, peer: Peer) -> None:
