@@ -149,6 +149,13 @@ def test_the_files_are_in_the_wheel_and_in_the_image() -> None:
     assert "COPY http_api ./http_api" in (ROOT / "Dockerfile").read_text(encoding="utf-8")
 
 
+def test_the_pictures_are_there_and_small_enough_for_whoever_clones() -> None:
+    pictures = sorted((ROOT / "docs" / "console").glob("*.png"))
+    assert len(pictures) == 10
+    assert all(10_000 < picture.stat().st_size < 150_000 for picture in pictures)
+    assert "](docs/console/calls.png)" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
 async def test_voices_are_those_of_the_engine_the_default_first() -> None:
     async with running(says()) as api, api.client.get("/v1/voices") as response:
         told = await response.json()

@@ -27,7 +27,7 @@ const SPEECH = { queued: "waits", speaking: "is being said", spoken: "spoken", i
 const PLOTS = [
   { title: "Packets a second", series: ["sent", "received"], least: 60 },
   { title: "Lost packets a second", series: ["theirs", "ours"], least: 5 },
-  { title: "Jitter and round trip", unit: "ms", series: ["jitter", "round trip"], least: 10 },
+  { title: "Jitter and round trip, ms", series: ["jitter", "round trip"], least: 10 },
   { title: "Quality at the peer (MOS)", series: ["MOS"], levels: [1, 2, 3, 4, 5] },
 ];
 
@@ -51,6 +51,13 @@ const alive = () => [...calls.values()].filter(({ state }) => state !== "ended")
 const partyOf = (call) => (call.direction === "inbound" ? call.from : call.to);
 /** Without what all have; the whole is in the details. */
 const shortened = (uri) => uri.replace(/^sips?:/, "");
+
+/** Of an address, what tells people apart, and the rest with its "@". */
+function parts(uri) {
+  const short = shortened(uri);
+  const at = short.lastIndexOf("@");
+  return at < 1 ? [short, ""] : [short.slice(0, at), short.slice(at)];
+}
 
 // Following -----------------------------------------------------------------------------------------------------------
 
@@ -181,7 +188,7 @@ function rowOf({ id, direction }) {
         { class: "with" },
         icon(way),
         h("span", { class: "visually-hidden" }, way === "in" ? "from" : "to"),
-        h("a", { href: `#calls/${encodeURIComponent(id)}` }),
+        h("span", {}, h("a", { href: `#calls/${encodeURIComponent(id)}` }), h("span", { class: "host" })),
       ),
     ),
     h("td", { class: "narrow-hide with-call-hide" }),
@@ -197,7 +204,9 @@ function updateRow(row, call) {
   say(state.firstElementChild, name);
   mark(state.firstElementChild, "data-tone", tone || null);
   const link = row.querySelector("a");
-  say(link, shortened(partyOf(call)));
+  const [user, host] = parts(partyOf(call));
+  say(link, user);
+  say(link.nextElementSibling, host);
   link.title = partyOf(call);
   mark(link, "aria-current", call.id === chosen ? "true" : null);
   row.classList.toggle("chosen", call.id === chosen);
@@ -300,7 +309,8 @@ function showCall() {
   say($("call-flags"), flags.filter(Boolean).join(" · "));
   say($("call-codec"), call.media?.codec ?? "–");
   say($("call-first"), call.first_speech_ms === null ? (call.state === "ended" ? "–" : "known at the end") : `${call.first_speech_ms.toFixed(0)} ms`);
-  say(acting("pause"), call.paused ? "Resume speech" : "Pause speech");
+  say(acting("pause"), call.paused ? "Resume" : "Pause");
+  mark(acting("pause"), "aria-label", call.paused ? "Resume speech" : "Pause speech");
   mark(acting("pause"), "aria-pressed", String(call.paused));
   say(acting("hold"), call.held ? "Take off hold" : "Hold");
   mark(acting("hold"), "aria-pressed", String(call.held));

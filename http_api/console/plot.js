@@ -30,7 +30,7 @@ function ticks(most) {
 
 const short = (value) => {
   if (value >= 10_000) return `${+(value / 1000).toFixed(value >= 100_000 ? 0 : 1)}k`;
-  return String(+value.toPrecision(value >= 100 ? 4 : 3));
+  return String(+value.toPrecision(value >= 100 ? 4 : value >= 1 ? 3 : 2));
 };
 
 export class Plot {
@@ -89,7 +89,7 @@ export class Plot {
         svg(
           "text",
           { class: "tick", x: x(this.nowS - part * spanS), y: HEIGHT - 4, "text-anchor": ["end", "middle", "start"][part * 2] },
-          part === 0 ? "now" : `−${spanS * part > 60 ? `${(spanS * part) / 60} min` : `${spanS * part} s`}`,
+          part === 0 ? "now" : `−${spanS > 60 ? `${(spanS * part) / 60} min` : `${spanS * part} s`}`,
         ),
       ),
       ...this.series.flatMap((_, n) => this.#line(points, n, x, y)),
