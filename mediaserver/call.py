@@ -139,7 +139,7 @@ class Call:
             self.id, self.state, flow = begun.call, CallState.OFFERED, begun.flow
             facts = {"call_id": begun.request.call_id}
         self._source = flow.remote[0]
-        self._trunk = means.trunk_of(self._source)
+        self._trunk = None if means.ours(flow) else means.trunk_of(self._source)
         self.detail = Detail(
             "outbound" if isinstance(begun, Order) else "inbound",
             caller=begun.from_.uri if isinstance(begun, Order) else begun.request.from_.uri,

@@ -170,6 +170,21 @@ async def test_browsers_are_let_in_whoever_else_is_and_need_no_password() -> Non
         await connected(client, id)
 
 
+async def test_a_browser_is_of_no_trunk_although_one_is_on_this_machine() -> None:
+    trunk = {
+        "name": "pbx",
+        "targets": ["127.0.0.1:5998"],
+        "probe_s": 0,
+        "codecs": ["PCMA"],
+        "inbound_username": "a",
+        "inbound_password": "b",
+    }
+    async with called(trunk=[trunk]) as (running, _, id), api(running) as client:
+        await connected(client, id)
+        told = await client.call(id)
+        assert (told["trunk"], told["media"]["codec"]) == (None, "PCMU")
+
+
 async def test_a_public_address_is_not_told_to_a_telephone_on_this_machine() -> None:
     async with called(sip={"advertise": "203.0.113.5"}, sound=tone(1000, 20)) as (running, phone, id):
         assert " 203.0.113.5 " in phone.answer["sdp"]  # for browsers
