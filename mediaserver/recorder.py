@@ -340,6 +340,8 @@ class Recorder:
         self._settings = settings
         self._directory = directory
         self._metrics = metrics
+        for reason in Ended:
+            metrics.recordings.labels(reason.value)  # what was never there does not increase, as Prometheus sees it
         self._publish = publish
         self._disk = disk
         self._kept = dict(kept)

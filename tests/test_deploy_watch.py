@@ -195,9 +195,9 @@ def test_each_alert_leads_to_its_entry_in_the_runbook_and_each_entry_has_three_p
 def test_the_runbook_names_no_metric_and_no_setting_that_there_is_not() -> None:
     runbook = (ROOT / "docs/RUNBOOK.md").read_text()
     source = "".join(path.read_text() for path in (ROOT / "mediaserver").glob("*.py"))
-    for metric in re.findall(r"`((?:sip|rtp|tts|http|mediaserver|redis)_\w+)`", runbook):
+    for metric in re.findall(r"`((?:sip|rtp|tts|http|mediaserver|redis|recordings)_\w+)`", runbook):
         assert re.search(rf'"{metric.removesuffix("_total")}"', source), metric
-    for section, key in re.findall(r"`(sip|rtp|http|engine|store|cache|log)\.(\w+)`", runbook):
+    for section, key in re.findall(r"`(sip|rtp|http|engine|store|cache|log|recordings)\.(\w+)`", runbook):
         assert key in type(getattr(config.Config(), section)).model_fields, f"{section}.{key}"
 
 
