@@ -54,6 +54,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=25)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], help="default: single on a CPU, half on a GPU")
     parser.add_argument("--tile", type=int, help="rows of each product; default: 1 on a CPU, 128 on a GPU")
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
@@ -61,7 +62,7 @@ def main() -> None:
     gpu = device.type == "cuda"
     streams = asked.streams or ([1, 32, 128, 256] if gpu else [1, 2])
     tile = asked.tile or (min(128, max(streams)) if gpu else 1)
-    dtype = torch.bfloat16 if gpu else torch.float32
+    dtype: torch.dtype = getattr(torch, asked.dtype or ("bfloat16" if gpu else "float32"))
     name = torch.cuda.get_device_name(device) if gpu else f"{platform.processor() or 'CPU'}, {asked.threads} threads"
     print(f"T3 of {asked.model}, RANDOM WEIGHTS, {dtype}, tiles of {tile}, on {name}, torch {torch.__version__}")
     layout = {key: size for key, size in t3.layout(shape).items() if t3.used(key)}
