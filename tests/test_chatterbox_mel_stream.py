@@ -8,7 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from engines.chatterbox import s3gen
 from engines.chatterbox.mel_stream import MelDecoder, MelStream, Mode, Prompt
+from engines.chatterbox.shapes import TURBO
+from engines.chatterbox.weights import random_weights
 from tests.chatterbox_flow import deviation, offline, one_pass, some_prompt, some_tokens, tiny
 
 EXACT = 1e-5
@@ -151,3 +154,17 @@ def test_what_is_no_speech_token_is_refused(token: int) -> None:
 def test_a_prompt_has_two_frames_for_each_token() -> None:
     with pytest.raises(ValueError, match="3 tokens do not go with 5 frames"):
         Prompt(tokens=torch.zeros(3), mel=torch.zeros(5, 80), x_vector=torch.zeros(192))
+
+
+@pytest.mark.slow
+@MODES
+def test_streamed_is_what_the_mode_gives_offline_at_true_size(mode: Mode) -> None:
+    """Turbo with a prompt of three seconds, in the first of the schedule's hops."""
+    flow = s3gen.S3Gen(TURBO.s3gen, ("flow",))
+    layout = {key: size for key, size in s3gen.layout(TURBO.s3gen).items() if key.startswith("flow.")}
+    flow.load_state_dict(random_weights(layout, seed=1))
+    flow.eval().requires_grad_(False)
+    voice, tokens, hops = some_prompt(75), some_tokens(13), [4, 6, 3]
+    decoder = MelDecoder(flow.flow, mode)
+    streamed = in_hops(decoder, stream_of(decoder, voice, tokens, 9), hops)
+    assert deviation(streamed, offline(flow.flow, mode, voice, tokens, hops, seed=9)) < EXACT
