@@ -17,7 +17,7 @@ from aiohttp.typedefs import Middleware
 
 from .control import ControlError, SpeechControl
 from .entrance import Entrance
-from .intake import BESIDE, CLIENT, DIALECT, FAILURE, REQUEST_ID, ROUTE, request_id
+from .intake import BESIDE, CLIENT, DIALECT, FAILURE, REQUEST_ID, ROUTE, UPGRADED, request_id
 from .problem import Problem, of_control, of_http
 from .route import Access
 
@@ -73,6 +73,8 @@ def exchange(control: SpeechControl, entrance: Entrance) -> Middleware:
                 outcome = response.status if late is None else _translate(late, request).status
                 return response
         finally:
+            if outcome == CLIENT_CLOSED and UPGRADED in request:  # how else should it end?
+                outcome = 101
             elapsed_ms = (time.perf_counter() - began) * 1000
             endpoint = request.match_info.route.name or ""
             if endpoint in OBSERVED and request.method == "POST":

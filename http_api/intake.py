@@ -25,6 +25,7 @@ __all__ = [
     "FORM_BYTES",
     "REQUEST_ID",
     "ROUTE",
+    "UPGRADED",
     "answer",
     "expecting",
     "read_file",
@@ -42,6 +43,8 @@ DIALECT: web.RequestKey[Callable[[Problem, str], web.Response]] = web.RequestKey
 # Which route was taken, and who takes it.
 ROUTE: web.RequestKey[Route] = web.RequestKey("route", Route)
 CLIENT: web.RequestKey[Client] = web.RequestKey("client", Client)
+# A WebSocket was opened, however it ends.
+UPGRADED: web.RequestKey[bool] = web.RequestKey("upgraded", bool)
 # Headers that the answer has beside its own.
 BESIDE: web.RequestKey[dict[str, str]] = web.RequestKey("beside")
 

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from .access import SUBPROTOCOL
 from .control import ControlError, SocketEnd, SpeechControl
 from .delivery import patiently
-from .intake import CLIENT, REQUEST_ID
+from .intake import CLIENT, REQUEST_ID, UPGRADED
 from .problem import Problem, of_control
 from .schema import ApiLimits, SocketError
 
@@ -82,6 +82,7 @@ class Sockets:
         )
         self.check(request)
         await socket.prepare(request)
+        request[UPGRADED] = True
         self._open.add(socket)
         self._control.socket_opened()
         line = Line(request, socket, self._limits)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import logging
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -189,10 +190,12 @@ async def test_a_call_that_never_comes_up_is_told_as_over() -> None:
         assert await ends(client, api, "done") == 1000
 
 
-async def test_a_client_that_leaves_is_let_go_of() -> None:
+async def test_a_client_that_leaves_is_let_go_of_and_was_served(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="http_api.audit")
     async with attached(up=False) as (api, _, client):
         await client.close()
         await let_go(api, "left")
+    assert [record.getMessage() for record in caplog.records] == ["get_call_audio 101"]
 
 
 # What is refused
