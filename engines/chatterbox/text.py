@@ -162,7 +162,7 @@ class _Original(FrontEnd):
     def __init__(self, path: Path, model: ModelShape) -> None:
         try:
             self._tokenizer = Tokenizer.from_file(str(path))
-        except Exception as error:
+        except Exception as error:  # the library raises no narrower one
             raise UnsuitableCheckpoint(f"{path} is missing or damaged: {error}. Download it again.") from error
         vocabulary = self._tokenizer.get_vocab()
         for word in ("[START]", "[STOP]", "[SPACE]", "[UNK]"):
@@ -234,7 +234,7 @@ def _turbo(model: ModelShape, directory: Path) -> FrontEnd:
     _check_size(path, vocabulary | added, model)
     try:
         tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
-    except Exception as error:
+    except Exception as error:  # the library raises no narrower one
         raise UnsuitableCheckpoint(f"{path} and its merges do not belong together: {error}") from error
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
