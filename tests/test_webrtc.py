@@ -26,6 +26,8 @@ from tests.webrtc_phone import HOST, WebRtcPhone, webrtc_phone
 TEXT = "The quick brown fox jumps over the lazy dog."
 STAYS = [{"say": TEXT, "then": "stay", "stay_s": 60}]
 LOOPBACK = {"addresses": [HOST]}
+# A range of its own for each of the test processes, below what the kernel hands out and what `rtp_ports` does.
+PORT = 19_000 + 20 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
 
 
 def tone(hz: float, seconds: float, amplitude: float = 8000) -> bytes:
@@ -206,13 +208,16 @@ async def test_wherever_the_server_listens_a_browser_reaches_it(listen: str | li
 
 
 async def test_ports_are_those_of_the_configuration() -> None:
-    async with called(webrtc={"ports": "47100-47109"}) as (_, phone, _):
+    async with called(webrtc={"ports": f"{PORT}-{PORT + 9}"}) as (_, phone, _):
         (candidate,) = [line for line in phone.answer["sdp"].splitlines() if line.startswith("a=candidate")]
-        assert 47100 <= int(candidate.split()[5]) <= 47109
+        assert PORT <= int(candidate.split()[5]) <= PORT + 9
 
 
 async def test_where_no_port_is_free_it_is_said() -> None:
-    async with called(webrtc={"ports": "47120-47121"}) as (running, _, _), contextlib.AsyncExitStack() as stack:
+    async with (
+        called(webrtc={"ports": f"{PORT + 10}-{PORT + 11}"}) as (running, _, _),
+        contextlib.AsyncExitStack() as stack,
+    ):
         statuses = []
         for _ in range(2):
             phone = await stack.enter_async_context(webrtc_phone())
