@@ -16,6 +16,9 @@ __all__ = ["Clips", "TooMuchAudio"]
 # A clip has each of 8000 samples a second in both laws.
 BYTES_PER_MS = 16
 
+# Each holds up to fetch.max_bytes until it is decoded; more of them wait for these.
+FETCHES_AT_ONCE = 8
+
 
 class TooMuchAudio(Exception):
     """There is no room for it in memory now."""
@@ -34,6 +37,7 @@ class Clips:
         self._budget_bytes = budget_bytes
         self._max_s = max_s
         self._decoding = decoding
+        self._fetching = asyncio.Semaphore(FETCHES_AT_ONCE)
         self._kept: OrderedDict[str, rtp.Clip] = OrderedDict()
         self._alive: weakref.WeakSet[rtp.Clip] = weakref.WeakSet()
 
@@ -51,8 +55,9 @@ class Clips:
 
     async def fetched(self, url: str) -> rtp.Clip:
         """As `decoded`, of the file that is there. Raises fetch.FetchError too."""
-        _, _, body = await self._fetcher.get(url)
-        return await self.decoded(body)
+        async with self._fetching:
+            _, _, body = await self._fetcher.get(url)
+            return await self.decoded(body)
 
     def keep(self, clip: rtp.Clip) -> str:
         """The id by which it is found from now on."""

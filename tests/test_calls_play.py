@@ -19,7 +19,8 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 import rtp
-from mediaserver.clips import BYTES_PER_MS, Clips, TooMuchAudio
+from mediaserver import audio
+from mediaserver.clips import BYTES_PER_MS, FETCHES_AT_ONCE, Clips, TooMuchAudio
 from mediaserver.fetch import Fetcher
 from mediaserver.server import Server
 from tests.http_support import CALL, CLIP, running, says
@@ -279,8 +280,28 @@ async def test_an_unknown_clip_is_404(id: str) -> None:
 
 @asynccontextmanager
 async def clips(*, budget_ms: int) -> AsyncIterator[Clips]:
-    async with Fetcher(settings().fetch) as fetcher:
+    async with Fetcher(settings(fetch={"allow_hosts": ["127.0.0.1"]}).fetch) as fetcher:
         yield Clips(fetcher, budget_bytes=budget_ms * BYTES_PER_MS, max_s=10, decoding=asyncio.Semaphore(1))
+
+
+async def test_no_more_is_fetched_at_a_time_than_memory_is_meant_for() -> None:
+    at_once, most = 0, 0
+
+    async def answer(request: web.Request) -> web.Response:
+        nonlocal at_once, most
+        at_once += 1
+        most = max(most, at_once)
+        await asyncio.sleep(0.1)
+        at_once -= 1
+        return web.Response(body=b"no audio", content_type="audio/wav")
+
+    app = web.Application()
+    app.router.add_get("/a", answer)
+    async with TestServer(app) as server, clips(budget_ms=1000) as kept:
+        url = str(server.make_url("/a"))
+        outcomes = await asyncio.gather(*(kept.fetched(url) for _ in range(12)), return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [audio.AudioError] * 12
+    assert most == FETCHES_AT_ONCE == 8
 
 
 async def test_what_was_not_played_for_longest_makes_room() -> None:
