@@ -128,7 +128,7 @@ async def _phone(page: Page) -> None:
     await page.evaluate("document.getElementById('dial-to').value = 'harbour'")
     await page.click("#dial-go")
     await page.until("!document.getElementById('talk').hidden")
-    await page.until("document.getElementById('hear-level').value > 0.3")
+    await page.until("document.getElementById('hear-level').ariaValueNow > 30")
     await page.click("[data-digit='1']")
     await asyncio.sleep(2)
     await page.evaluate("document.activeElement.blur()")

@@ -6,7 +6,7 @@ import { $, h, say } from "./dom.js";
 const GROUPS = [
   ["Speech", /^\/v1\/(synthesize|prompts)/],
   ["Voices", /^\/v1\/(voices|speakers)/],
-  ["Calls", /^\/v1\/(calls|events|webrtc|webhooks)/],
+  ["Calls", /^\/v1\/(calls|events|webrtc|webhooks|recordings|clips)/],
   ["OpenAI’s clients", /^\/v1\/(audio|models)/],
   ["Speech by RTP", /^\/v1\/rtp/],
   ["The server", /./],

@@ -84,6 +84,12 @@ export function save(file, name) {
   setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
 }
 
+/** Have a meter show a level of 0 to 1. */
+export function showLevel(meter, level) {
+  meter.style.setProperty("--level", level.toFixed(2));
+  mark(meter, "aria-valuenow", Math.round(100 * level));
+}
+
 /** Seconds as a clock has them. */
 export function clock(seconds) {
   const whole = Math.max(0, Math.floor(seconds));

@@ -1,7 +1,7 @@
 // A telephone in the browser: WebRTC to this server, one call at a time.
 
 import { Problem, ask, has } from "./api.js";
-import { $, announce, clock, h, say } from "./dom.js";
+import { $, announce, clock, h, say, showLevel } from "./dom.js";
 import { missing, onSubmit, restrict } from "./forms.js";
 import { microphone, sound, watchLevel } from "./audio.js";
 import { onCallEvent } from "./calls.js";
@@ -63,13 +63,13 @@ function gathered(connection) {
 
 function hear(mine, stream) {
   $("phone-audio").srcObject = stream;
-  mine.ends.push(watchLevel(stream, (level) => ($("hear-level").value = level)));
+  mine.ends.push(watchLevel(stream, (level) => showLevel($("hear-level"), level)));
 }
 
 function begin(mine) {
   if (mine.microphone !== null) {
     const track = mine.microphone.getAudioTracks()[0];
-    mine.ends.push(watchLevel(mine.microphone, (level) => ($("talk-level").value = track.enabled ? level : 0)));
+    mine.ends.push(watchLevel(mine.microphone, (level) => showLevel($("talk-level"), track.enabled ? level : 0)));
   }
   mine.answeredAt = performance.now();
   const timer = setInterval(() => say($("talk-time"), clock((performance.now() - mine.answeredAt) / 1000)), 250);
@@ -102,7 +102,7 @@ function end(mine, why) {
   $("talk").hidden = true;
   $("mute").setAttribute("aria-pressed", "false");
   say($("mute"), "Mute");
-  for (const id of ["hear-level", "talk-level"]) $(id).value = 0;
+  for (const id of ["hear-level", "talk-level"]) showLevel($(id), 0);
   $("dial-go").hidden = false;
   $("dial-to").readOnly = false;
   if (!why) return;

@@ -1,7 +1,7 @@
 // Every voice: the engine's own, and the speakers that were enrolled; and how one is.
 
 import { ask } from "./api.js";
-import { $, announce, clock, h, icon, moment, reconcile, say, toast } from "./dom.js";
+import { $, announce, clock, h, icon, moment, reconcile, say, showLevel, toast } from "./dom.js";
 import { complain, missing, onSubmit, restrict } from "./forms.js";
 import { microphone, watchLevel } from "./audio.js";
 import { speak } from "./speech.js";
@@ -183,7 +183,7 @@ async function record() {
   const recorder = new MediaRecorder(stream);
   const beganAt = performance.now();
   const unwatch = watchLevel(stream, (level) => {
-    $("record-level").value = level;
+    showLevel($("record-level"), level);
     const lasted = (performance.now() - beganAt) / 1000;
     say($("record-time"), clock(lasted));
     if (lasted >= LONGEST_RECORDING_S) recorder.stop();
@@ -212,7 +212,7 @@ function showRecording() {
   const button = $("record");
   button.classList.toggle("recording", recording !== null);
   say(button.lastElementChild, recording !== null ? "Stop" : $("record-audio").file ? "Record again" : "Record");
-  if (recording === null) $("record-level").value = 0;
+  if (recording === null) showLevel($("record-level"), 0);
 }
 
 async function enrol(fields) {
