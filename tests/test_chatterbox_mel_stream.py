@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -154,6 +156,31 @@ def test_what_is_no_speech_token_is_refused(token: int) -> None:
 def test_a_prompt_has_two_frames_for_each_token() -> None:
     with pytest.raises(ValueError, match="3 tokens do not go with 5 frames"):
         Prompt(tokens=torch.zeros(3), mel=torch.zeros(5, 80), x_vector=torch.zeros(192))
+
+
+@MODES
+def test_a_stream_that_is_broken_breaks_no_other(mode: Mode) -> None:
+    """What is no number stays in its own row, also in rows that are filled up to the length of the others."""
+    decoder = MelDecoder(tiny().flow, mode)
+    sound = some_prompt(6)
+    broken = Prompt(tokens=some_prompt(4).tokens, mel=some_prompt(4).mel * torch.nan, x_vector=sound.x_vector)
+    hops = decoder.decode(
+        [stream_of(decoder, broken, some_tokens(5), 1), stream_of(decoder, sound, some_tokens(9), 2)], [5, 9]
+    )
+    (expected,) = decoder.decode([stream_of(decoder, sound, some_tokens(9), 2)], [9])
+    assert not bool(hops[0].frames.isfinite().all())
+    assert deviation(hops[1].frames, expected.frames) < EXACT
+
+
+@MODES
+@pytest.mark.parametrize(("dtype", "most"), [(torch.bfloat16, 0.03), (torch.float16, 0.003)])
+def test_the_networks_may_run_in_half_precision(mode: Mode, dtype: torch.dtype, most: float) -> None:
+    """Noise, and what the solver adds up, stay in single precision."""
+    voice, tokens = some_prompt(8), some_tokens(12)
+    half, single = MelDecoder(copy.deepcopy(tiny().flow).to(dtype), mode), MelDecoder(tiny().flow, mode)
+    found, expected = (in_hops(decoder, stream_of(decoder, voice, tokens, 1), [4, 8]) for decoder in (half, single))
+    assert found.dtype == torch.float32
+    assert deviation(found, expected) < most
 
 
 @pytest.mark.slow

@@ -107,3 +107,9 @@ def test_uniform_noise_is_between_none_and_one() -> None:
     numbers = philox.uniform(torch.tensor([1]), philox.Domain.PHASES, torch.tensor([0]), 1000, 8)
     assert 0 < float(numbers.min()) < 0.001
     assert 0.999 < float(numbers.max()) <= 1
+
+
+def test_any_whole_number_is_a_seed() -> None:
+    assert [philox.seed_of(number) for number in (0, 7, -1, 2**63 - 1)] == [0, 7, -1, 2**63 - 1]
+    assert philox.seed_of(2**63) == -(2**63)
+    assert philox.seed_of(2**64 + 5) == 5

@@ -163,7 +163,7 @@ class MelDecoder:
 
     def open(self, voice: VoiceState, seed: int) -> MelStream:
         """A new utterance."""
-        return MelStream(voice=voice, seed=seed)
+        return MelStream(voice=voice, seed=philox.seed_of(seed))
 
     def rows(self, stream: MelStream, count: int) -> int:
         """How many tokens a hop over `count` tokens of the stream computes: what batches are made by."""

@@ -13,7 +13,7 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["Domain", "normal", "uniform"]
+__all__ = ["Domain", "normal", "seed_of", "uniform"]
 
 _WORD = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
@@ -59,6 +59,11 @@ def _words(seeds: Tensor, domain: Domain, first: Tensor, count: int, width: int)
         (index[..., None] & _WORD, (index[..., None] >> 32) & _WORD, block, torch.tensor(int(domain), device=device)),
         (seeds[:, None, None] & _WORD, (seeds[:, None, None] >> 32) & _WORD),
     )
+
+
+def seed_of(number: int) -> int:
+    """Any whole number as a seed of 64 bits, which a tensor can hold; of larger ones the lowest 64 bits count."""
+    return (number + 2**63) % 2**64 - 2**63
 
 
 def _unit(word: Tensor) -> Tensor:

@@ -102,6 +102,7 @@ class WaveDecoder:
 
     def open(self, seed: int) -> WaveStream:
         """A new utterance."""
+        seed = philox.seed_of(seed)
         device, harmonics = self._device, self.hift.shape.harmonics
         seeds = torch.tensor([seed], dtype=torch.int64, device=device)
         drawn = philox.uniform(seeds, philox.Domain.PHASES, torch.zeros_like(seeds), 1, harmonics)[0, 0]
