@@ -114,6 +114,8 @@ class Metrics:
         self.dialogue_requests = Counter(
             "dialogue_requests", "Requests to webhooks that conduct calls", ["result"], registry=self.registry
         )
+        for result in ("answered", "failed"):
+            self.dialogue_requests.labels(result)  # a rate begins at 0
         self.dialogue_latency = Histogram(
             "dialogue_latency_ms",
             "From asking a webhook what a call is to do to its answer, ms",

@@ -23,7 +23,10 @@ from yarl import URL
 from mediaserver import config, signature
 from mediaserver.fetch import Forbidden, Resolver
 
-__all__ = ["PostError", "Posting", "Reply"]
+__all__ = ["MAX_CONNECTIONS", "PostError", "Posting", "Reply"]
+
+MAX_CONNECTIONS = 256
+"""At a time, so that webhooks which are slow take no descriptors that calls need; one more waits, within its time."""
 
 # A server that is started anew has closed the connections that we keep, and is not there for a moment.
 FIRST_AGAIN_S = 0.05
@@ -59,7 +62,7 @@ class Posting:
             connector=aiohttp.TCPConnector(
                 resolver=Resolver(settings.allow_networks, names, key="webhooks.allow_networks"),
                 use_dns_cache=False,
-                limit=0,
+                limit=MAX_CONNECTIONS,
             ),
             cookie_jar=aiohttp.DummyCookieJar(),
             headers={"User-Agent": product, "Content-Type": "application/json", "Accept-Encoding": "identity"},

@@ -35,7 +35,7 @@ from mediaserver.detail import Facts
 from mediaserver.events import EventLog
 from mediaserver.fetch import Fetcher
 from mediaserver.metrics import Metrics, connection_families, health_families, rtp_families, sip_families
-from mediaserver.posting import Posting
+from mediaserver.posting import MAX_CONNECTIONS, Posting
 from mediaserver.prompts import Prompts
 from mediaserver.push import Pushes
 from mediaserver.recorder import Recorder
@@ -60,7 +60,7 @@ log = structlog.get_logger("server")
 LONGEST_CLIP_S = 3600.0
 FILES_PER_CALL = 3
 """Sockets: RTP, RTCP, and a second one on the RTP port while the peer's address is not certain."""
-FILES_BESIDE_CALLS = 256
+FILES_BESIDE_CALLS = 256 + MAX_CONNECTIONS
 DECODERS = 2
 """So many files are decoded at a time that were fetched or uploaded."""
 

@@ -24,6 +24,7 @@ from mediaserver.metrics import health_families
 
 from .image import ROOT
 from .live import heard, serving
+from .webhook_support import entry, hook
 
 PROMETHEUS = ROOT / "deploy/prometheus"
 GRAFANA = ROOT / "deploy/grafana"
@@ -82,7 +83,7 @@ def test_the_metrics_of_an_expression_are_found() -> None:
 
 
 async def test_every_metric_of_a_panel_or_an_alert_is_one_that_a_server_exposes_after_a_call() -> None:
-    async with serving(trunk=[TRUNK]) as running:
+    async with hook() as listening, serving(trunk=[TRUNK], webhook=[entry(listening)]) as running:
         outcome = await heard(running, seconds=0.5)
         assert outcome.answered
         async with aiohttp.ClientSession() as http:
