@@ -155,20 +155,26 @@ class Line:
 
     async def send(self, message: BaseModel | bytes | str) -> None:
         """Raises SlowReader."""
+        if isinstance(message, bytes):
+            await self._write(self.socket.send_bytes(message))
+        else:
+            text = message if isinstance(message, str) else message.model_dump_json()
+            await self._write(self.socket.send_str(text))
+
+    async def _write(self, writing: Awaitable[None]) -> None:
         try:
-            if isinstance(message, bytes):
-                await patiently(self.socket.send_bytes(message), self._limits)
-            else:
-                text = message if isinstance(message, str) else message.model_dump_json()
-                await patiently(self.socket.send_str(text), self._limits)
+            await patiently(writing, self._limits)
         except Problem:
             raise SlowReader from None
 
     async def watch(self) -> None:
-        """Ask again and again whether the client is there; ends, having cut it off, when it is not."""
+        """Ask again and again whether the client is there; ends, having cut it off, when it is not.
+
+        Raises SlowReader.
+        """
         while True:
             seen = self._seen
-            await patiently(self.socket.ping(), self._limits)
+            await self._write(self.socket.ping())
             await asyncio.sleep(self._limits.socket_ping_s)
             if self._seen == seen and self.reading:
                 self.cut()
