@@ -483,6 +483,24 @@ async def test_a_server_that_drains_lets_the_agent_finish_and_says_nothing_new()
         assert (await client.call(id))["end"]["reason"] == "completed"
 
 
+async def test_what_is_new_while_the_server_drains_is_refused() -> None:
+    async with serving() as running, api(running) as client, handset() as callee:
+        id = await client.place(callee.uri, stay=60)
+        async with attached(running, id, "format=mulaw") as agent:
+            await agent.hears("start")
+            await agent.line.send_bytes(b"\x01" * 8000)
+            await agent.until(lambda: bool(callee.ear.sounding()))
+            draining = asyncio.create_task(running.drain(asyncio.Event()))
+            await asyncio.sleep(0)
+            await agent.says(type="clear")
+            await agent.hears("cleared")
+            await agent.line.send_bytes(b"\x02" * 8000)
+            assert (await agent.hears("error"))["problem"]["status"] == 503
+            assert await agent.closed() == 1013
+            await draining
+        assert b"\x02" not in callee.ear.codes
+
+
 async def test_a_call_that_came_has_its_audio_too() -> None:
     async with serving(route=[{"say": "a", "then": "stay"}]) as running, api(running) as client, handset() as caller:
         await caller.dial(running)
