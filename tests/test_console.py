@@ -510,6 +510,21 @@ async def test_a_token_that_goes_out_of_force_is_asked_for_anew(tmp_path: Path) 
         await page.until("document.getElementById('link-text').textContent == 'Live'")
 
 
+async def test_a_token_that_may_ask_for_little_sees_its_calls_all_the_same() -> None:
+    slow = [{"name": "slow", "token": "slow-0123456789abcdef", "roles": ["call"], "requests_per_s": 2}]
+    async with serving(token=slow, route=STAYS) as running, console(running, view="calls", link="Connecting") as page:
+        await page.until("document.getElementById('token-dialog').open")
+        await page.write("slow-0123456789abcdef")
+        await page.press("Enter")
+        call = asyncio.create_task(heard(running, "hello", seconds=12.0))
+        await page.until("document.querySelector('#calls-rows .says')?.textContent.startsWith('Welcome')")
+        await page.click("#calls-rows a")
+        await page.until("document.getElementById('call-codec').textContent == 'PCMU'")
+        await call
+        await page.until("document.getElementById('call-state').textContent == 'Ended'")
+        await page.until("document.getElementById('calls-problem').textContent == ''")
+
+
 # How it looks --------------------------------------------------------------------------------------------------------
 
 

@@ -17,6 +17,8 @@ export class Problem extends Error {
     super(Problem.#advice(status, detail, retryAfter, challenged));
     this.status = status;
     this.detail = detail;
+    /** Seconds after which to ask again; null where that would change nothing. */
+    this.retryAfterS = status === 0 || status === 429 || status === 503 ? Number(retryAfter ?? 1) : null;
     this.errors = errors;
   }
 

@@ -35,12 +35,14 @@ const calls = new Map(); // reports by id
 const details = new Map(); // details by id, of those that were looked at
 const histories = new Map(); // figures of media by id
 const counted = new Map(); // when the media of a call were read last, and what they were
+const missed = new Set(); // calls that could not be looked at, and will be
 const listeners = new Set();
 let chosen = null;
 let plots = [];
 let following = null;
 let refreshing = null;
 let turn = 0;
+let restsUntil = 0; // nothing is looked at while the token has asked for as much as it may
 
 /** Be told of each event of a call: (type, event). */
 export function onCallEvent(listener) {
@@ -104,6 +106,7 @@ function refresh() {
       for (const { id } of alive().slice(-WATCHED)) if (!details.has(id)) look(id);
     } catch (problem) {
       say($("calls-problem"), problem.message);
+      if (problem.retryAfterS !== null) setTimeout(refresh, 1000 * problem.retryAfterS);
     }
     refreshing = null;
     $("calls-loading").hidden = true;
@@ -124,10 +127,24 @@ async function look(id, always = false) {
   } catch (problem) {
     if (!(problem instanceof Problem)) throw problem;
     if (problem.status === 404) details.delete(id);
+    if (problem.retryAfterS !== null) {
+      restsUntil = performance.now() + 1000 * problem.retryAfterS;
+      lookLater(id, problem.retryAfterS);
+    }
     return;
   }
   showList();
   if (id === chosen) showCall();
+}
+
+/** Look again when that is allowed: this may have been the last there was to see of a call. */
+function lookLater(id, afterS) {
+  if (missed.has(id)) return;
+  missed.add(id);
+  setTimeout(() => {
+    missed.delete(id);
+    look(id, true);
+  }, 1000 * afterS);
 }
 
 /** Take down what the media of a call have counted since they were read last. */
@@ -152,10 +169,11 @@ function count({ id, media, state }) {
 
 /** Once a second: the call that is looked at, and one of the others, so that each has a past when its turn comes. */
 function tick() {
+  showTimes();
+  if (performance.now() < restsUntil) return;
   const others = alive().slice(-WATCHED).filter(({ id }) => id !== chosen);
   if (chosen !== null && calls.get(chosen)?.state !== "ended") look(chosen);
   if (others.length && !document.hidden) look(others[turn++ % others.length].id);
-  showTimes();
 }
 
 // The list ------------------------------------------------------------------------------------------------------------

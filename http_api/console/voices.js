@@ -19,6 +19,8 @@ export async function refreshVoices() {
   if (enrolled.status === "fulfilled") speakers = enrolled.value;
   say($("voices-problem"), engine.reason?.message ?? "");
   say($("speakers-problem"), enrolled.reason?.message ?? "");
+  const waits = [engine, enrolled].map(({ reason }) => reason?.retryAfterS ?? 0);
+  if (Math.max(...waits) > 0) setTimeout(refreshVoices, 1000 * Math.max(...waits));
   fillSelects();
   showVoices();
   showSpeakers(enrolled.status === "fulfilled");
