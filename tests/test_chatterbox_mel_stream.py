@@ -107,6 +107,25 @@ def test_neighbours_in_the_batch_change_nothing(mode: Mode) -> None:
 
 
 @MODES
+def test_streams_of_one_voice_share_it_and_nothing_else(mode: Mode) -> None:
+    decoder = MelDecoder(tiny().flow, mode)
+    voice, hops = decoder.prepare(some_prompt(7)), [3, 5, 4]
+
+    def opened(seed: int) -> MelStream:
+        stream = decoder.open(voice, seed)
+        stream.push(some_tokens(sum(hops), seed=seed), last=True)
+        return stream
+
+    one, other = opened(1), opened(2)
+    interleaved = [decoder.decode([stream], [hop])[0].frames for hop in hops for stream in (one, other)]
+    for seed in (1, 2):
+        alone = opened(seed)
+        for turn, hop in enumerate(hops):
+            (expected,) = decoder.decode([alone], [hop])
+            assert torch.equal(interleaved[2 * turn + seed - 1], expected.frames)
+
+
+@MODES
 def test_a_seed_is_one_utterance_and_another_seed_another(mode: Mode) -> None:
     decoder, voice, tokens = MelDecoder(tiny().flow, mode), some_prompt(5), some_tokens(6)
     first, again, other = (

@@ -77,13 +77,13 @@ class EncoderContext:
     def select(self, row: int) -> EncoderContext:
         one = slice(row, row + 1)
         return EncoderContext(
-            self.tokens.select(row), self.frames.select(row), self.lookahead[one], self.upsampling[one]
+            self.tokens.select(one), self.frames.select(one), self.lookahead[one], self.upsampling[one]
         )
 
     def cut(self, count: int) -> EncoderContext:
         """Keys and values of the first `count` tokens alone; the convolutions' pasts are of those already."""
-        frames = MEL_PER_TOKEN * count
-        return EncoderContext(self.tokens.cut(0, count), self.frames.cut(0, frames), self.lookahead, self.upsampling)
+        frames = self.frames.cut(MEL_PER_TOKEN * count)
+        return EncoderContext(self.tokens.cut(count), frames, self.lookahead, self.upsampling)
 
     def followed_by(self, later: EncoderContext) -> EncoderContext:
         return EncoderContext(
@@ -232,6 +232,7 @@ class Encoder(nn.Module):
         context: EncoderContext | None = None,
         before: Tensor | None = None,
         visible: Tensor | None = None,
+        full: bool = False,
     ) -> tuple[Tensor, EncoderContext | None]:
         """Encode `rows` but for the last three, which are only looked at.
 
@@ -240,6 +241,7 @@ class Encoder(nn.Module):
         keep     (batch,) how many of the n rows are to be kept for a later call; None for no context
         context  what came before, of which `before` (batch, context rows) says how much is there
         visible  (batch, n, n) which rows see which, when not all do
+        full     no row pads and every row sees all: whoever calls knows it, and asking the device would wait for it
         """
         embedded = self.embed(rows) * there[..., None]
         count = rows.shape[1] - LOOKAHEAD
@@ -248,7 +250,7 @@ class Encoder(nn.Module):
         past = context.lookahead if context else None
         hidden = _causal(self.pre_lookahead_layer.conv2, ahead, past) + embedded[:, :count]
 
-        mask = attention_mask(new, before, visible)
+        mask = None if full else attention_mask(new, before, visible)
         hidden, tokens = self._layers(self.encoders, hidden, mask, context.tokens if context else None)
 
         doubled = hidden.repeat_interleave(MEL_PER_TOKEN, dim=1)
@@ -278,7 +280,7 @@ class Encoder(nn.Module):
             rows, key, value = layer(rows, index, context, distances, mask)
             keys.append(key)
             values.append(value)
-        return rows, KeyValues(torch.stack(keys, dim=1), torch.stack(values, dim=1))
+        return rows, KeyValues(torch.stack(keys, dim=1), torch.stack(values, dim=1), rows.shape[1])
 
 
 # --- Estimator ------------------------------------------------------------------------------------------------------
@@ -297,12 +299,12 @@ class EstimatorContext:
 
     def select(self, rows: slice) -> EstimatorContext:
         return EstimatorContext(
-            KeyValues(self.frames.keys[rows], self.frames.values[rows]),
+            self.frames.select(rows),
             tuple(past[rows] for past in self.convolutions),
         )
 
     def cut(self, count: int) -> EstimatorContext:
-        return EstimatorContext(self.frames.cut(0, count), self.convolutions)
+        return EstimatorContext(self.frames.cut(count), self.convolutions)
 
     def followed_by(self, later: EstimatorContext) -> EstimatorContext:
         return EstimatorContext(self.frames.followed_by(later.frames), later.convolutions)
@@ -343,9 +345,8 @@ class _Memory:
     def noted(self) -> EstimatorContext | None:
         if self._keep is None:
             return None
-        return EstimatorContext(
-            KeyValues(torch.stack(self._keys, dim=1), torch.stack(self._values, dim=1)), tuple(self._pasts)
-        )
+        keys, values = torch.stack(self._keys, dim=1), torch.stack(self._values, dim=1)
+        return EstimatorContext(KeyValues(keys, values, keys.shape[3]), tuple(self._pasts))
 
 
 class _Block(nn.Module):
@@ -505,14 +506,15 @@ class Estimator(nn.Module):
         context: EstimatorContext | None = None,
         before: Tensor | None = None,
         visible: Tensor | None = None,
+        full: bool = False,
     ) -> tuple[Tensor, EstimatorContext | None]:
         """Where each frame moves, (batch, frames, mels).
 
         rows     (batch, frames, 4 * mels): noisy mel, mu, speaker, known mel, in this order
         there    (batch, frames) False where a row pads
-        keep, context, before, visible: as the encoder's, in frames
+        keep, context, before, visible, full: as the encoder's, in frames
         """
-        mask = attention_mask(there, before, visible)
+        mask = None if full else attention_mask(there, before, visible)
         present = there[..., None].to(rows.dtype)
         memory = _Memory(context, keep)
 
@@ -575,6 +577,7 @@ class Flow(nn.Module):
         context: EncoderContext | None = None,
         before: Tensor | None = None,
         visible: Tensor | None = None,
+        full: bool = False,
     ) -> tuple[Tensor, EncoderContext | None]:
         """mu (batch, 2 n, mels) of tokens (batch, n + 3), the last three of which are only looked at.
 
@@ -588,6 +591,7 @@ class Flow(nn.Module):
             context=context,
             before=before,
             visible=visible,
+            full=full,
         )
         return self.encoder_proj(encoded), kept
 
@@ -604,6 +608,7 @@ class Flow(nn.Module):
         contexts: Sequence[EstimatorContext] | None = None,
         before: Tensor | None = None,
         visible: Tensor | None = None,
+        full: bool = False,
     ) -> tuple[Tensor, list[EstimatorContext]]:
         """The mel (batch, frames, mels) that `noise` moves to; and, with `keep`, what each step keeps.
 
@@ -632,6 +637,7 @@ class Flow(nn.Module):
                 context=contexts[index] if contexts else None,
                 before=before,
                 visible=visible,
+                full=full,
             )
             if guidance:
                 velocity = (1 + guidance) * velocity[0::2] - guidance * velocity[1::2]

@@ -154,10 +154,10 @@ class MelDecoder:
             count = tokens.shape[1]
             keep = torch.tensor([count], device=device)
             ahead = functional.pad(tokens, (0, LOOKAHEAD), value=SILENCE)
-            mu, encoder = self.flow.encode(ahead, torch.ones_like(ahead, dtype=torch.bool), keep=keep)
+            mu, encoder = self.flow.encode(ahead, torch.ones_like(ahead, dtype=torch.bool), keep=keep, full=True)
             there = torch.ones(mel.shape[:2], dtype=torch.bool, device=device)
             _, estimator = self.flow.solve(
-                self._prompt_noise(mel), mu, speaker, mel, there, steps=self.steps, keep=keep * MEL_PER_TOKEN
+                self._prompt_noise(mel), mu, speaker, mel, there, steps=self.steps, keep=keep * MEL_PER_TOKEN, full=True
             )
         return VoiceState(tokens=tokens, mel=mel, speaker=speaker, encoder=encoder, estimator=tuple(estimator))
 
@@ -233,6 +233,8 @@ class MelDecoder:
         size, stand = torch.tensor(sizes, device=device), torch.tensor(stands, device=device)
         there = torch.arange(longest + LOOKAHEAD, device=device) < size[:, None]
 
+        ages = {stream._encoder.tokens.rows if stream._encoder else 0 for stream in streams}
+        full = not causal and len(set(sizes)) == len(ages) == 1
         encoder = estimator = before = visible = keep = None
         if not exact:
             encoder, estimator, before = self._contexts(streams, device)
@@ -240,7 +242,9 @@ class MelDecoder:
             # What stands does not see what is ahead.
             keep, index = stand, torch.arange(longest, device=device)
             visible = (index[:, None] >= stand[:, None, None]) | (index < stand[:, None, None])
-        mu, kept_encoder = self.flow.encode(tokens, there, keep=keep, context=encoder, before=before, visible=visible)
+        mu, kept_encoder = self.flow.encode(
+            tokens, there, keep=keep, context=encoder, before=before, visible=visible, full=full
+        )
 
         frames = _doubled(stand if not self.drafts else size, device, longest)
         noise, known = self._inputs(streams, prompts, spans, MEL_PER_TOKEN * longest, mu)
@@ -255,6 +259,7 @@ class MelDecoder:
             contexts=estimator,
             before=None if before is None else before.repeat_interleave(MEL_PER_TOKEN, dim=1),
             visible=None if visible is None else _twofold(visible),
+            full=full and (self.drafts or sizes == stands),
         )
         if kept_encoder is not None:
             self._remember(streams, counts, kept_encoder, kept)
