@@ -255,6 +255,7 @@ class Dialogue:
         self._asked_in_silence = 0
         self._uttered = 0
         self._ahead = ""
+        self._pressed = False
         self._gather = NO_GATHER
         self._prompts: deque[http_api.SayVerb | http_api.PlayVerb] = deque()
         self._attempt = 0
@@ -275,6 +276,8 @@ class Dialogue:
         """Something has happened."""
         if isinstance(event, Up):
             self._up = True
+        elif isinstance(event, Keyed):
+            self._pressed = False
         self._inputs.append(event)
         self._run(now)
 
@@ -334,6 +337,8 @@ class Dialogue:
     def _go_on(self, event: Uttered, now: float) -> None:
         if event.heard:
             self._asked_in_silence = 0
+        # It broke in when the key went down; which one it is comes when it is up again.
+        self._pressed = event.barged_in_by == "dtmf" and not self._ahead
         # As a queue of the API's: what the peer broke in on takes with it what it may break in on likewise.
         while event.barged_in_by and self._verbs:
             verb = self._verbs[0]
@@ -441,7 +446,8 @@ class Dialogue:
         again = self._attempt > 1 and gather.retry_prompts is not None
         self._prompts = deque((gather.retry_prompts or ()) if again else gather.prompts)
         ahead, self._ahead = self._ahead, ""
-        if ahead:
+        pressed, self._pressed = self._pressed and gather.type_ahead, False
+        if ahead or pressed:
             # What was keyed before it was asked answers it.
             self._then(_Prompted())
             for digit in ahead:
@@ -452,7 +458,7 @@ class Dialogue:
     def _prompt_on(self, event: object, now: float) -> None:
         if isinstance(event, Uttered) and event.heard:
             self._asked_in_silence = 0
-        if not self._prompts:
+        if not self._prompts or (isinstance(event, Uttered) and event.barged_in_by == "dtmf"):
             self._then(_Prompted())
             return
         barge_in: tuple[Literal["dtmf", "speech"], ...] = ("dtmf",) if self._gather.barge_in else ()

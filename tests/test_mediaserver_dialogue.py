@@ -418,6 +418,30 @@ def test_the_first_digit_ends_the_prompts_and_counts() -> None:
     assert line.gathered() == ("complete", "42", "max_digits", 1)
 
 
+def test_a_key_that_is_down_ends_the_prompts_before_it_is_known_which_one_it_is() -> None:
+    line = Line(gather(prompts=[say("one"), say("two")], max_digits=1))
+    line.receive(Uttered(number=1, barged_in_by="dtmf"))
+    assert texts(line.effects()) == ["one"]
+    line.key("4")
+    assert line.gathered() == ("complete", "4", "max_digits", 1)
+
+
+def test_a_key_that_is_down_when_it_is_asked_answers_without_a_prompt_and_once_only() -> None:
+    line = Line(say("welcome", barge_in=["dtmf"]), gather(prompts=[say("code")], max_digits=1))
+    line.receive(Uttered(number=1, barged_in_by="dtmf"))
+    assert texts(line.effects()) == ["welcome"]
+    line.key("4")
+    assert line.gathered() == ("complete", "4", "max_digits", 1)
+    line.receive(verbs(gather(prompts=[say("next")], max_digits=1)))
+    assert texts(line.effects()) == ["next"]
+
+
+def test_a_key_that_is_down_is_none_for_a_gather_that_takes_none_from_before() -> None:
+    line = Line(say("welcome", barge_in=["dtmf"]), gather(prompts=[say("code")], type_ahead=False))
+    line.receive(Uttered(number=1, barged_in_by="dtmf"))
+    assert texts(line.effects()) == ["welcome", "code"]
+
+
 def test_prompts_that_are_to_be_heard_are_heard_and_what_is_keyed_meanwhile_counts_for_nothing() -> None:
     line = Line(gather(prompts=[say("one", barge_in=["dtmf"])], barge_in=False, max_digits=1))
     (utter,) = line.effects()
