@@ -11,8 +11,10 @@ import torch
 from safetensors.torch import save
 
 from engines.chatterbox.features import loudness_lufs, without_silence
+from engines.chatterbox.mel_stream import MelDecoder, Mode
 from engines.chatterbox.shapes import TINY
-from engines.chatterbox.voice import Enroller, Voice, fingerprint
+from engines.chatterbox.voice import Enroller, Voice, fingerprint, published
+from engines.chatterbox.weights import UnsuitableCheckpoint
 from engines.engine import UnsuitableReference, UnsuitableUtterance
 from tests.chatterbox_flow import some_recording, tiny, tiny_voice_encoder
 
@@ -34,6 +36,17 @@ def test_a_voice_has_prompts_as_long_as_the_model_takes_them(enroller: Enroller)
     assert (voice.speaker.shape, voice.x_vector.shape) == ((256,), (192,))
     assert float(voice.speaker.norm()) == pytest.approx(1, abs=1e-5)
     assert bool(((voice.tokens >= 0) & (voice.tokens < 6561)).all())
+
+
+def test_a_voice_is_what_both_networks_begin_with(enroller: Enroller) -> None:
+    voice = enroller.enrol(pcm(5), 24_000)
+    decoder = MelDecoder(tiny().flow, Mode.CAUSAL)
+    stream = decoder.open(decoder.prepare(voice.flow_prompt), 1)
+    stream.push(voice.t3_prompt(0.7).tokens, last=True)
+    (hop,) = decoder.decode([stream], [TINY.t3.prompt_tokens])
+    assert hop.frames.shape == (2 * TINY.t3.prompt_tokens, 80)
+    assert voice.t3_prompt(0.7).emotion == 0.7
+    assert torch.equal(voice.t3_prompt().speaker, voice.speaker)
 
 
 def test_two_frames_go_with_each_token_whatever_the_length(enroller: Enroller) -> None:
@@ -105,6 +118,60 @@ def test_parts_that_do_not_go_together_are_refused(enroller: Enroller) -> None:
     for changes in ({"mel": voice.mel[1:]}, {"speaker": voice.speaker * math.nan}, {"tokens": voice.tokens.int()}):
         with pytest.raises(UnsuitableUtterance, match="parts that do not go together"):
             Voice.parse(dataclasses.replace(voice, **changes).serialise())
+
+
+def conds(tokens: int, frames: int) -> dict[str, dict[str, torch.Tensor | None]]:
+    """As ChatterboxTurboTTS saves them."""
+    return {
+        "t3": {
+            "speaker_emb": torch.ones(1, 256),
+            "clap_emb": None,
+            "cond_prompt_speech_tokens": torch.arange(375)[None],
+            "emotion_adv": torch.ones(1, 1, 1),
+        },
+        "gen": {
+            "prompt_token": torch.arange(tokens)[None],
+            "prompt_token_len": torch.tensor([tokens]),
+            "prompt_feat": torch.randn(1, frames, 80),
+            "prompt_feat_len": None,
+            "embedding": torch.ones(1, 192),
+        },
+    }
+
+
+@pytest.mark.parametrize(
+    ("tokens", "frames", "count"), [(250, 500, 250), (250, 501, 250), (250, 499, 249), (248, 500, 248)]
+)
+def test_a_published_voice_is_read(tmp_path: Path, tokens: int, frames: int, count: int) -> None:
+    path = tmp_path / "conds.pt"
+    torch.save(conds(tokens, frames), path)
+    voice = published(path, model="turbo", weights="c" * 64)
+    assert (voice.speaker.shape, voice.t3_tokens.shape, voice.x_vector.shape) == ((256,), (375,), (192,))
+    assert (voice.tokens.shape, voice.mel.shape) == ((count,), (2 * count, 80))
+    assert torch.equal(Voice.parse(voice.serialise()).mel, voice.mel)
+
+
+def test_a_published_voice_cannot_be_derived_anew(tmp_path: Path, enroller: Enroller) -> None:
+    path = tmp_path / "conds.pt"
+    torch.save(conds(250, 500), path)
+    with pytest.raises(UnsuitableUtterance, match=r"of another model \(turbo\) and keeps no recording"):
+        enroller.renewed(published(path, model="turbo", weights="c" * 64))
+
+
+def test_what_is_no_published_voice_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "conds.pt"
+    with pytest.raises(UnsuitableCheckpoint, match=r"conds\.pt is missing"):
+        published(path, model="turbo", weights="")
+    torch.save(conds(250, 500), path)
+    whole = path.read_bytes()
+    for content in (b"", b"no pickle", whole[: len(whole) // 2]):
+        path.write_bytes(content)
+        with pytest.raises(UnsuitableCheckpoint, match="Download it again"):
+            published(path, model="turbo", weights="")
+    for other in ({"t3": {}}, [1, 2], {"t3": {}, "gen": {"prompt_feat": None}}):
+        torch.save(other, path)
+        with pytest.raises(UnsuitableCheckpoint, match="Download it again"):
+            published(path, model="turbo", weights="")
 
 
 def test_weights_are_told_by_their_files(tmp_path: Path) -> None:

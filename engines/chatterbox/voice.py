@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import pickle
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from engines.chatterbox import mel_stream, t3
 from engines.chatterbox.features import (
     filter_bank,
     loudness_lufs,
@@ -33,9 +35,10 @@ from engines.chatterbox.features import (
 from engines.chatterbox.s3gen import S3Gen
 from engines.chatterbox.shapes import SAMPLE_RATE_HZ, TOKEN_RATE_HZ, ModelShape
 from engines.chatterbox.voice_encoder import VoiceEncoder
+from engines.chatterbox.weights import UnsuitableCheckpoint
 from engines.engine import UnsuitableReference, UnsuitableUtterance
 
-__all__ = ["KIND", "Enroller", "Voice", "fingerprint"]
+__all__ = ["KIND", "Enroller", "Voice", "fingerprint", "published"]
 
 KIND: Final = "chatterbox-voice-1"
 """The `Engine.embedding_kind` of a serialised `Voice`."""
@@ -72,7 +75,7 @@ class Voice:
     tokens       speech tokens of the flow's prompt: int64 (n,)
     mel          of the flow's prompt: float32 (2 n, 80)
     x_vector     of the flow: float32 (192,)
-    recording    int16 (samples,) at 24 kHz, all that was listened to
+    recording    int16 (samples,) at 24 kHz, all that was listened to; empty for a voice that was published without
     """
 
     model: str
@@ -83,6 +86,15 @@ class Voice:
     mel: Tensor
     x_vector: Tensor
     recording: Tensor
+
+    @property
+    def flow_prompt(self) -> mel_stream.Prompt:
+        """What a `MelDecoder` prepares."""
+        return mel_stream.Prompt(tokens=self.tokens, mel=self.mel, x_vector=self.x_vector)
+
+    def t3_prompt(self, emotion: float = 0.5) -> t3.Prompt:
+        """What T3 begins with."""
+        return t3.Prompt(speaker=self.speaker, tokens=tuple(self.t3_tokens.tolist()), emotion=emotion)
 
     def serialise(self) -> bytes:
         """The file."""
@@ -127,6 +139,45 @@ def _metadata(file: bytes) -> dict[str, str]:
     return content
 
 
+def published(path: Path, *, model: str, weights: str) -> Voice:
+    """The voice that comes with a model (conds.pt). Nothing but tensors and plain values is unpickled.
+
+    Raises UnsuitableCheckpoint.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        language, flow = content["t3"], content["gen"]
+        mel, tokens = flow["prompt_feat"][0].float(), flow["prompt_token"][0].long()
+        count = min(tokens.shape[0], mel.shape[0] // 2)
+        return Voice(
+            model=model,
+            weights=weights,
+            speaker=language["speaker_emb"].reshape(-1).float(),
+            t3_tokens=language["cond_prompt_speech_tokens"].reshape(-1).long(),
+            tokens=tokens[:count],
+            mel=mel[: 2 * count],
+            x_vector=flow["embedding"].reshape(-1).float(),
+            recording=torch.zeros(0, dtype=torch.int16),
+        )
+    except FileNotFoundError:
+        raise UnsuitableCheckpoint(
+            f"{path} is missing: without it the model has no voice before one is enrolled"
+        ) from None
+    except (
+        pickle.UnpicklingError,
+        RuntimeError,
+        EOFError,
+        OSError,
+        KeyError,
+        TypeError,
+        IndexError,
+        ValueError,
+    ) as error:
+        raise UnsuitableCheckpoint(
+            f"{path} is damaged, or no voice that was published with a model: {error!r}. Download it again."
+        ) from error
+
+
 class Enroller:
     """Derives voices, with the parts of a model that do; `weights` is the fingerprint of their files."""
 
@@ -154,8 +205,15 @@ class Enroller:
         return self._derived(torch.from_numpy(pcm.copy()))
 
     def renewed(self, voice: Voice) -> Voice:
-        """The voice as this model knows it: derived anew from its recording when other weights derived it."""
-        return voice if voice.weights == self.weights else self._derived(voice.recording)
+        """The voice as this model knows it: derived anew from its recording when other weights derived it.
+
+        Raises UnsuitableUtterance when there is no recording.
+        """
+        if voice.weights == self.weights:
+            return voice
+        if not voice.recording.numel():
+            raise UnsuitableUtterance(f"the voice is of another model ({voice.model}) and keeps no recording")
+        return self._derived(voice.recording)
 
     @torch.inference_mode()
     def _derived(self, recording: Tensor) -> Voice:
