@@ -12,7 +12,7 @@ from engines.chatterbox import philox, s3gen
 from engines.chatterbox.features import mel_bands
 from engines.chatterbox.flow import LOOKAHEAD, Flow
 from engines.chatterbox.mel_stream import Mode, Prompt
-from engines.chatterbox.shapes import MODELS, SILENCE, ModelShape
+from engines.chatterbox.shapes import MODELS, SILENCE, TURBO, ModelShape
 from engines.chatterbox.voice_encoder import VoiceEncoder
 from engines.chatterbox.weights import random_weights
 
@@ -22,17 +22,29 @@ MELS = 80
 torch.set_num_threads(1)
 
 
-def random_s3gen(shape: ModelShape) -> dict[str, Tensor]:
-    """A checkpoint of random weights; the vocoder's are such that its pitch is a voice's and nothing is clipped."""
-    weights = random_weights(s3gen.layout(shape.s3gen), seed=1)
+def random_s3gen(shape: ModelShape, part: str = "") -> dict[str, Tensor]:
+    """A checkpoint of random weights; the vocoder's are such that its pitch is a voice's and nothing is clipped.
+
+    With `part`, only the weights of that part.
+    """
+    layout = s3gen.layout(shape.s3gen)
+    weights = random_weights({key: size for key, size in layout.items() if key.startswith(part)}, seed=1)
     for key in list(weights):
         if key.startswith("mel2wav.conv_post.") and key.endswith("original0"):
             weights[key] = weights[key] * 0.2
         if key.startswith("mel2wav.f0_predictor.classifier"):
             weights[key] = weights[key] * 150
-    weights["tokenizer._mel_filters"] = mel_bands(16_000, 400, 128)
-    weights["tokenizer.window"] = torch.hann_window(400)
+    if not part:
+        weights["tokenizer._mel_filters"] = mel_bands(16_000, 400, 128)
+        weights["tokenizer.window"] = torch.hann_window(400)
     return weights
+
+
+def of_true_size(part: str) -> s3gen.S3Gen:
+    """One part of Turbo's S3Gen, with random weights."""
+    model = s3gen.S3Gen(TURBO.s3gen, (part,))
+    model.load_state_dict(s3gen.folded(random_s3gen(TURBO, part)))
+    return model.eval().requires_grad_(False)
 
 
 @cache

@@ -10,11 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from engines.chatterbox import s3gen
 from engines.chatterbox.mel_stream import MelDecoder, MelStream, Mode, Prompt
-from engines.chatterbox.shapes import TURBO
-from engines.chatterbox.weights import random_weights
-from tests.chatterbox_flow import deviation, offline, one_pass, some_prompt, some_tokens, tiny
+from tests.chatterbox_flow import deviation, of_true_size, offline, one_pass, some_prompt, some_tokens, tiny
 
 EXACT = 1e-5
 MODES = pytest.mark.parametrize("mode", Mode)
@@ -206,11 +203,8 @@ def test_the_networks_may_run_in_half_precision(mode: Mode, dtype: torch.dtype, 
 @MODES
 def test_streamed_is_what_the_mode_gives_offline_at_true_size(mode: Mode) -> None:
     """Turbo with a prompt of three seconds, in the first of the schedule's hops."""
-    flow = s3gen.S3Gen(TURBO.s3gen, ("flow",))
-    layout = {key: size for key, size in s3gen.layout(TURBO.s3gen).items() if key.startswith("flow.")}
-    flow.load_state_dict(random_weights(layout, seed=1))
-    flow.eval().requires_grad_(False)
+    flow = of_true_size("flow").flow
     voice, tokens, hops = some_prompt(75), some_tokens(13), [4, 6, 3]
-    decoder = MelDecoder(flow.flow, mode)
+    decoder = MelDecoder(flow, mode)
     streamed = in_hops(decoder, stream_of(decoder, voice, tokens, 9), hops)
-    assert deviation(streamed, offline(flow.flow, mode, voice, tokens, hops, seed=9)) < EXACT
+    assert deviation(streamed, offline(flow, mode, voice, tokens, hops, seed=9)) < EXACT

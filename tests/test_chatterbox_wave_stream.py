@@ -13,7 +13,7 @@ from torch import Tensor
 from engines.chatterbox import philox
 from engines.chatterbox.hift import Hift
 from engines.chatterbox.wave_stream import LEFT, Piece, WaveDecoder
-from tests.chatterbox_flow import MELS, tiny
+from tests.chatterbox_flow import MELS, of_true_size, tiny
 
 FRAME = 480
 
@@ -145,3 +145,18 @@ def test_a_voice_of_random_weights_is_voiced_and_not_clipped() -> None:
         pitch = hift.pitch(some_mel(100).T[None])
     assert 0.2 < float((pitch > 10).float().mean()) < 0.95
     assert float(whole(hift, some_mel(100), seed=1).abs().max()) < 0.9
+
+
+@pytest.mark.slow
+def test_what_is_waited_for_says_how_exact_the_samples_are_at_true_size() -> None:
+    """In hops of a quarter of a second."""
+    hift, mel = of_true_size("mel2wav").mel2wav, some_mel(60)
+    expected = whole(hift, mel, seed=3)
+    found = {
+        right: snr_db(in_pieces(WaveDecoder(hift, right=right, fades=False), mel, [12] * 5, seed=3), expected)
+        for right in (6, 8, 15, 20)
+    }
+    assert found[6] > 20
+    assert found[8] > 30
+    assert found[15] > 90
+    assert found[20] > 110
