@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from html import escape
 from typing import Final
 from xml.parsers import expat
-from xml.sax.saxutils import escape
 
 from engines.engine import UnsuitableUtterance
 from engines.sentences import speakable
@@ -159,7 +159,7 @@ class _Scribe:
         if not self._unspoken:
             self._spoken = self._spoken or speakable(text)
             self.speaks = self.speaks or self._spoken
-            self._written.append(escape(text))
+            self._written.append(escape(text, quote=False))
 
     def _attribute(self, element: str, name: str, value: str) -> str:
         if name not in _ATTRIBUTES[element]:
