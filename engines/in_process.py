@@ -74,6 +74,8 @@ class InProcessTone:
 
 
 @contextlib.asynccontextmanager
-async def open_in_process(options: Mapping[str, int | str], *, default_voice: str) -> AsyncIterator[InProcessTone]:
+async def open_in_process(
+    options: Mapping[str, int | str | float], *, default_voice: str
+) -> AsyncIterator[InProcessTone]:
     """The engine, ready. Raises UnknownVoice when there is no such default voice."""
     yield InProcessTone(Faults(**options), default_voice)  # type: ignore[arg-type]

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from pathlib import Path
 from typing import Final
 
-from engines.engine import Engine
+from engines.engine import Engine, EngineFailure
 
 __all__ = ["ENGINES", "open_engine"]
 
 _OPTIONS: Final[Mapping[str, frozenset[str]]] = {
+    "chatterbox": frozenset({"directory", "model", "device", "mode", "streams", "threads", "voice_mb", "cfg_scale"}),
     "espeak": frozenset({"words_per_minute", "pitch", "pitch_range"}),
     "remote": frozenset(),
     "tone": frozenset({"delay_ms", "gap_ms", "gap_at_ms", "crash_at_ms", "crashes", "word", "concurrency"}),
 }
 
-_VOICES: Final = {"espeak": "en-us", "tone": "tone-440"}
+_VOICES: Final = {"chatterbox": "", "espeak": "en-us", "tone": "tone-440"}
+
+_CHATTERBOX_NEEDS: Final = ("torch", "safetensors", "tokenizers")
+
+_LOADING_S: Final = 300.0
+_PATIENCE_S: Final = 30.0
 
 ENGINES: Final = tuple(_OPTIONS)
 """The names that `open_engine` knows."""
@@ -28,7 +36,7 @@ def open_engine(
     *,
     workers: int | None = None,
     default_voice: str = "",
-    options: Mapping[str, int | str] | None = None,
+    options: Mapping[str, int | str | float] | None = None,
     queue: int = 1024,
     stall_s: float = 5.0,
     urls: Sequence[str] = (),
@@ -38,17 +46,18 @@ def open_engine(
 ) -> AbstractAsyncContextManager[Engine]:
     """An engine, to be entered with `async with`, which starts its workers, and ends them at exit.
 
-    name           "espeak" (speech), "remote" (one at `urls`), "tone" (a sine tone for tests, not speech)
+    name           "chatterbox" (cloned voices, `pip install mediaserver[chatterbox]`), "espeak" (speech),
+                   "remote" (one at `urls`), "tone" (a sine tone for tests, not speech)
     workers        processes; None makes it one per processor, two at most; 0 lets a tone sound without any
     default_voice  the voice behind "default"; "" leaves it to the engine
-    options        espeak: espeak.Settings; tone: tone.Faults
+    options        chatterbox: chatterbox.process.Settings; espeak: espeak.Settings; tone: tone.Faults
     queue          pieces of speech that may wait before new utterances are refused with EngineBusy
     stall_s        a worker that has work and makes nothing for so long is replaced
     urls, token, first_s    remote: see `open_remote`
     fallback       an engine that speaks where this one cannot, in its default voice if it has no such voice
 
-    Raises ValueError for an unknown name or option. Entering raises EngineFailure when no worker starts, and
-    UnknownVoice for an unknown default voice.
+    Raises ValueError for an unknown name or option, EngineFailure for a package or a model's file that is not there.
+    Entering raises EngineFailure when no worker starts, and UnknownVoice for an unknown default voice.
     """
     if name not in _OPTIONS:
         raise ValueError(f"there is no engine {name!r}; there are: {', '.join(ENGINES)}")
@@ -87,6 +96,30 @@ def open_engine(
     from engines.pool import open_pool
     from engines.schedule import Limits
 
+    if name == "chatterbox":
+        from engines.chatterbox.directory import missing_files
+
+        chosen = {"model": "turbo", **(options or {})}
+        if "directory" not in chosen:
+            raise ValueError("engine 'chatterbox' needs the directory of its model")
+        lacking = [module for module in _CHATTERBOX_NEEDS if importlib.util.find_spec(module) is None]
+        if lacking:
+            raise EngineFailure(
+                f"chatterbox needs {', '.join(lacking)}: run pip install 'mediaserver[chatterbox]', "
+                "from a clone pip install '.[chatterbox]'"
+            )
+        missing = missing_files(Path(str(chosen["directory"])), str(chosen["model"]))
+        if missing:
+            raise EngineFailure(missing)
+        # One process has the device; it loads gigabytes, and a CPU may take long for a hop.
+        return open_pool(
+            name,
+            dict(options or {}),
+            workers=1,
+            default_voice=default_voice,
+            limits=Limits(queue=queue, stall_s=max(stall_s, _PATIENCE_S)),
+            start_s=_LOADING_S,
+        )
     return open_pool(
         name,
         dict(options or {}),

@@ -8,7 +8,7 @@ from typing import Final
 
 from engines import sentences, ssml
 from engines.engine import UnsuitableUtterance, Unsupported, Utterance
-from engines.profile import VoiceProfile
+from engines.profile import KIND, VoiceProfile
 from engines.voices import Catalogue
 from engines.wire import Hello, Speak
 
@@ -34,7 +34,7 @@ def check(utterance: Utterance, hello: Hello, catalogue: Catalogue) -> None:
         raise Unsupported(
             f"not supported by this engine: {hello.version} does not understand SSML; send plain text", field="ssml"
         )
-    if utterance.seed is not None:
+    if utterance.seed is not None and not hello.seeds:
         raise Unsupported(
             f"not supported by this engine: {hello.version} says a text in one way only, so leave seed out",
             field="seed",
@@ -44,11 +44,19 @@ def check(utterance: Utterance, hello: Hello, catalogue: Catalogue) -> None:
         kind = "an SSML document" if utterance.ssml else "a text"
         raise UnsuitableUtterance(f"{kind} may have {most} characters, this one has {len(utterance.text)}; cut it up")
     catalogue.resolve(utterance.voice, utterance.language)
-    if utterance.embedding:
+    if utterance.embedding and hello.embedding_kind == KIND:
         VoiceProfile.parse(utterance.embedding)
     if utterance.ssml:
         ssml.rewrite(utterance.text)
-    elif not sentences.speakable(utterance.text):
+        return
+    text = utterance.text
+    if hello.tags is not None:
+        for tag in sentences.TAG.findall(text):
+            if tag not in hello.tags:
+                known = ", ".join(sorted(hello.tags)) or "none"
+                raise UnsuitableUtterance(f"{tag} is no tag of this engine, which has {known}; leave the brackets out")
+            text = text.replace(tag, "a")
+    if not sentences.speakable(text):
         raise UnsuitableUtterance("the text contains nothing to say: no letter, digit or symbol")
 
 
@@ -68,12 +76,16 @@ def pieces(utterance: Utterance, hello: Hello, catalogue: Catalogue) -> Iterator
             rate_hz=utterance.rate_hz,
             last=last,
             embedding=embedding,
+            language=utterance.language,
+            seed=utterance.seed,
         )
 
     if utterance.ssml:
         yield request(ssml.rewrite(utterance.text), last=not utterance.continues)
         return
-    texts = sentences.split(utterance.text, enough=hello.piece_characters)
+    texts = (
+        sentences.even(utterance.text) if hello.even else sentences.split(utterance.text, enough=hello.piece_characters)
+    )
     held = next(texts)
     for text in texts:
         yield request(held, last=False)

@@ -21,8 +21,8 @@ from typing import Any, Final
 
 from engines import enrolment
 from engines import pieces as cutting
-from engines.engine import EngineFailure, EngineState, Health, Pcm, Utterance, Voice
-from engines.profile import VoiceProfile
+from engines.engine import EngineBusy, EngineFailure, EngineState, Health, Pcm, Utterance, Voice
+from engines.profile import KIND, VoiceProfile
 from engines.schedule import Advanced, Limits, Piece, Schedule, Stuck
 from engines.voices import Catalogue
 from engines.wire import PACKET_SIZE, Chunk, Failed, Hello, Message, Speak, WireError, decode, encode
@@ -30,7 +30,7 @@ from engines.wire import PACKET_SIZE, Chunk, Failed, Hello, Message, Speak, Wire
 __all__ = ["WorkerPool", "open_pool"]
 
 START_TIMEOUT_S: Final = 30.0
-"""A worker that has not said Hello by then is killed. (A GPU engine loads gigabytes.)"""
+"""A worker that has not said Hello by then is killed."""
 
 SETTLED_S: Final = 5.0
 """A worker that lived so long, or spoke, is replaced at once when it dies; another one after a pause."""
@@ -38,7 +38,8 @@ SETTLED_S: Final = 5.0
 SHORT_LIFE_PAUSE_S: Final = 0.5
 
 FAILED_STARTS: Final = 3
-"""So many workers in a row that never said Hello, on every seat, and the engine counts as failed."""
+"""So many workers in a row that never said Hello, on every seat, and the engine counts as failed. One is enough that
+says why, as long as none has ever started: what is wrong then is there to stay."""
 
 SHORTEST_BACKOFF_S: Final = 0.05
 LONGEST_BACKOFF_S: Final = 10.0
@@ -53,7 +54,7 @@ _PACKETS_AT_ONCE: Final = 32
 class _Worker:
     """A worker process and our end of its socket."""
 
-    def __init__(self, engine: str, options: Mapping[str, int | str]) -> None:
+    def __init__(self, engine: str, options: Mapping[str, int | str | float]) -> None:
         """Raises OSError when no process can be started."""
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
@@ -74,6 +75,7 @@ class _Worker:
         self.pid = self._process.pid
         self.exit_fd = os.pidfd_open(self.pid)
         self.chunks = 0
+        self.refused = False
         self.hello: asyncio.Future[Hello] = asyncio.get_running_loop().create_future()
         self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
@@ -123,6 +125,7 @@ class _Use(enum.Enum):
     """What a worker was good for."""
 
     NONE = "it never said Hello"
+    HOPELESS = "it said why it cannot start, and no worker ever did"
     STARTED = "it said Hello and died soon after"
     WORKED = "it spoke, or lived long"
 
@@ -138,15 +141,19 @@ class _Life:
 class _Crew:
     """The workers, kept alive, and the schedule that they work through."""
 
-    def __init__(self, engine: str, options: Mapping[str, int | str], *, seats: int, limits: Limits) -> None:
+    def __init__(
+        self, engine: str, options: Mapping[str, int | str | float], *, seats: int, limits: Limits, start_s: float
+    ) -> None:
         self._engine = engine
         self._options = options
         self._loop = asyncio.get_running_loop()
         self._schedule = Schedule(limits)
+        self._start_s = start_s
         self._numbers = itertools.count(1)
         self._workers: dict[int, _Worker] = {}  # those that said Hello
         self._failures = [0] * seats  # workers in a row that never said Hello
         self._detail = ""
+        self._notice = ""
         self._waiting: dict[Piece, asyncio.Event] = {}
         self._buffer = memoryview(bytearray(PACKET_SIZE))
         self.hello: asyncio.Future[Hello] = self._loop.create_future()
@@ -161,7 +168,7 @@ class _Crew:
         state = EngineState.READY if self._workers else absent
         return Health(
             state=state,
-            detail=self._detail if len(self._workers) < len(self._failures) else "",
+            detail=self._detail if len(self._workers) < len(self._failures) else self._notice,
             workers=len(self._workers),
             restarts=self._restarts,
             active=active,
@@ -171,17 +178,22 @@ class _Crew:
     def _failed(self) -> bool:
         return not self._workers and min(self._failures) >= FAILED_STARTS
 
+    @property
+    def places(self) -> int:
+        """Requests that all workers together take at a time."""
+        return sum(worker.hello.result().concurrency for worker in self._workers.values())
+
     async def keep(self, seat: int) -> None:
         """Keep one worker alive, for ever."""
         while True:
             life = await self._life_of_a_worker()
             self._detail = life.end
             self._restarts += 1
-            if life.use is not _Use.NONE:
+            if life.use not in (_Use.NONE, _Use.HOPELESS):
                 self._failures[seat] = 0
                 await asyncio.sleep(SHORT_LIFE_PAUSE_S if life.use is _Use.STARTED else 0)
                 continue
-            self._failures[seat] += 1
+            self._failures[seat] += FAILED_STARTS if life.use is _Use.HOPELESS else 1
             if self._failed:
                 self._schedule.fail_all(f"the engine {self._engine} is down: {self._detail}")
                 self._settle()
@@ -207,11 +219,11 @@ class _Crew:
         self._loop.add_reader(worker.exit_fd, self._on_exit, number, worker)
         end = "was no longer needed"
         try:
-            async with asyncio.timeout(START_TIMEOUT_S):
+            async with asyncio.timeout(self._start_s):
                 await _first(worker.hello, worker.ended)
             end = await worker.ended
         except TimeoutError:
-            end = f"did not start within {START_TIMEOUT_S:g} s"
+            end = f"did not start within {self._start_s:g} s"
         finally:
             self._loop.remove_reader(worker.fileno())
             self._loop.remove_reader(worker.exit_fd)
@@ -219,7 +231,7 @@ class _Crew:
             self._schedule.worker_lost(number, end, self._loop.time())
             self._settle()
             await worker.close()
-        use = _Use.NONE
+        use = _Use.HOPELESS if worker.refused and not self.hello.done() else _Use.NONE
         if worker.hello.done():
             settled = worker.chunks > 0 or self._loop.time() - began >= SETTLED_S
             use = _Use.WORKED if settled else _Use.STARTED
@@ -248,9 +260,11 @@ class _Crew:
 
     def _on_message(self, number: int, worker: _Worker, message: Message) -> None:
         if isinstance(message, Failed) and not message.id:
+            worker.refused = True
             worker.end(f"did not start: {message.message}")
         elif isinstance(message, Hello) and not worker.hello.done():
             worker.hello.set_result(message)
+            self._notice = message.notice
             self._workers[number] = worker
             self._schedule.worker_ready(number, message, self._loop.time())
             if not self.hello.done():
@@ -280,7 +294,7 @@ class _Crew:
             if samples is not None:
                 return samples
             if piece.failure:
-                raise EngineFailure(piece.failure)
+                raise piece.blame(piece.failure)
             if piece.ended:
                 return None
             self._schedule.hurry(piece, self._loop.time())
@@ -358,11 +372,13 @@ class WorkerPool:
         return await enrolment.enrol(samples, rate_hz)
 
     def figures(self, embedding: bytes) -> Mapping[str, float]:
-        return VoiceProfile.parse(embedding).figures()
+        return VoiceProfile.parse(embedding).figures() if self._hello.embedding_kind == KIND else {}
 
     async def synthesize(self, utterance: Utterance) -> AsyncGenerator[Pcm, None]:
         self.check(utterance)
         self._crew.admit()
+        if not self._hello.queues and self._active >= self._crew.places:
+            raise EngineBusy(f"all {self._active} places are taken", retry_after_s=1.0)
         requests = cutting.pieces(utterance, self._hello, self._catalogue)
         self._active += 1
         current: Piece | None = self._ask(requests, in_s=0.0)
@@ -389,17 +405,18 @@ class WorkerPool:
 @contextlib.asynccontextmanager
 async def open_pool(
     engine: str,
-    options: Mapping[str, int | str],
+    options: Mapping[str, int | str | float],
     *,
     workers: int,
     default_voice: str = "",
     limits: Limits | None = None,
+    start_s: float = START_TIMEOUT_S,
 ) -> AsyncIterator[WorkerPool]:
     """Start `workers` processes for an engine that worker.py knows, and end them at exit.
 
     Raises EngineFailure when none of them starts, UnknownVoice when there is no such default voice.
     """
-    crew = _Crew(engine, options, seats=workers, limits=limits or Limits())
+    crew = _Crew(engine, options, seats=workers, limits=limits or Limits(), start_s=start_s)
     tasks = [asyncio.create_task(crew.keep(seat)) for seat in range(workers)]
     tasks.append(asyncio.create_task(crew.watch()))
     try:
@@ -419,7 +436,7 @@ async def _first(*futures: asyncio.Future[Any]) -> None:
     await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED)
 
 
-def _command(engine: str, options: Mapping[str, int | str], descriptor: int) -> list[str]:
+def _command(engine: str, options: Mapping[str, int | str | float], descriptor: int) -> list[str]:
     # -P: the working directory is not searched for modules.
     arguments = [engine, json.dumps(options), str(os.getpid()), str(descriptor)]
     return [sys.executable, "-P", "-m", "engines.worker", *arguments]

@@ -23,7 +23,7 @@ import numpy as np
 import soxr
 
 from engines.stretch import Stretcher
-from engines.wire import PACKET_SIZE, Chunk, Done, Failed, Hello, Speak, Stopped, decode, encode
+from engines.wire import PACKET_SIZE, Chunk, Done, Failed, Hello, Refused, Speak, Stopped, decode, encode
 
 __all__ = ["relay"]
 
@@ -84,7 +84,7 @@ class _Relay:
                 return
             case Done(id=piece):
                 self._deliver(piece, b"", last=True)
-        if isinstance(message, Done | Stopped | Failed):
+        if isinstance(message, Done | Stopped | Failed | Refused):
             self._passages.pop(message.id, None)
         self._host.send(packet)
 

@@ -80,6 +80,8 @@ def _read_hello(fields: Mapping[str, Any]) -> tuple[str, Hello]:
     given["voices"] = tuple((voice["id"], voice["name"], voice["language"]) for voice in given["voices"])
     for name in ("variants", "speeds", "enrolled_speeds"):
         given[name] = tuple(given[name])
+    if given.get("tags") is not None:
+        given["tags"] = tuple(given["tags"])
     return fields["name"], Hello(**given)
 
 

@@ -20,8 +20,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from engines.engine import EngineBusy
-from engines.wire import Cancel, Chunk, Done, Failed, Hello, Message, Ping, Pong, Speak, Stopped
+from engines.engine import EngineBusy, EngineFailure, UnsuitableUtterance
+from engines.wire import Backlog, Cancel, Chunk, Done, Failed, Hello, Message, Ping, Pong, Refused, Speak, Stopped
 
 __all__ = ["Advanced", "Event", "Limits", "Piece", "Schedule", "State", "Stuck"]
 
@@ -106,6 +106,7 @@ class Piece:
     deadline: float
     state: State = State.QUEUED
     failure: str = ""
+    blame: type[EngineFailure | UnsuitableUtterance] = EngineFailure
     chunks: deque[bytes] = field(default_factory=deque)
     untaken_bytes: int = 0
     received_bytes: int = 0
@@ -126,9 +127,11 @@ class Piece:
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class _Worker:
-    """One worker process as the schedule sees it. `heard_at`: when it last said anything."""
+    """One worker process as the schedule sees it. `heard_at`: when it last said anything; `paces`: it wants to know
+    how much of what it made has been taken."""
 
     slots: int
+    paces: bool
     heard_at: float
     pinged_at: float
     pieces: dict[int, Piece] = field(default_factory=dict)
@@ -190,6 +193,10 @@ class Schedule:
         """The next chunk of a piece; None when there is none (yet)."""
         samples = piece.chunks.popleft() if piece.chunks else None
         piece.untaken_bytes -= len(samples or b"")
+        if samples is not None and piece.state is State.SPEAKING:
+            number = self._speaker_of(piece)
+            if self._workers[number].paces:
+                self._outbox.append((number, Backlog(id=piece.request.id, ms=round(1000 * piece.ahead_s))))
         if piece.state is State.PAUSED and piece.ahead_s < self._limits.least_ahead_s:
             piece.deadline = now + piece.ahead_s
             self._apply(piece, _Input.DRAINED)
@@ -227,7 +234,7 @@ class Schedule:
     def worker_ready(self, worker: int, hello: Hello, now: float) -> None:
         """A worker said Hello."""
         self._verdict = ""
-        self._workers[worker] = _Worker(slots=hello.concurrency, heard_at=now, pinged_at=now)
+        self._workers[worker] = _Worker(slots=hello.concurrency, paces=not hello.queues, heard_at=now, pinged_at=now)
         self._assign(now)
 
     def worker_lost(self, worker: int, detail: str, now: float) -> None:
@@ -252,6 +259,11 @@ class Schedule:
             case Chunk() if piece:
                 piece.heard_at = now
                 self._keep(piece, message.samples)
+            case Refused() if piece:
+                del speaker.pieces[message.id]
+                piece.blame = UnsuitableUtterance
+                self._fail(piece, message.message)
+                self._assign(now)
             case Done() | Stopped() | Failed() if piece:
                 del speaker.pieces[message.id]
                 self._end(piece, message, now)
@@ -309,7 +321,11 @@ class Schedule:
                 return
             heapq.heappop(self._queue)
             piece.request = dataclasses.replace(
-                piece.request, id=next(self._ids), attempt=piece.attempts, skip_bytes=piece.received_bytes
+                piece.request,
+                id=next(self._ids),
+                attempt=piece.attempts,
+                skip_bytes=piece.received_bytes,
+                due_ms=max(0, round(1000 * (deadline - now))),
             )
             piece.sent_at = piece.heard_at = now
             self._workers[number].pieces[piece.request.id] = piece
@@ -351,5 +367,7 @@ class Schedule:
         self._apply(piece, _Input.GIVE_UP)
 
     def _cancel(self, piece: Piece) -> None:
-        number = next(number for number, worker in self._workers.items() if piece.request.id in worker.pieces)
-        self._outbox.append((number, Cancel(id=piece.request.id)))
+        self._outbox.append((self._speaker_of(piece), Cancel(id=piece.request.id)))
+
+    def _speaker_of(self, piece: Piece) -> int:
+        return next(number for number, worker in self._workers.items() if piece.request.id in worker.pieces)

@@ -14,12 +14,13 @@ The cuts lie where espeak-ng ends a clause too, so that its pauses are the same 
 from __future__ import annotations
 
 import enum
+import math
 import re
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-__all__ = ["LONGEST", "UNCUT", "Arriving", "normalise", "speakable", "split"]
+__all__ = ["LONGEST", "TAG", "UNCUT", "Arriving", "even", "normalise", "speakable", "split"]
 
 LONGEST = 250
 """No piece has more characters than this."""
@@ -32,6 +33,9 @@ SHORTEST = 20
 
 MOST_UNSPEAKABLE = 1000
 """So many characters without a word may come ahead of one; more of them are refused when they are to be said."""
+
+TAG = re.compile(r"\[[^\W\d][\w.' -]*\]")
+"""A word in brackets, which some engines take for something to do: "[laugh]"."""
 
 _LINE_ENDS = re.compile(r"\r\n?|[\v\f\x1c-\x1e\x85\u2028]")
 _PARAGRAPH_ENDS = re.compile(r"\u2029")
@@ -115,6 +119,29 @@ def split(text: str, *, enough: int = SHORTEST) -> Iterator[str]:
         end = _end_of_piece(text, start, enough)
         yield text[start:end]
         start = end
+
+
+def even(text: str) -> Iterator[str]:
+    """Yield the pieces of `text` for an engine that wants long ones: at most `LONGEST` characters, and all of about the
+    same length, cut where a sentence or at least a clause ends. Longer ones make a neural model lose its way; short
+    ones cost it the melody.
+    """
+    pieces = list(split(text))
+    goal = 0.0
+    if total := sum(map(len, pieces)):
+        goal = total / math.ceil(total / LONGEST)
+    part = ""
+    for piece in pieces:
+        if part and (len(part) + len(piece) > LONGEST or len(part) >= goal):
+            yield from _spoken(part)
+            part = ""
+        part += piece
+    yield from _spoken(part)
+
+
+def _spoken(part: str) -> Iterator[str]:
+    if speakable(part):
+        yield part
 
 
 class Arriving:

@@ -13,6 +13,8 @@ message behind. A conversation:
          <- Done | Failed         ends the request
     Cancel ->                     for an open request ...
          <- Stopped               ... ends it too (or Done or Failed, when they crossed)
+         <- Refused               ends a request that no worker could carry out
+    Backlog ->                   for an open request, to a worker that paces its work
     Ping -> <- Pong               at any time; a worker that does not answer is stuck
 """
 
@@ -27,6 +29,7 @@ from typing import Final
 
 __all__ = [
     "PACKET_SIZE",
+    "Backlog",
     "Cancel",
     "Chunk",
     "Done",
@@ -35,6 +38,7 @@ __all__ = [
     "Message",
     "Ping",
     "Pong",
+    "Refused",
     "Speak",
     "Stopped",
     "WireError",
@@ -68,6 +72,13 @@ class Hello:
     embedding_kind    what an embedding has to be
     speeds            the slowest and the fastest that it speaks itself, relative to a voice's own speed
     enrolled_speeds   the same for every enrolled speaker, relative to the speaker's own
+    seeds             whether it can say a text in more than one way
+    even              pieces are to be long, and all of about the same length
+    tags              words in brackets that are not read out but done, such as "[laugh]"; None: there are none, and
+                      brackets are read as any text is
+    queues            whether a request may wait until another one is done. Otherwise it speaks in step with those who
+                      listen, as many at a time as it can keep up with, and more of them are to be turned away
+    notice            what an operator has to know of it all the time
     """
 
     version: str
@@ -82,6 +93,11 @@ class Hello:
     embedding_kind: str = ""
     speeds: tuple[float, float] = (0.25, 4.0)
     enrolled_speeds: tuple[float, float] = (0.25, 4.0)
+    seeds: bool = False
+    even: bool = False
+    tags: tuple[str, ...] | None = None
+    queues: bool = True
+    notice: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +112,9 @@ class Speak:
     embedding   of the speaker to take after, in base64; "" for nobody
     attempt     0, or how many times this piece was begun before
     skip_bytes  samples at the start that were delivered already and are not to be sent again
+    language    BCP 47 tag; "" leaves it to the voice
+    seed        which of the ways to say it; None leaves that to the engine, which says the same text the same way
+    due_ms      what was said before will have been heard then
     """
 
     id: int
@@ -108,6 +127,9 @@ class Speak:
     embedding: str = ""
     attempt: int = 0
     skip_bytes: int = 0
+    language: str = ""
+    seed: int | None = None
+    due_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,6 +163,22 @@ class Failed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Refused:
+    """Whoever asks for this has to ask for something else; the message says why. Trying again would not help."""
+
+    id: int
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backlog:
+    """So much of what was made has not been taken yet by whoever listens, in milliseconds."""
+
+    id: int
+    ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Cancel:
     """Stop speaking."""
 
@@ -161,10 +199,10 @@ class Pong:
     id: int = 0
 
 
-Message = Hello | Speak | Chunk | Done | Stopped | Failed | Cancel | Ping | Pong
+Message = Hello | Speak | Chunk | Done | Stopped | Failed | Refused | Backlog | Cancel | Ping | Pong
 
 _KINDS: dict[type[Message], int] = {
-    Hello: 1, Speak: 2, Chunk: 3, Done: 4, Stopped: 5, Failed: 6, Cancel: 7, Ping: 8, Pong: 9
+    Hello: 1, Speak: 2, Chunk: 3, Done: 4, Stopped: 5, Failed: 6, Cancel: 7, Ping: 8, Pong: 9, Refused: 10, Backlog: 11
 }  # fmt: skip
 _TYPES: dict[int, type[Message]] = {kind: message for message, kind in _KINDS.items()}
 
@@ -193,6 +231,7 @@ def decode(packet: bytes) -> Message:
         if kind == _KINDS[Hello]:
             fields["voices"] = tuple(tuple(voice) for voice in fields["voices"])
             fields["variants"] = tuple(fields["variants"])
+            fields["tags"] = None if fields["tags"] is None else tuple(fields["tags"])
             for speeds in ("speeds", "enrolled_speeds"):
                 fields[speeds] = tuple(fields[speeds])
         else:

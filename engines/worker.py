@@ -9,8 +9,8 @@ forks itself for every piece that it is asked to speak. Three things follow:
 * A text that crashes the engine takes only its own copy of the process with it.
 * Cancelling is killing, and takes no cooperation.
 
-A fork costs about 3 ms of processor time. An engine that cannot be forked (CUDA) brings its own worker process, and
-speaks wire.py too.
+A fork costs about 3 ms of processor time. An engine that cannot be forked (CUDA) takes the inner half over, and speaks
+wire.py too: chatterbox/process.py.
 """
 
 from __future__ import annotations
@@ -205,6 +205,12 @@ def _load(engine: str, options: dict[str, int | str]) -> Speaker:
 def _speak_for(outside: socket.socket, engine: str, options: str) -> int:
     """Be the inner half; return the status to exit with."""
     try:
+        if engine == "chatterbox":
+            from engines.chatterbox.process import serve
+
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                serve(outside, json.loads(options))
+            return 0
         original = _Original(_load(engine, json.loads(options)), outside)
     except Exception as error:  # The boundary of the process: the host is to know why there is no worker.
         outside.send(encode(Failed(id=0, message=f"{type(error).__name__}: {error}")))

@@ -940,6 +940,13 @@ class EngineDescription(_Body):
     embedding_kind: Annotated[str, Field(description="What an embedding has to be.", examples=["voice-profile-1"])]
     speeds: Annotated[tuple[float, float], Field(description="That it speaks by itself, relative to a voice's own.")]
     enrolled_speeds: Annotated[tuple[float, float], Field(description="The same for enrolled speakers.")]
+    seeds: Annotated[bool, Field(description="Whether it can say a text in more than one way.")]
+    even: Annotated[bool, Field(description="Whether it wants texts in long pieces of about the same length.")]
+    tags: Annotated[
+        tuple[str, ...] | None, Field(description="Words in brackets that it does instead of reading them, if any.")
+    ]
+    queues: Annotated[bool, Field(description="Whether texts beyond its concurrency wait instead of being refused.")]
+    notice: Annotated[str, Field(description="What has to be known of it all the time.")]
 
 
 class EngineRequest(_Body):

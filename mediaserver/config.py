@@ -519,14 +519,29 @@ class Engine(Section):
     urls, token    "remote": where it is, and the token that it asks for, of the role `speak`
     first_ms       "remote": until its first sample; then the next one is tried
     fallback       an engine that speaks where this one cannot
+
+    Of "chatterbox":
+
+    model              the directory with the files of a published model
+    chatterbox_model   which one it is
+    mode               how speech is streamed: see docs/ARCHITECTURE.md
+    device             "cpu", "cuda", "cuda:1"; "" takes a GPU if there is one
+    streams            texts at a time, beyond which callers are refused; 0 leaves it to the device
+    threads            of a CPU; 0 for one per core
     """
 
-    name: Literal["espeak", "remote", "tone"] = "espeak"
+    name: Literal["chatterbox", "espeak", "remote", "tone"] = "espeak"
     voice: str = ""
     urls: tuple[Annotated[str, AfterValidator(_check_engine_url)], ...] = ()
     token: SecretStr | None = None
     first_ms: int = Field(default=2000, ge=100, le=60_000)
     fallback: Literal["", "espeak", "tone"] = ""
+    model: Path | None = None
+    chatterbox_model: Literal["turbo", "nano", "original", "multilingual", "tiny", "tiny-original"] = "turbo"
+    mode: Literal["exact", "isolated", "causal"] = "isolated"
+    device: Annotated[str, Field(pattern=r"^(cpu|cuda(:\d+)?)?$")] = ""
+    streams: int = Field(default=0, ge=0, le=1024)
+    threads: int = Field(default=0, ge=0, le=256)
     workers: int = Field(default=0, ge=0, le=64)
     chatterbox_cfg_scale: float | None = Field(default=None, ge=0, le=2)
 
@@ -534,6 +549,10 @@ class Engine(Section):
     def _has_what_it_takes(self) -> Self:
         if (self.name == "remote") != bool(self.urls):
             raise ValueError('urls go with the name "remote", and it with them: urls = ["http://10.0.0.21:8080"]')
+        if (self.name == "chatterbox") != (self.model is not None):
+            raise ValueError(
+                'model goes with the name "chatterbox", and it with a model: model = "/srv/chatterbox-turbo"'
+            )
         if self.fallback == self.name:
             raise ValueError("fallback should be another engine")
         return self

@@ -180,11 +180,28 @@ def open_engine(settings: config.Engine) -> AbstractAsyncContextManager[engines.
         settings.name,
         default_voice=settings.voice,
         workers=settings.workers or None,
+        options=_options(settings),
         urls=settings.urls,
         token="" if settings.token is None else settings.token.get_secret_value(),
         first_s=settings.first_ms / 1000,
         fallback=settings.fallback,
     )
+
+
+def _options(settings: config.Engine) -> dict[str, int | str | float]:
+    """What the engine's worker is told."""
+    if settings.name != "chatterbox":
+        return {}
+    scale = settings.chatterbox_cfg_scale
+    return {
+        "directory": str(settings.model),
+        "model": settings.chatterbox_model,
+        "device": settings.device,
+        "mode": settings.mode,
+        "streams": settings.streams,
+        "threads": settings.threads,
+        "cfg_scale": -1.0 if scale is None else scale,
+    }
 
 
 async def problems(settings: config.Config) -> list[str]:
@@ -348,6 +365,8 @@ async def running(settings: config.Config) -> AsyncIterator[Server]:
     async with AsyncExitStack() as stack:
         with _naming("engine"):
             engine = await stack.enter_async_context(open_engine(settings.engine))
+        if notice := engine.health().detail:
+            log.warning("the engine has something to say", engine=engine.name, notice=notice)
         clips, faults = await _rehearse(settings.route, engine)
         if faults:
             raise StartError("\n".join(faults))

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
+import tempfile
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from engines.chatterbox import t3
-from engines.chatterbox.shapes import ModelShape
+from engines.chatterbox.placeholder import write_checkpoint
+from engines.chatterbox.shapes import TINY, ModelShape
 from engines.chatterbox.weights import random_weights, write_random
 from tests.oracle import SEED
 
@@ -54,3 +57,12 @@ def text(shape: ModelShape, *, length: int = 20, seed: int = 1) -> tuple[int, ..
         return tokens
     inner = tuple(token for token in tokens if token not in (shape.t3.start_text, shape.t3.stop_text))
     return (shape.t3.start_text, *inner, shape.t3.stop_text)
+
+
+@functools.cache
+def checkpoint() -> Path:
+    """The directory of a tiny model of random weights, complete, which goes with the process. It makes noise."""
+    directory = tempfile.TemporaryDirectory()
+    atexit.register(directory.cleanup)
+    write_checkpoint(TINY, Path(directory.name))
+    return Path(directory.name)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from engines.chatterbox.placeholder import TAGS, write_tokenizer
 from engines.chatterbox.shapes import MODELS, TINY, TINY_ORIGINAL, ModelShape
-from engines.chatterbox.text import LANGUAGES, FrontEnd, most_tokens, open_front_end, utterances
+from engines.chatterbox.text import LANGUAGES, FrontEnd, most_tokens, open_front_end
 from engines.chatterbox.weights import UnsuitableCheckpoint
 from engines.engine import UnsuitableUtterance, Unsupported
 from tests.oracle import Part
@@ -204,30 +204,6 @@ def test_a_tokenizer_in_one_file_is_the_same(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text(json.dumps(whole), encoding="utf-8")
     one = open_front_end(TINY, tmp_path)
     assert [one.tokens(text) for text in TEXTS] == [parts.tokens(text) for text in TEXTS]
-
-
-LONG = (
-    "This is the first sentence of a text that goes on for a while, and it has clauses. "
-    "The second one is here; it is no shorter than the first one was, as one can see. "
-) * 4
-
-
-def test_a_long_text_is_said_in_parts_of_about_the_same_length() -> None:
-    parts = list(utterances(LONG))
-    assert "".join(parts) == LONG.strip()
-    assert [len(part) for part in parts] == [247, 245, 163]
-    assert all(part.rstrip().endswith((".", ";", ",")) for part in parts)
-
-
-def test_a_text_of_250_characters_is_said_at_a_time() -> None:
-    text = LONG[:249] + "."
-    assert list(utterances(text)) == [text]
-    assert max(map(len, utterances(LONG * 3))) <= 250
-
-
-def test_what_cannot_be_said_is_no_part() -> None:
-    assert list(utterances("...")) == []
-    assert list(utterances("")) == []
 
 
 def test_a_text_has_time_enough_and_no_more() -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engines.sentences import LONGEST, SHORTEST, UNCUT, Arriving, normalise, speakable, split
+from engines.sentences import LONGEST, SHORTEST, UNCUT, Arriving, even, normalise, speakable, split
 
 PLENTY = " Then comes a further sentence, and after it there is yet another one."
 
@@ -210,3 +210,27 @@ def test_what_cannot_be_spoken_waits_for_a_word_but_not_for_ever() -> None:
 def test_a_text_without_blanks_is_cut_at_the_limit() -> None:
     pieces = Arriving().feed("a" * 1000)
     assert [len(piece) for piece in pieces] == [LONGEST] * 3
+
+
+LONG = (
+    "This is the first sentence of a text that goes on for a while, and it has clauses. "
+    "The second one is here; it is no shorter than the first one was, as one can see. "
+) * 4
+
+
+def test_a_long_text_is_said_in_parts_of_about_the_same_length() -> None:
+    parts = list(even(LONG))
+    assert "".join(parts) == LONG.strip()
+    assert [len(part) for part in parts] == [247, 245, 163]
+    assert all(part.rstrip().endswith((".", ";", ",")) for part in parts)
+
+
+def test_a_text_of_250_characters_is_said_at_a_time() -> None:
+    text = LONG[:249] + "."
+    assert list(even(text)) == [text]
+    assert max(map(len, even(LONG * 3))) <= 250
+
+
+def test_what_cannot_be_said_is_no_part() -> None:
+    assert list(even("...")) == []
+    assert list(even("")) == []

@@ -10,14 +10,15 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 
 from engines.chatterbox import s3gen, t3
-from engines.chatterbox.shapes import Backbone, ModelShape
+from engines.chatterbox.shapes import CODEBOOK, Backbone, ModelShape
 from engines.chatterbox.text import LANGUAGES
 from engines.chatterbox.weights import write_random
 
-__all__ = ["TAGS", "write_checkpoint", "write_tokenizer"]
+__all__ = ["TAGS", "write_checkpoint", "write_tokenizer", "write_voice"]
 
 TAGS = ("[clear throat]", "[sigh]", "[shush]", "[cough]", "[groan]", "[sniff]", "[gasp]", "[chuckle]", "[laugh]")
 """Some of those that Turbo has been taught."""
@@ -35,12 +36,37 @@ _LETTERS = (
 
 
 def write_checkpoint(model: ModelShape, directory: Path, *, seed: int = 1) -> None:
-    """Write T3, S3Gen, the voice encoder and a tokenizer for a model whose files are safetensors."""
+    """Write T3, S3Gen, the voice encoder, a voice and a tokenizer for a model whose files are safetensors."""
     directory.mkdir(parents=True, exist_ok=True)
     write_random(directory / model.files.t3, t3.layout(model.t3), seed=seed)
     write_random(directory / model.files.s3gen, s3gen.layout(model.s3gen), seed=seed)
     write_random(directory / model.files.voice_encoder, s3gen.voice_encoder_layout(model.voice_encoder), seed=seed)
     write_tokenizer(model, directory)
+    write_voice(model, directory, seed=seed)
+
+
+def write_voice(model: ModelShape, directory: Path, *, seed: int = 1) -> None:
+    """Write conds.pt: a voice of nobody, in the form of those that are published."""
+    numbers = torch.Generator().manual_seed(seed)
+    count = model.s3gen.prompt_tokens
+    speaker = torch.randn(1, model.t3.speaker, generator=numbers)
+    content = {
+        "t3": {
+            "speaker_emb": speaker / speaker.norm(),
+            "clap_emb": None,
+            "cond_prompt_speech_tokens": torch.randint(CODEBOOK, (1, model.t3.prompt_tokens), generator=numbers),
+            "cond_prompt_speech_emb": None,
+            "emotion_adv": torch.full((1, 1, 1), 0.5),
+        },
+        "gen": {
+            "prompt_token": torch.randint(CODEBOOK, (1, count), generator=numbers),
+            "prompt_token_len": torch.tensor([count]),
+            "prompt_feat": torch.randn(1, 2 * count, model.s3gen.mels, generator=numbers) - 5,
+            "prompt_feat_len": None,
+            "embedding": torch.randn(1, model.s3gen.speaker_encoder.embedding, generator=numbers),
+        },
+    }
+    torch.save(content, directory / model.files.voice)
 
 
 def write_tokenizer(model: ModelShape, directory: Path) -> None:

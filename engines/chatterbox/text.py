@@ -18,7 +18,7 @@ import math
 import re
 import unicodedata
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +27,9 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from engines.chatterbox.shapes import Backbone, ModelShape
 from engines.chatterbox.weights import UnsuitableCheckpoint
 from engines.engine import UnsuitableUtterance, Unsupported
-from engines.sentences import LONGEST, speakable, split
+from engines.sentences import TAG, speakable
 
-__all__ = ["LANGUAGES", "FrontEnd", "most_tokens", "open_front_end", "utterances"]
+__all__ = ["LANGUAGES", "FrontEnd", "most_tokens", "open_front_end"]
 
 LANGUAGES = frozenset("ar da de el en es fi fr he hi it ja ko ms nl no pl pt ru sv sw tr zh".split())  # noqa: SIM905
 """Of the multilingual model."""
@@ -37,7 +37,6 @@ LANGUAGES = frozenset("ar da de el en es fi fr he hi it ja ko ms nl no pl pt ru 
 MOST_TOKENS = 1000
 """Of speech for one utterance, as published: 40 s."""
 
-_TAG = re.compile(r"\[[^\W\d][\w.' -]*\]")
 _KANJI = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]")
 _NORWEGIAN = {"nb": "no", "nn": "no"}
 _SENTENCE_ENDS = (".", "!", "?", "-", ",")
@@ -58,36 +57,14 @@ _ORIGINAL_MARKS = (
 )
 
 
-def utterances(text: str) -> Iterator[str]:
-    """Parts of a text that a model speaks at a time: at most 250 characters, of about the same length, cut where a
-    sentence or at least a clause ends. Longer ones make Turbo lose its way; short ones cost it the melody.
-    """
-    pieces = list(split(text))
-    goal = 0.0
-    if total := sum(map(len, pieces)):
-        goal = total / math.ceil(total / LONGEST)
-    part = ""
-    for piece in pieces:
-        if part and (len(part) + len(piece) > LONGEST or len(part) >= goal):
-            yield from _spoken(part)
-            part = ""
-        part += piece
-    yield from _spoken(part)
-
-
-def _spoken(part: str) -> Iterator[str]:
-    if speakable(part):
-        yield part
-
-
 def most_tokens(text: str) -> int:
     """How many tokens of speech a text can take, with room to spare: a model that needs more does not say the text.
 
     People take 0.03 to 0.18 s for a letter; digits and symbols are words, ideographs and the like syllables, and a tag
     may be a long laugh. Speech has 25 tokens a second.
     """
-    tokens = 25.0 + 75 * len(_TAG.findall(text))
-    for character in _TAG.sub("", text):
+    tokens = 25.0 + 75 * len(TAG.findall(text))
+    for character in TAG.sub("", text):
         if character.isdecimal() or unicodedata.category(character)[0] == "S" or character in "%&@#":
             tokens += 15
         elif unicodedata.east_asian_width(character) in "WF" and character.isalpha():
@@ -107,13 +84,13 @@ class FrontEnd(ABC):
     def check(self, text: str, language: str = "") -> None:
         """Raise UnsuitableUtterance or Unsupported if `tokens` would refuse the text."""
         self._check_language(self._language(language), text)
-        for tag in _TAG.findall(text):
+        for tag in TAG.findall(text):
             if tag not in self.tags:
                 known = ", ".join(sorted(self.tags)) or "none"
                 raise UnsuitableUtterance(
                     f"{tag} is no tag of this model, which has {known}. Without the brackets it would be read out."
                 )
-        if not speakable(_TAG.sub("", text)) and not _TAG.search(text):
+        if not speakable(TAG.sub("", text)) and not TAG.search(text):
             raise UnsuitableUtterance("There is nothing to say in this text: it has no letter, digit or symbol.")
 
     def tokens(self, text: str, language: str = "") -> tuple[int, ...]:
@@ -174,7 +151,7 @@ class _Original(FrontEnd):
     def _tokens(self, text: str, language: str) -> tuple[int, ...]:
         tokens = self._tokenizer.encode(self._written(text, language).replace(" ", "[SPACE]")).ids
         words = (self._tokenizer.id_to_token(token) or "" for token in tokens)
-        if not any(speakable(word) for word in words if not _TAG.fullmatch(word)):
+        if not any(speakable(word) for word in words if not TAG.fullmatch(word)):
             raise UnsuitableUtterance("The model can read none of the characters of this text.")
         return (self._start, *tokens, self._stop)
 
@@ -238,7 +215,7 @@ def _turbo(model: ModelShape, directory: Path) -> FrontEnd:
         raise UnsuitableCheckpoint(f"{path} and its merges do not belong together: {error}") from error
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    tags = sorted((place, tag) for tag, place in added.items() if _TAG.fullmatch(tag))
+    tags = sorted((place, tag) for tag, place in added.items() if TAG.fullmatch(tag))
     for place, tag in tags:
         tokenizer.add_tokens([AddedToken(tag, normalized=False)])
         if tokenizer.token_to_id(tag) != place:

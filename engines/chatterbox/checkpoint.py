@@ -1,0 +1,83 @@
+"""A model as it lies in a directory, loaded on a device: all that speaking takes, and the voice that comes with it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from engines.chatterbox import s3gen, t3
+from engines.chatterbox.s3gen import S3Gen
+from engines.chatterbox.shapes import MODELS, ModelShape
+from engines.chatterbox.t3 import T3
+from engines.chatterbox.text import FrontEnd, open_front_end
+from engines.chatterbox.voice import Enroller, Voice, fingerprint, published
+from engines.chatterbox.weights import UnsuitableCheckpoint, is_random
+
+__all__ = ["RANDOM_NOTICE", "Checkpoint", "open_checkpoint"]
+
+RANDOM_NOTICE = "random weights: noise, not speech"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """A model, ready to speak.
+
+    directory  where its files are
+    t3, s3gen  the networks, on their device
+    text       the front end
+    voice      of the speaker that is published with it
+    weights    fingerprint of all files
+    deriving   fingerprint of those that derive a voice
+    random     whether nobody has trained it: what it makes is noise
+    """
+
+    directory: Path
+    shape: ModelShape
+    t3: T3
+    s3gen: S3Gen
+    text: FrontEnd
+    voice: Voice
+    weights: str
+    deriving: str
+    random: bool
+
+    def enroller(self) -> Enroller:
+        """What makes voices of recordings; loaded each time it is asked for, because that is rare and it is large."""
+        files, device = self.shape.files, self.t3.device
+        parts = s3gen.load(self.directory / files.s3gen, self.shape.s3gen, parts=s3gen.ENROLMENT, device=device)
+        encoder = s3gen.load_voice_encoder(
+            self.directory / files.voice_encoder, self.shape.voice_encoder, device=device
+        )
+        return Enroller(self.shape, parts, encoder, weights=self.deriving)
+
+
+def open_checkpoint(directory: Path, model: str, *, device: torch.device, dtype: torch.dtype, tile: int) -> Checkpoint:
+    """Load a model; `dtype` is T3's, S3Gen computes in single precision. Raises UnsuitableCheckpoint."""
+    if model not in MODELS:
+        raise UnsuitableCheckpoint(f"there is no model {model!r}; there are: {', '.join(MODELS)}")
+    shape = MODELS[model]
+    files = shape.files
+    if not directory.is_dir():
+        raise UnsuitableCheckpoint(
+            f"{directory} is no directory. Point engine.model at one with the published files: "
+            f"{files.t3}, {files.s3gen}, {files.voice_encoder}, {files.voice} and {', '.join(files.tokenizer)}."
+        )
+    networks = [directory / name for name in (files.t3, files.s3gen, files.voice_encoder)]
+    speaking = t3.load(networks[0], shape.t3, device=device, dtype=dtype, tile=tile)
+    sounding = s3gen.load(networks[1], shape.s3gen, device=device)
+    text = open_front_end(shape, directory)
+    s3gen.load_voice_encoder(networks[2], shape.voice_encoder)  # Now, so that it is not found broken later.
+    deriving = fingerprint(networks[1:])
+    return Checkpoint(
+        directory=directory,
+        shape=shape,
+        t3=speaking,
+        s3gen=sounding,
+        text=text,
+        voice=published(directory / files.voice, model=shape.name, weights=deriving),
+        weights=fingerprint(networks),
+        deriving=deriving,
+        random=any(is_random(path) for path in networks),
+    )

@@ -1,0 +1,190 @@
+"""The engine chatterbox in its worker process and in a call, with a tiny model of random weights: noise, not speech."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import urllib.request
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from engines import (
+    Engine,
+    EngineBusy,
+    EngineFailure,
+    EngineState,
+    UnsuitableUtterance,
+    Unsupported,
+    Utterance,
+    open_engine,
+    opening,
+)
+from engines.chatterbox.shapes import TINY
+from engines.chatterbox.weights import RANDOM_LABEL
+from mediaserver import server
+from tests.chatterbox_support import checkpoint
+from tests.engines_support import say
+from tests.live import heard, serving
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+TEXT = "Good morning."
+STREAMS = 4
+
+
+def options(**values: object) -> dict[str, object]:
+    return {"directory": str(checkpoint()), "model": "tiny", "device": "cpu", "threads": 1, **values}
+
+
+@contextlib.asynccontextmanager
+async def opened(**values: object) -> AsyncIterator[Engine]:
+    async with open_engine("chatterbox", options=options(**values)) as engine:  # type: ignore[arg-type]
+        yield engine
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def engine() -> AsyncIterator[Engine]:
+    async with opened() as one:
+        yield one
+
+
+async def test_it_says_that_its_weights_are_random_and_where_it_runs(engine: Engine) -> None:
+    assert engine.name == "chatterbox"
+    assert engine.version.startswith("chatterbox tiny ")
+    assert engine.version.endswith("isolated on cpu")
+    assert engine.health().detail.startswith("random weights: noise, not speech")
+    assert engine.health().state is EngineState.READY
+    assert engine.cloning
+    assert [voice.language for voice in engine.voices()] == ["en"]
+    assert "never speech" in RANDOM_LABEL
+
+
+@pytest.mark.parametrize("rate_hz", [8000, 16000, 24000])
+async def test_samples_come_at_each_rate_in_the_same_length_of_time(engine: Engine, rate_hz: int) -> None:
+    samples = await say(engine, TEXT, rate_hz=rate_hz, seed=3)
+    in_time = await say(engine, TEXT, rate_hz=24000, seed=3)
+    assert len(samples) > rate_hz
+    assert len(samples) / rate_hz == pytest.approx(len(in_time) / 24000, abs=0.002)
+
+
+async def test_sound_comes_before_all_of_it_is_made(engine: Engine) -> None:
+    async with aclosing(engine.synthesize(Utterance(text=TEXT))) as speech:
+        chunks = [chunk async for chunk in speech]
+    assert chunks[0].duration_ms == 160, "four tokens"
+    assert sum(chunk.duration_ms for chunk in chunks) % 40 == 0
+
+
+async def test_a_seed_says_the_same_whatever_is_said_beside_it(engine: Engine) -> None:
+    alone = await say(engine, TEXT, seed=5)
+    others = [asyncio.create_task(say(engine, f"Another text, number {number}.")) for number in range(3)]
+    beside = await say(engine, TEXT, seed=5)
+    await asyncio.gather(*others)
+    assert beside == alone
+    assert await say(engine, TEXT, seed=6) != alone
+
+
+async def test_a_speed_is_what_was_asked_for(engine: Engine) -> None:
+    usual, fast = await say(engine, TEXT, seed=1), await say(engine, TEXT, seed=1, speed=2.0)
+    assert len(fast) / len(usual) == pytest.approx(0.5, abs=0.02)
+
+
+async def test_closing_frees_the_place_at_once(engine: Engine) -> None:
+    for _ in range(2 * STREAMS):
+        speech = engine.synthesize(Utterance(text=TEXT * 8))
+        await anext(speech)
+        await speech.aclose()
+    assert engine.health().active == 0
+    assert await say(engine, "Hello.")
+
+
+async def test_a_thousand_at_once_are_spoken_or_refused_at_once(engine: Engine) -> None:
+    said = await asyncio.gather(*(say(engine, "Hi.") for _ in range(1000)), return_exceptions=True)
+    assert sum(isinstance(each, bytes) for each in said) == STREAMS
+    refused = [each for each in said if isinstance(each, EngineBusy)]
+    assert len(refused) == 1000 - STREAMS
+    assert str(refused[0]) == "all 4 places are taken"
+    assert await say(engine, "Hi.")
+
+
+@pytest.mark.parametrize(
+    ("fields", "kind", "message"),
+    [
+        ({"text": "[yodel] Hello."}, UnsuitableUtterance, r"\[yodel\] is no tag of this engine, which has \[chuckle\]"),
+        ({"text": "..."}, UnsuitableUtterance, "nothing to say"),
+        ({"text": "<speak/>", "ssml": True}, Unsupported, "does not understand SSML"),
+        ({"text": "Guten Tag.", "language": "de"}, UnsuitableUtterance, "no voice speaks the language 'de'"),
+    ],
+)
+async def test_what_it_cannot_say_is_refused_before_anything_is_made(
+    engine: Engine, fields: dict[str, object], kind: type[Exception], message: str
+) -> None:
+    with pytest.raises(kind, match=message):
+        engine.check(Utterance(**fields))  # type: ignore[arg-type]
+
+
+async def test_what_only_the_worker_can_judge_is_refused_by_it_and_not_tried_again(engine: Engine) -> None:
+    with pytest.raises(UnsuitableUtterance, match="no voice of Chatterbox"):
+        await say(engine, TEXT, embedding=b"x" * 100)
+    assert engine.health().restarts == 0
+
+
+# What is not there.
+
+
+async def test_a_package_that_is_not_installed_is_named_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(opening, "_CHATTERBOX_NEEDS", ("torch", "no_such_package"))
+    with pytest.raises(EngineFailure, match=r"chatterbox needs no_such_package: run pip install 'mediaserver\[chatt"):
+        open_engine("chatterbox", options=options())  # type: ignore[arg-type]
+
+
+async def test_a_file_that_is_missing_is_named_before_a_worker_starts(tmp_path: Path) -> None:
+    with pytest.raises(
+        EngineFailure, match=r"lacks t3_turbo_v1.safetensors, .*conds.pt.* of the model turbo; mediaserver"
+    ):
+        open_engine("chatterbox", options={"directory": str(tmp_path)})
+    with pytest.raises(EngineFailure, match="the directory /nowhere of the model nano is not there"):
+        open_engine("chatterbox", options={"directory": "/nowhere", "model": "nano"})
+
+
+async def test_a_file_that_is_cut_short_keeps_the_server_from_starting_and_says_which(tmp_path: Path) -> None:
+    for path in checkpoint().iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    broken = tmp_path / TINY.files.s3gen
+    broken.write_bytes(broken.read_bytes()[:100_000])
+    section = {"name": "chatterbox", "model": str(tmp_path), "chatterbox_model": "tiny", "threads": 1, "device": "cpu"}
+    with pytest.raises(server.StartError, match=r"engine: .*s3gen_meanflow.safetensors .* is damaged or cut short"):
+        async with serving(engine=section):
+            pass
+
+
+# In a call.
+
+
+async def test_a_call_hears_frames_at_their_pace_and_is_told_apart_from_speech() -> None:
+    section = {
+        "name": "chatterbox",
+        "model": str(checkpoint()),
+        "chatterbox_model": "tiny",
+        "threads": 1,
+        "device": "cpu",
+    }
+    routes = [{"user": "test", "say": TEXT, "then": "hangup"}]
+    async with serving(engine=section, route=routes) as running:
+        wanted = await say(running.engine, TEXT)
+        outcome = await heard(running, seconds=30)
+        assert outcome.answered
+        assert outcome.ended_by == "the peer hung up"
+        assert outcome.counters
+        frames = len(wanted) // 320
+        assert outcome.counters.packets_received >= frames
+        assert outcome.counters.lost == 0
+        assert outcome.seconds == pytest.approx(frames * 0.02, abs=1.5), "no faster than it is heard"
+        url = f"http://{running.http_address}/health"
+        report = json.loads(await asyncio.to_thread(lambda: urllib.request.urlopen(url).read()))
+        assert report["engine_detail"].startswith("random weights: noise, not speech")
+        assert report["model_loaded"]
