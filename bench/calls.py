@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,7 @@ HERE = Path(__file__).parent
 SIP_PORT, HTTP_PORT, CALLER_PORT = 5070, 8070, 5099
 # Some five seconds, different for each call, so that no two calls could share what was made for one of them.
 SENTENCE = "This is a sentence that is spoken for {from} alone, and it goes on for a little while longer than most do."
+WATCH_S = 30
 METRICS = ("rtp_underruns_total", "rtp_skipped_frames_total", "rtp_packets_sent_total", "rtp_packets_received_total")
 
 
@@ -97,7 +99,27 @@ def plane_cpu_s(pid: int) -> float:
     return sum(int((task / "schedstat").read_text().split()[0]) for task in planes) / 1e9
 
 
-def measure(options: argparse.Namespace, folder: Path) -> dict[str, object]:
+def quantile(name: str, share: float) -> float:
+    """Of a histogram of the server's, interpolated within its bucket; NaN while it is empty."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{HTTP_PORT}/metrics", timeout=10) as answer:
+        text = answer.read().decode()
+    buckets = [
+        (float(bound), float(count))
+        for bound, count in re.findall(rf'^{name}_bucket\{{le="([^"]+)"\}} (\S+)', text, re.MULTILINE)
+    ]
+    wanted, below, lower = share * buckets[-1][1], 0.0, 0.0
+    for bound, count in buckets:
+        if count >= wanted > 0:
+            upper = lower if bound == float("inf") else bound
+            return lower + (upper - lower) * (wanted - below) / (count - below)
+        below, lower = count, bound
+    return float("nan")
+
+
+def measure(
+    options: argparse.Namespace, folder: Path, *, watch: Callable[[float, int], None] = lambda since_s, pid: None
+) -> dict[str, object]:
+    """One run. `watch` is called every half minute with the time since the beginning and the server's process."""
     receiver = subprocess.Popen(
         [build(str(folder)), "receive", str(options.calls), str(int(options.two_way))],
         stdin=subprocess.PIPE,
@@ -135,13 +157,21 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, object]:
         earlier, (cpu_s, _), plane_s = metrics(), usage(server.pid), plane_cpu_s(server.pid)
         receiver.stdin.write("go\n")
         started = time.monotonic()
-        time.sleep(options.seconds)
+        while (left_s := started + options.seconds - time.monotonic()) > 0:
+            time.sleep(min(left_s, WATCH_S))
+            watch(time.monotonic() - started, server.pid)
         receiver.stdin.write("stop\n")
         took_s = time.monotonic() - started
         later, (cpu_after_s, resident_mib) = metrics(), usage(server.pid)
         plane_s = plane_cpu_s(server.pid) - plane_s
         found: dict[str, object] = json.loads(receiver.stdout.readline())
         caller.wait(timeout=ramp_s * 2 + 60)
+        time.sleep(1)
+        latencies = {
+            f"{short}_p{share * 100:g}_ms": quantile(name, share)
+            for short, name in (("setup", "sip_call_setup_ms"), ("first_speech", "sip_call_first_speech_ms"))
+            for share in (0.5, 0.99)
+        }
     finally:
         server.terminate()
         server.wait()
@@ -149,19 +179,23 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, object]:
     with (folder / "stat.csv").open(newline="") as file:
         last = list(csv.DictReader(file, delimiter=";"))[-1]
     sent = later["rtp_packets_sent_total"] - earlier["rtp_packets_sent_total"]
-    return found | {
-        "answered": int(last["SuccessfulCall(C)"]),
-        "failed": int(last["FailedCall(C)"]),
-        "retransmissions": int(last["Retransmissions(C)"]),
-        "setup_mean_ms": last.get("ResponseTimesetup(C)", ""),
-        "cores": (cpu_after_s - cpu_s) / took_s,
-        "us_per_packet": 1e6 * (cpu_after_s - cpu_s) / sent if sent else float("nan"),
-        "plane_us": 1e6 * plane_s / sent if sent else float("nan"),
-        "kib_per_call": (resident_mib - idle_mib) * 1024 / options.calls,
-        "underruns": later["rtp_underruns_total"] - earlier["rtp_underruns_total"],
-        "skipped": later["rtp_skipped_frames_total"] - earlier["rtp_skipped_frames_total"],
-        "received": later["rtp_packets_received_total"] - earlier["rtp_packets_received_total"],
-    }
+    return (
+        found
+        | latencies
+        | {
+            "answered": int(last["SuccessfulCall(C)"]),
+            "failed": int(last["FailedCall(C)"]),
+            "retransmissions": int(last["Retransmissions(C)"]),
+            "setup_mean_ms": last.get("ResponseTimesetup(C)", ""),
+            "cores": (cpu_after_s - cpu_s) / took_s,
+            "us_per_packet": 1e6 * (cpu_after_s - cpu_s) / sent if sent else float("nan"),
+            "plane_us": 1e6 * plane_s / sent if sent else float("nan"),
+            "kib_per_call": (resident_mib - idle_mib) * 1024 / options.calls,
+            "underruns": later["rtp_underruns_total"] - earlier["rtp_underruns_total"],
+            "skipped": later["rtp_skipped_frames_total"] - earlier["rtp_skipped_frames_total"],
+            "received": later["rtp_packets_received_total"] - earlier["rtp_packets_received_total"],
+        }
+    )
 
 
 def main() -> None:

@@ -346,7 +346,7 @@ class Attendant:
         if self._uttering is not None:
             self._uttering.cancel()
         if self._passage is not None and self._passage.state is PassageState.QUEUED:
-            await self._call.be_silent()
+            self._call.withdraw(self._passage)
 
     async def _refer(self, effect: Refer) -> None:
         """The call may be over before it is told what became of its transfer."""

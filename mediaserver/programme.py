@@ -83,7 +83,7 @@ class Programme:
     @property
     def idle(self) -> bool:
         """Whether all is said, and nobody is there who may say more."""
-        return self._passage is None and not self._queue and not self._attended
+        return self._passage is None and not self._queue and not (self._attended and not self.draining)
 
     def add(self, item: Item) -> Passage:
         """Say it after all else. Raises ProgrammeFull."""
@@ -129,6 +129,8 @@ class Programme:
             raise Attended("somebody speaks in that call already")
         self._attended = True
         self.turn += 1  # what was reported before is not the end
+        if self.draining:
+            self._waiting.set()
 
     def leave(self) -> None:
         """Whoever was there has left: when all is said, it is the end."""

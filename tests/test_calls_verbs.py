@@ -64,17 +64,20 @@ class Friend:
                 self.referred.append(event.message)
                 self.transport.respond(event.request, 202)
                 for number, line in enumerate(self.notifies, 1):
-                    last = number == len(self.notifies)
-                    self.transport.request_within(
-                        self.call,
-                        "NOTIFY",
-                        headers=(
-                            ("Event", "refer"),
-                            ("Subscription-State", "terminated;reason=noresource" if last else "active;expires=60"),
-                        ),
-                        body=line.encode(),
-                        content_type="message/sipfrag",
-                    )
+                    self.notify(line, last=number == len(self.notifies))
+
+    def notify(self, line: str, *, last: bool) -> None:
+        """Tell of the transfer."""
+        self.transport.request_within(
+            self.call,
+            "NOTIFY",
+            headers=(
+                ("Event", "refer"),
+                ("Subscription-State", "terminated;reason=noresource" if last else "active;expires=60"),
+            ),
+            body=line.encode(),
+            content_type="message/sipfrag",
+        )
 
 
 @asynccontextmanager
