@@ -10,7 +10,7 @@ from pydantic_core import PydanticCustomError
 
 from .control import Refused
 from .problem import of_validation
-from .schema import ApiLimits, BargeIn, Line, Reference, Repeat, SpeakerId, WebAddress, _Body, _Words
+from .schema import ApiLimits, BargeIn, Body, Line, Reference, Repeat, SpeakerId, WebAddress, Wording
 
 __all__ = [
     "KEYS",
@@ -49,7 +49,7 @@ Next = Annotated[
 ]
 
 
-class SayVerb(_Words):
+class SayVerb(Wording):
     """Say something. Exactly one of `text` and `ssml` is given."""
 
     verb: Literal["say"]
@@ -59,7 +59,7 @@ class SayVerb(_Words):
     barge_in: BargeIn = ()
 
 
-class PlayVerb(_Body):
+class PlayVerb(Body):
     """Play a recording. Exactly one of `url` and `clip_id` is given."""
 
     model_config = ConfigDict(
@@ -92,7 +92,7 @@ Prompt: TypeAlias = Annotated[SayVerb | PlayVerb, Field(discriminator="verb")]
 Prompts = Annotated[tuple[Prompt, ...], Field(strict=False, max_length=10)]
 
 
-class GatherVerb(_Body):
+class GatherVerb(Body):
     """Ask for digits. The last verb of an answer: what was keyed is told to the webhook."""
 
     verb: Literal["gather"]
@@ -122,14 +122,14 @@ class GatherVerb(_Body):
         return most
 
 
-class PauseVerb(_Body):
+class PauseVerb(Body):
     """Be silent for a while."""
 
     verb: Literal["pause"]
     duration_ms: Annotated[int, Field(ge=1, le=600_000)] = 1000
 
 
-class TransferVerb(_Body):
+class TransferVerb(Body):
     """Have the peer call somebody else, blindly. The last verb of an answer; if it fails, the next one goes on."""
 
     verb: Literal["transfer"]
@@ -137,7 +137,7 @@ class TransferVerb(_Body):
     next: Next = None
 
 
-class RecordVerb(_Body):
+class RecordVerb(Body):
     """Record both sides of the call. The last verb of an answer, unless it is in the background."""
 
     verb: Literal["record"]
@@ -149,14 +149,14 @@ class RecordVerb(_Body):
     next: Next = None
 
 
-class RedirectVerb(_Body):
+class RedirectVerb(Body):
     """Ask another webhook. The last verb of an answer."""
 
     verb: Literal["redirect"]
     url: Reference
 
 
-class RejectVerb(_Body):
+class RejectVerb(Body):
     """Do not answer a call that came: the only verb of an answer, and before any other."""
 
     verb: Literal["reject"]
@@ -165,13 +165,13 @@ class RejectVerb(_Body):
     ] = 603
 
 
-class HangUpVerb(_Body):
+class HangUpVerb(Body):
     """End the call. So does an answer without a further verb."""
 
     verb: Literal["hangup"]
 
 
-class StayVerb(_Body):
+class StayVerb(Body):
     """End the dialogue, and not the call: it may be spoken into by `/v1/calls/{id}/say`. The last verb of an answer."""
 
     verb: Literal["stay"]
@@ -229,7 +229,7 @@ class DialogueAnswer(RootModel[tuple[Annotated[Verb, Field(discriminator="verb")
         return verbs
 
 
-class DialogueCall(_Body):
+class DialogueCall(Body):
     """The call that it is about."""
 
     id: Annotated[str, Field(examples=["call_0123456789abcdef01234567"])]
@@ -242,7 +242,7 @@ class DialogueCall(_Body):
     ]
 
 
-class GatherResult(_Body):
+class GatherResult(Body):
     """What was keyed. `digits` may be a PIN: the server writes them down nowhere."""
 
     verb: Literal["gather"]
@@ -255,7 +255,7 @@ class GatherResult(_Body):
     attempts: Annotated[int, Field(description="How often it was asked.")]
 
 
-class TransferResult(_Body):
+class TransferResult(Body):
     """What has become of a transfer. After `succeeded` the call is over, and the answer counts for nothing."""
 
     verb: Literal["transfer"]
@@ -264,7 +264,7 @@ class TransferResult(_Body):
     sip_reason: str
 
 
-class RecordResult(_Body):
+class RecordResult(Body):
     """What has become of a recording. After `call_ended` the answer counts for nothing."""
 
     verb: Literal["record"]
@@ -277,7 +277,7 @@ class RecordResult(_Body):
 Result: TypeAlias = GatherResult | TransferResult | RecordResult
 
 
-class DialogueRequest(_Body):
+class DialogueRequest(Body):
     """Ask what a call is to do."""
 
     type: Annotated[
