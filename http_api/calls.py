@@ -72,6 +72,7 @@ PLACE = Operation(
     ),
     problems=(400, 403, 404, 408, 409, 413, 415, 417, 422, 500, 503),
     repeats=True,
+    traced=True,
 )
 
 CALLS = Operation(
@@ -182,7 +183,7 @@ class Calls:
         order = await read_model(request, CallRequest, self._limits)
 
         async def act() -> web.Response:
-            facts = await self._control.place_call(_order(order))
+            facts = await self._control.place_call(_order(order, request.headers.get("traceparent")))
             return answer(201, _details(facts), {"Location": f"/v1/calls/{facts.id}"})
 
         return await self._idempotency.once(request, order, act)
@@ -251,7 +252,7 @@ class Calls:
         return await self._idempotency.once(request, order, act)
 
 
-def _order(order: CallRequest) -> CallOrder:
+def _order(order: CallRequest, traceparent: str | None) -> CallOrder:
     words = order.words()
     said = None
     if words:
@@ -277,6 +278,7 @@ def _order(order: CallRequest) -> CallOrder:
         webhook=order.webhook,
         webhook_timeout_ms=order.webhook_timeout_ms,
         records=order.record,
+        traceparent=traceparent,
     )
 
 

@@ -261,6 +261,7 @@ class CallOrder:
     hangs_up      when all is said; otherwise the call stays for `stay_s`
     webhook       that conducts the call; then `said` is what is said if it does not do its part
     records       from the answer on
+    traceparent   the header of that name, as it came (W3C Trace Context), or None
     """
 
     to: str
@@ -276,6 +277,7 @@ class CallOrder:
     webhook: str | None = None
     webhook_timeout_ms: int = 3000
     records: bool = False
+    traceparent: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,7 +22,7 @@ Dialect = Callable[[Problem, str], web.Response]
 SAFE = frozenset({"GET", "HEAD"})
 
 # What a page may send beside what the Fetch Standard lets every page send, and read beside what it may always read.
-ALLOWED_HEADERS = "Authorization, Content-Type, Idempotency-Key, Last-Event-ID, X-Request-Id"
+ALLOWED_HEADERS = "Authorization, Content-Type, Idempotency-Key, Last-Event-ID, X-Request-Id, traceparent"
 EXPOSED_HEADERS = (
     "Location, Retry-After, RateLimit, RateLimit-Policy, WWW-Authenticate, X-Request-Id, X-Model-Version, "
     "X-Inference-Time-Ms, X-Audio-Duration-Ms, X-RTF, X-Cache, Idempotency-Replayed"

@@ -95,6 +95,13 @@ def describe(table: Sequence[Route], *, version: str, limits: ApiLimits, guarded
                     "answer is the first one's, and nothing is done twice.",
                     "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"},
                 },
+                "TraceParent": {
+                    "name": "traceparent",
+                    "in": "header",
+                    "description": "The span that this is part of (W3C Trace Context): the trace of the call, where "
+                    "`trace.endpoint` is set, hangs below it. One that is malformed is passed over.",
+                    "schema": {"type": "string", "maxLength": 512},
+                },
             },
         }
         | ({"securitySchemes": {"bearer": BEARER}} if guarded else {}),
@@ -110,6 +117,7 @@ def _operation(route: Route, *, guarded: bool) -> Json:
         "parameters": [
             {"$ref": "#/components/parameters/RequestId"},
             *([{"$ref": "#/components/parameters/IdempotencyKey"}] if operation.repeats else []),
+            *([{"$ref": "#/components/parameters/TraceParent"}] if operation.traced else []),
             *_path_parameters(route.path),
             *([] if operation.query is None else _query_parameters(operation.query)),
         ],

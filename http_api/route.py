@@ -55,6 +55,7 @@ class Operation:
     models    what is sent beside the bodies
     receives  what is received beside the body
     repeats   whether Idempotency-Key makes a second request the first one again
+    traced    whether what it begins may be part of a trace of the client's
     """
 
     summary: str
@@ -70,6 +71,7 @@ class Operation:
     models: tuple[type[BaseModel], ...] = ()
     receives: tuple[type[BaseModel], ...] = ()
     repeats: bool = False
+    traced: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -146,6 +146,8 @@ class Call:
             callee=begun.target if isinstance(begun, Order) else begun.request.uri,
             source=self._source,
             trunk=self.trunk,
+            sip_call_id=self.call_id or None,
+            traceparent=begun.traceparent if isinstance(begun, Order) else None,
             publish=means.events.publish,
         )
         self._means = means
@@ -384,6 +386,8 @@ class Call:
         except sip.LocalProtocolError as error:
             self.deliver(Declined(500, str(error)))
         else:
+            self.detail.sip_call_id = self._means.signalling.agent.call_id(self.id)
+            self._log = self._log.bind(call_id=self.detail.sip_call_id)
             self._moved(old, self)
 
     def _drop(self, event: Declined) -> None:
@@ -444,6 +448,7 @@ class Call:
             self._tape(self._media)
         self._media.start()
         self._confirmed_at = time.monotonic()
+        self.detail.confirm()
         self._expect(self._means.config.sip.max_call_s, Expired())
         self._programme.confirm()
 

@@ -102,6 +102,7 @@ class Calls:
                     headers=tuple(order.headers.items()),
                     tell=lambda status, reason: None,
                     ring_timeout_s=order.ring_timeout_s,
+                    traceparent=order.traceparent,
                 )
             )
         except NoRoom as error:

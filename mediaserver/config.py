@@ -44,6 +44,7 @@ __all__ = [
     "Route",
     "Then",
     "Token",
+    "Trace",
     "Trunk",
     "User",
     "Webhook",
@@ -726,6 +727,26 @@ class Hep(Section):
     node: int = Field(default=1, ge=0, le=2**32 - 1)
 
 
+def _check_trace_endpoint(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        raise ValueError('write it as "http://host:4318"')
+    return value
+
+
+class Trace(Section):
+    """Where a trace of each call goes when it has ended: OTLP over HTTP, with the extra `otel`.
+
+    headers  of its requests, which may be secret; ratio: of the calls, unless whoever orders one has decided
+    parties  whether who called whom stands there; those are telephone numbers
+    """
+
+    endpoint: Annotated[str, AfterValidator(_check_trace_endpoint)] | None = None
+    headers: Mapping[str, SecretStr] = {}
+    ratio: float = Field(default=1, ge=0, le=1)
+    parties: bool = False
+
+
 def _check_redis_url(value: SecretStr) -> SecretStr:
     parts = urlsplit(value.get_secret_value())
     if parts.scheme not in ("redis", "rediss", "unix") or not (parts.hostname or parts.path):
@@ -819,6 +840,7 @@ class Config(Section):
     cache: Cache = Cache()
     log: Log = Log()
     hep: Hep = Hep()
+    trace: Trace = Trace()
     redis: Redis = Redis()
     trunk: tuple[Trunk, ...] = ()
     user: tuple[User, ...] = ()

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Literal
 
 import sip
@@ -78,10 +79,16 @@ def end_of(ended: sip.Ended, *, answered: bool, why: str) -> End:
 class Facts:
     """What is known of a call at one time; `media` is None until it has any, `end` until it has ended.
 
+    Its times are those of one clock, whatever becomes of the machine's meanwhile: that of `created_at`, going on.
+
+    sip_call_id   None until there is one; traceparent: of whoever ordered it, as it was given (W3C Trace Context)
+    confirmed_at  from when on there are media: the ACK of a call that came, the answer to one that we placed
     held    the peer is, by us; paused: our speech is; digits: how many came, which is no secret
     """
 
     id: str
+    sip_call_id: str | None
+    traceparent: str | None
     direction: Direction
     caller: str
     callee: str
@@ -91,6 +98,7 @@ class Facts:
     created_at: datetime
     ringing_at: datetime | None
     answered_at: datetime | None
+    confirmed_at: datetime | None
     ended_at: datetime | None
     end: End | None
     held: bool
@@ -109,14 +117,17 @@ class Detail:
 
     id          by which the API knows it: not the agent's key, since whoever knows that may take the call over
                 (RFC 3891)
+    sip_call_id  its SIP Call-ID, once there is one
     why         our reason for hanging up; the first one counts
     recordings  of it, in the order in which they began
     """
 
     __slots__ = (
         "_answered_at",
+        "_began",
         "_callee",
         "_caller",
+        "_confirmed_at",
         "_created_at",
         "_direction",
         "_end",
@@ -124,11 +135,13 @@ class Detail:
         "_publish",
         "_ringing_at",
         "_source",
+        "_traceparent",
         "_trunk",
         "_why",
         "first_speech_ms",
         "id",
         "recordings",
+        "sip_call_id",
     )
 
     def __init__(
@@ -139,6 +152,8 @@ class Detail:
         callee: sip.Uri,
         source: str,
         trunk: str | None,
+        sip_call_id: str | None,
+        traceparent: str | None,
         publish: Callable[[str, str, Mapping[str, object]], None],
     ) -> None:
         self.id = f"call_{secrets.token_hex(12)}"
@@ -147,9 +162,13 @@ class Detail:
         self._callee = _address(callee)
         self._source = source
         self._trunk = trunk
+        self.sip_call_id = sip_call_id
+        self._traceparent = traceparent
         self._created_at = datetime.now(UTC)
+        self._began = time.monotonic()
         self._ringing_at: datetime | None = None
         self._answered_at: datetime | None = None
+        self._confirmed_at: datetime | None = None
         self._ended_at: datetime | None = None
         self._why = ""
         self._end: End | None = None
@@ -165,14 +184,18 @@ class Detail:
     def ring(self) -> None:
         """The other side says that it rings."""
         if self._ringing_at is None:
-            self._ringing_at = datetime.now(UTC)
+            self._ringing_at = self._now()
             self._tell("call.ringing")
 
     def answer(self) -> None:
         """The call is up."""
         if self._answered_at is None:
-            self._answered_at = datetime.now(UTC)
+            self._answered_at = self._now()
             self._tell("call.answered")
+
+    def confirm(self) -> None:
+        """There are media from now on."""
+        self._confirmed_at = self._now()
 
     def speak(self, said: Said) -> None:
         """Something that it says has begun or ended."""
@@ -198,7 +221,7 @@ class Detail:
 
     def finish(self, ended: sip.Ended | None) -> None:
         """It is over; None if the agent did not say so."""
-        self._ended_at = datetime.now(UTC)
+        self._ended_at = self._now()
         if ended is not None:
             self._end = end_of(ended, answered=self._answered_at is not None, why=self._why)
         elif self._end is None:
@@ -207,6 +230,10 @@ class Detail:
         end = self._end
         told = {"reason": end.reason, "by": end.by, "sip_status": end.status, "sip_reason": end.phrase}
         self._tell("call.ended", end=told)
+
+    def _now(self) -> datetime:
+        """A clock that is set while the call lasts would have it last an hour longer, or end before it began."""
+        return self._created_at + timedelta(seconds=time.monotonic() - self._began)
 
     def _tell(self, kind: str, **facts: object) -> None:
         self._publish(kind, self.id, facts)
@@ -223,6 +250,8 @@ class Detail:
     ) -> Facts:
         return Facts(
             id=self.id,
+            sip_call_id=self.sip_call_id,
+            traceparent=self._traceparent,
             direction=self._direction,
             caller=self._caller,
             callee=self._callee,
@@ -232,6 +261,7 @@ class Detail:
             created_at=self._created_at,
             ringing_at=self._ringing_at,
             answered_at=self._answered_at,
+            confirmed_at=self._confirmed_at,
             ended_at=self._ended_at,
             end=self._end,
             held=held,

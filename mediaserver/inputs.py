@@ -41,6 +41,7 @@ class Order:
     tell     gets each status of the INVITE's and its reason, up to the final one, which is ours if none came; then what
              comes is to be ignored
     ring_timeout_s  after which it is given up
+    traceparent     of what it is part of, as whoever ordered it has told (W3C Trace Context)
     """
 
     target: sip.Uri
@@ -50,6 +51,7 @@ class Order:
     headers: tuple[tuple[str, str], ...]
     tell: Callable[[int, str], None]
     ring_timeout_s: float = 180.0
+    traceparent: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,5 +54,7 @@ def configure(settings: config.Log) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(settings.level.upper())
+    # That traces are not taken is said once (mediaserver/tracing.py), and not for every attempt.
+    logging.getLogger("opentelemetry").setLevel("CRITICAL")
     # Who did what is not a matter of how much is to be told.
     logging.getLogger("http_api.audit").setLevel("INFO")

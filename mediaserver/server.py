@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -51,6 +52,9 @@ from mediaserver.transfers import NOTIFIED_TYPES
 from mediaserver.trunks import Trunks
 from mediaserver.webhooks import Webhooks
 from mediaserver.webrtc import Gateway
+
+if TYPE_CHECKING:
+    from mediaserver.tracing import Traces
 
 __all__ = ["Server", "StartError", "open_engine", "problems", "running", "serve", "wanted_files"]
 
@@ -218,6 +222,7 @@ async def problems(settings: config.Config) -> list[str]:
             _tls(settings.sip).load()
         with _naming("http.tls"):
             _web_tls(settings.http).load()
+        _traces(settings.trace)
         with _naming("engine"):
             async with open_engine(settings.engine) as engine:
                 return (await _rehearse(settings.route, engine))[1]
@@ -316,17 +321,31 @@ def _spare_the_collector() -> None:
     gc.set_threshold(1_000, 10, 500)
 
 
-def _recording(settings: config.Calls, webhooks: Webhooks, stack: AsyncExitStack) -> Callable[[Facts], None]:
-    """Where the records of calls go."""
-    if settings.record_file is None:
-        return webhooks.record
-    with _naming("calls.record_file"):
-        records = Records(settings.record_file, with_text=settings.record_text)
-    stack.enter_context(records)
+def _traces(settings: config.Trace) -> Traces | None:
+    """Where traces of calls go, if they go anywhere. Raises StartError."""
+    if settings.endpoint is None:
+        return None
+    try:
+        from mediaserver.tracing import Traces
+    except ModuleNotFoundError as error:
+        raise StartError(f"trace.endpoint: {error}: pip install 'mediaserver[otel]'") from error
+    return Traces(settings, version=version("mediaserver"))
+
+
+def _recording(
+    settings: config.Calls, stack: AsyncExitStack, *others: Callable[[Facts], None]
+) -> Callable[[Facts], None]:
+    """Who takes the records of calls: the file, if there is one, and others."""
+    takers = list(others)
+    if settings.record_file is not None:
+        with _naming("calls.record_file"):
+            records = Records(settings.record_file, with_text=settings.record_text)
+        stack.enter_context(records)
+        takers.append(records.append)
 
     def record(facts: Facts) -> None:
-        records.append(facts)
-        webhooks.record(facts)
+        for take in takers:
+            take(facts)
 
     return record
 
@@ -490,8 +509,13 @@ async def running(settings: config.Config) -> AsyncIterator[Server]:
             recorder=recorder,
             attend=lambda call, script: attendants.attend(call, script),
         )
+        takers = [webhooks.record]
+        if (traces := _traces(settings.trace)) is not None:
+            await stack.enter_async_context(traces.sending())
+            metrics.watch(traces.families)
+            takers.append(traces.record)
         switchboard = await stack.enter_async_context(
-            Switchboard(means, record=_recording(settings.calls, webhooks, stack))
+            Switchboard(means, record=_recording(settings.calls, stack, *takers))
         )
         played = Clips(
             fetcher,

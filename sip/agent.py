@@ -487,6 +487,11 @@ class Agent:
         """The dialog of a call, or a retained one. Raises LocalProtocolError if there is none."""
         return self._calls.dialog(call)[0]
 
+    def call_id(self, call: str) -> str | None:
+        """The Call-ID of a call whose INVITE of ours has no final response yet; None of any other."""
+        placed = self._calls.get(call)
+        return None if placed is None or placed.invite is None else placed.invite.request.call_id
+
     def retain(self, call: str) -> None:
         """Keep the dialog of a call even when the call has ended: a subscription uses it too (RFC 5057 section 3).
 
