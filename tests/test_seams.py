@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import wave
+from pathlib import Path
+
+import numpy as np
 
 import sip
-from tests.live import serving
+from rtp.g711 import mulaw_decode
+from tests.live import likeness, serving, spoken
 from tests.test_attendant import QUIET, caller, conducted, gather, said, say, verbs
 from tests.test_call_audio import attached
 from tests.test_calls_api import api, states
 from tests.test_calls_verbs import act, friend
+from tests.test_webrtc import called
 from tests.webhook_support import hook, never
 
 LONG = "This takes a while to be said, so that there is time for something else."
@@ -86,3 +92,42 @@ async def test_a_server_that_drains_waits_for_no_webhook() -> None:
             await ivr.until(lambda ivr: ivr.requests == 2)
             await asyncio.wait_for(running.switchboard.drain(20), 3)
         assert (await peer.over()).cause is sip.Cause.REMOTE_BYE
+
+
+async def test_a_browser_breaks_in_while_it_is_recorded_and_an_agent_hears_it_and_speaks(
+    tmp_path: Path,
+) -> None:
+    async with serving() as other:
+        voice = await spoken(other.engine, "One, two, three, four, five, six, seven, eight, nine, ten.")
+    route = [{"say": "a", "then": "stay", "stay_s": 60}]
+    recordings = {"enabled": True, "path": str(tmp_path), "min_free_mb": 0}
+    async with (
+        called(sound=bytes(16_000) + voice, route=route, recordings=recordings) as (running, _, id),
+        api(running) as client,
+        attached(running, id, "format=mulaw") as agent,
+    ):
+        await agent.hears("start")
+        recording = await act(client, id, "record", {}, status=201)
+        await act(client, id, "say", {"text": 9 * LONG, "barge_in": ["speech"]}, status=202)
+        await agent.line.send_bytes(b"\x01" * 8000)
+        await agent.says(type="mark", name="all")
+        await agent.hears("mark")
+        await agent.until(lambda: alike(mulaw_decode(agent.heard), voice) > 0.99)
+        await client.until(id, lambda told: states(told)[-1] == "spoken")
+        await client.ask("DELETE", f"/v1/calls/{id}")
+        await agent.hears("stop")
+        told = await client.ended(id)
+        with wave.open(str(tmp_path / f"{recording['id']}.wav")) as file:
+            sides = np.frombuffer(file.readframes(file.getnframes()), np.int16).reshape(-1, 2)
+    assert [(one["state"], one["barged_in_by"]) for one in told["speech"]] == [
+        ("spoken", None),
+        ("interrupted", "speech"),
+        ("spoken", None),
+    ]
+    assert alike(sides[:, 0].tobytes(), voice) > 0.99
+    assert np.count_nonzero(sides[:, 1] == np.frombuffer(mulaw_decode(b"\x01"), np.int16)) == 8000
+
+
+def alike(heard: bytes, voice: bytes) -> float:
+    """Of the best quarter of a second: a packet of the phone's that is late shifts what follows."""
+    return max(likeness(heard, voice[at : at + 4000]) for at in range(0, 20_000, 4000))
