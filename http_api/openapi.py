@@ -12,6 +12,7 @@ from aiohttp import web
 from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
+from .examples import ANSWERS, IDS
 from .problem import CONTENT_TYPE
 from .route import Access, Answer, Operation, Route
 from .schema import ApiLimits, ProblemDetails, SpeechFigures
@@ -167,7 +168,13 @@ def _security(access: Access) -> Json:
 
 def _path_parameters(path: str) -> list[Json]:
     return [
-        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+        {
+            "name": name,
+            "in": "path",
+            "required": True,
+            "schema": {"type": "string"},
+            "example": IDS[path.partition("{")[0]],
+        }
         for name in re.findall(r"\{(\w+)\}", path)
     ]
 
@@ -190,11 +197,16 @@ def _answer(answer: Answer) -> Json:
     return {
         "description": answer.description,
         "headers": _headers(answer.headers),
-        "content": {media_type: _media(body) for media_type, body in answer.content.items()},
+        "content": {media_type: _media(body) | _example(body) for media_type, body in answer.content.items()},
     }
 
 
-def _media(body: type[BaseModel] | str | bytes) -> Json:
+def _example(body: type[BaseModel] | str | bytes) -> dict[str, Any]:
+    """Of an answer. What webhooks answer has examples in its schema."""
+    return {"example": ANSWERS[body]} if isinstance(body, type) and body in ANSWERS else {}
+
+
+def _media(body: type[BaseModel] | str | bytes) -> dict[str, Json]:
     match body:
         case str():
             # As OpenAPI 3.2 has it, tools take a schema of text/event-stream for that of one event's fields.

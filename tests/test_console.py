@@ -589,6 +589,8 @@ async def test_the_description_of_the_api_is_there_to_read() -> None:
             "curl -X POST",
         ):
             assert words in shown
+        await page.evaluate("document.querySelectorAll('#post_say details').forEach(e => e.open = true)")
+        assert '"state": "queued"' in await page.evaluate("document.getElementById('post_say').innerText")
         assert complaints(page) == []
 
 

@@ -9,7 +9,9 @@ import pytest
 from jsonschema import Draft202012Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
+import http_api.schema
 from http_api import ApiLimits, read_verbs
+from http_api.examples import ANSWERS
 
 from .http_support import SPEAKER, Api, ramp, running, says
 from .test_http_limits import ORDER
@@ -162,6 +164,28 @@ async def test_every_json_body_has_examples_and_they_are_accepted() -> None:
                             path, 404 if path.startswith("/v1/calls/") else 200
                         )
                         await response.read()
+
+
+async def test_every_answer_in_json_has_an_example_and_it_is_one() -> None:
+    async with running(says()) as api:
+        document = await fetch(api)
+    shown = set()
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            for parameter in operation["parameters"]:
+                assert parameter.get("in") != "path" or parameter["example"], path
+            for status, answer in operation["responses"].items():
+                media = answer.get("content", {}).get("application/json")
+                if int(status) >= 400 or media is None or path == "/openapi.json":
+                    continue
+                name = media["schema"]["$ref"].rpartition("/")[2]
+                schema(document, name).validate(media["example"])
+                shown.add(name)
+                # Nothing is made up, and nothing is left out.
+                model = getattr(http_api.schema, name)
+                told = json.loads(model.model_validate_json(json.dumps(media["example"])).model_dump_json())
+                assert told == media["example"], (method, path)
+    assert shown == {model.__name__ for model in ANSWERS}
 
 
 async def test_reports_are_as_described() -> None:

@@ -116,6 +116,12 @@ function operationOf(method, path, operation) {
   );
 }
 
+function exampleOf({ example }) {
+  if (example === undefined) return null;
+  const text = typeof example === "string" ? example.trim() : JSON.stringify(example, null, 2);
+  return h("pre", { class: "code", tabindex: "0", "aria-label": "Example" }, text);
+}
+
 function answersOf(responses) {
   const rows = Object.entries(responses).map(([status, { description, content = {}, headers = {} }]) => {
     const [type, media] = Object.entries(content)[0] ?? [];
@@ -126,9 +132,8 @@ function answersOf(responses) {
     }
     if (!isProblem && media?.schema) {
       const body = fields(media.schema);
-      if (body !== null) told.push(h("details", {}, h("summary", {}, "Its fields"), body));
-    }
-    if (!isProblem && media?.example) told.push(h("pre", { class: "code", tabindex: "0", "aria-label": "Example" }, media.example.trim()));
+      if (body !== null) told.push(h("details", {}, h("summary", {}, "Its fields"), body, exampleOf(media)));
+    } else if (!isProblem && media?.example) told.push(exampleOf(media));
     return h("div", { class: "answer" }, h("dt", {}, h("span", { class: "badge", "data-tone": isProblem ? "wait" : "good" }, status)), h("dd", {}, ...told));
   });
   return h("dl", { class: "answers" }, ...rows);
