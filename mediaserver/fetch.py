@@ -107,8 +107,8 @@ class Fetcher:
                         return found
                     url = found
         except (TimeoutError, aiohttp.ClientError, ValueError) as error:
-            raise FetchError(f"{uri[:200]!r}: {type(error).__name__}") from error
-        raise FetchError(f"{uri[:200]!r}: more than {MAX_REDIRECTS} redirects")
+            raise FetchError(f"{_place(uri)}: {type(error).__name__}") from error
+        raise FetchError(f"{_place(uri)}: more than {MAX_REDIRECTS} redirects")
 
     async def _ask(self, url: URL) -> tuple[str, str, bytes] | URL:
         """What is there, or where it is instead."""
@@ -131,6 +131,14 @@ class Fetcher:
                 if len(body) > self._settings.max_bytes:
                     raise FetchError(f"larger than fetch.max_bytes ({self._settings.max_bytes})")
             return response.content_type, response.charset or "utf-8", bytes(body)
+
+
+def _place(uri: str) -> str:
+    """An address as it may be told and logged: whoever has all of one that is signed, or names a user, may use it."""
+    try:
+        return repr(str(URL(uri).with_user(None).with_query(None).with_fragment(None))[:200])
+    except ValueError:
+        return "an address of another form"
 
 
 def _is_public(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:

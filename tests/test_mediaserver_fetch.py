@@ -222,3 +222,16 @@ async def test_what_is_too_large_or_not_there_says_so() -> None:
     async with Fetcher(settings("nowhere.example"), names=Names()) as fetcher:
         with pytest.raises(FetchError, match="ClientConnectorDNSError"):
             await fetcher.get("http://nowhere.example/")
+
+
+async def test_what_is_told_of_an_address_opens_nothing() -> None:
+    names = Names(a_example=[["127.0.0.1"]])
+    async with site() as server, Fetcher(settings("a.example", **HERE), names=names) as fetcher:
+        with pytest.raises(FetchError) as raised:
+            await fetcher.get(f"http://ada:secret@a.example:{server.port}/round?signature=secret#secret")
+        assert str(raised.value) == f"'http://a.example:{server.port}/round': more than 5 redirects"
+    async with Fetcher(settings("nowhere.example"), names=Names()) as fetcher:
+        for uri in ("http://nowhere.example/?secret", "http://[secret", "secret"):
+            with pytest.raises(FetchError) as raised:
+                await fetcher.get(uri)
+            assert "secret" not in str(raised.value)
