@@ -103,7 +103,12 @@ class EngineState(enum.Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Health:
-    """How an engine is; `detail` is a sentence for an operator, empty when all is well."""
+    """How an engine is; `detail` is a sentence for an operator, empty when there is nothing to say.
+
+    waiting  pieces of speech that no worker has begun
+    late     times that a listener had heard everything before more of it was made, where the engine knows
+    broken   utterances that the engine itself gave up
+    """
 
     state: EngineState
     detail: str = ""
@@ -112,6 +117,9 @@ class Health:
     active: int = 0
     gpu_available: bool = False
     gpu_memory_bytes: int = 0
+    waiting: int = 0
+    late: int = 0
+    broken: int = 0
 
 
 class EngineError(Exception):

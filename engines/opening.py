@@ -98,6 +98,7 @@ def open_engine(
 
     if name == "chatterbox":
         from engines.chatterbox.directory import missing_files
+        from engines.enrolment import Cloning
 
         chosen = {"model": "turbo", **(options or {})}
         if "directory" not in chosen:
@@ -119,6 +120,7 @@ def open_engine(
             default_voice=default_voice,
             limits=Limits(queue=queue, stall_s=max(stall_s, _PATIENCE_S)),
             start_s=_LOADING_S,
+            enrol=Cloning(Path(str(chosen["directory"])), str(chosen["model"])),
         )
     return open_pool(
         name,

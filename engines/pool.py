@@ -14,7 +14,8 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -25,7 +26,7 @@ from engines.engine import EngineBusy, EngineFailure, EngineState, Health, Pcm, 
 from engines.profile import KIND, VoiceProfile
 from engines.schedule import Advanced, Limits, Piece, Schedule, Stuck
 from engines.voices import Catalogue
-from engines.wire import PACKET_SIZE, Chunk, Failed, Hello, Message, Speak, WireError, decode, encode
+from engines.wire import PACKET_SIZE, Chunk, Failed, Hello, Joiner, Load, Message, Speak, WireError, decode, packets
 
 __all__ = ["WorkerPool", "open_pool"]
 
@@ -47,6 +48,9 @@ WATCH_S: Final = 0.25
 
 PREFETCH_S: Final = 2.0
 """When less of a piece than this is left to deliver, the next one is asked for."""
+
+Enrol = Callable[[bytes, int], Awaitable[bytes]]
+"""What makes the embedding of a speaker: see `Engine.enrol`."""
 
 _PACKETS_AT_ONCE: Final = 32
 
@@ -74,6 +78,9 @@ class _Worker:
         self._socket.setblocking(False)
         self.pid = self._process.pid
         self.exit_fd = os.pidfd_open(self.pid)
+        self._unsent: deque[bytes] = deque()
+        self.joiner = Joiner()
+        self.load = Load(memory_bytes=0, streams=0, late=0, broken=0)
         self.chunks = 0
         self.refused = False
         self.hello: asyncio.Future[Hello] = asyncio.get_running_loop().create_future()
@@ -83,10 +90,27 @@ class _Worker:
         return self._socket.fileno()
 
     def send(self, message: Message) -> None:
+        waiting = bool(self._unsent)
+        self._unsent.extend(packets(message))
+        if not waiting and not self._flush():
+            asyncio.get_running_loop().add_writer(self.fileno(), self._on_room)
+
+    def _flush(self) -> bool:
+        """Whether all is sent, or nothing can be."""
         try:
-            self._socket.send(encode(message))
+            while self._unsent:
+                self._socket.send(self._unsent[0])
+                self._unsent.popleft()
+        except BlockingIOError:
+            return False
         except OSError as error:
+            self._unsent.clear()
             self.end(f"takes no messages ({error.strerror})")
+        return True
+
+    def _on_room(self) -> None:
+        if self._flush():
+            asyncio.get_running_loop().remove_writer(self.fileno())
 
     def receive_into(self, buffer: memoryview) -> int | None:
         """The length of the next packet; 0 at the end; None when there is none now."""
@@ -108,6 +132,7 @@ class _Worker:
 
     async def close(self) -> None:
         """Kill and bury it."""
+        asyncio.get_running_loop().remove_writer(self.fileno())
         self._socket.close()
         self._process.kill()
         loop = asyncio.get_running_loop()
@@ -172,6 +197,11 @@ class _Crew:
             workers=len(self._workers),
             restarts=self._restarts,
             active=active,
+            gpu_available=any(worker.load.memory_bytes for worker in self._workers.values()),
+            gpu_memory_bytes=sum(worker.load.memory_bytes for worker in self._workers.values()),
+            waiting=self._schedule.waiting,
+            late=sum(worker.load.late for worker in self._workers.values()),
+            broken=sum(worker.load.broken for worker in self._workers.values()),
         )
 
     @property
@@ -252,7 +282,9 @@ class _Crew:
                 self._loop.call_later(WATCH_S, worker.end, "closed its socket")  # unless its exit tells more
                 break
             try:
-                self._on_message(number, worker, decode(bytes(self._buffer[:length])))
+                packet = worker.joiner.feed(bytes(self._buffer[:length]))
+                if packet is not None:
+                    self._on_message(number, worker, decode(packet))
             except WireError as error:
                 worker.end(f"said something that is {error}")
                 break
@@ -269,6 +301,8 @@ class _Crew:
             self._schedule.worker_ready(number, message, self._loop.time())
             if not self.hello.done():
                 self.hello.set_result(message)
+        elif isinstance(message, Load):
+            worker.load = message
         else:
             worker.chunks += isinstance(message, Chunk)
             self._schedule.receive(number, message, self._loop.time())
@@ -328,8 +362,9 @@ class _Crew:
 class WorkerPool:
     """An `Engine` whose work is done by worker processes. Made by `open_pool`."""
 
-    def __init__(self, name: str, crew: _Crew, hello: Hello, catalogue: Catalogue) -> None:
+    def __init__(self, name: str, crew: _Crew, hello: Hello, catalogue: Catalogue, enrol: Enrol) -> None:
         self._name = name
+        self._enrol = enrol
         self._crew = crew
         self._hello = hello
         self._catalogue = catalogue
@@ -369,7 +404,7 @@ class WorkerPool:
         cutting.check(utterance, self._hello, self._catalogue)
 
     async def enrol(self, samples: bytes, rate_hz: int) -> bytes:
-        return await enrolment.enrol(samples, rate_hz)
+        return await self._enrol(samples, rate_hz)
 
     def figures(self, embedding: bytes) -> Mapping[str, float]:
         return VoiceProfile.parse(embedding).figures() if self._hello.embedding_kind == KIND else {}
@@ -411,6 +446,7 @@ async def open_pool(
     default_voice: str = "",
     limits: Limits | None = None,
     start_s: float = START_TIMEOUT_S,
+    enrol: Enrol = enrolment.enrol,
 ) -> AsyncIterator[WorkerPool]:
     """Start `workers` processes for an engine that worker.py knows, and end them at exit.
 
@@ -421,7 +457,7 @@ async def open_pool(
     tasks.append(asyncio.create_task(crew.watch()))
     try:
         hello = await crew.hello
-        yield WorkerPool(engine, crew, hello, Catalogue(hello, default=default_voice))
+        yield WorkerPool(engine, crew, hello, Catalogue(hello, default=default_voice), enrol)
     finally:
         crew.close()
         for task in tasks:

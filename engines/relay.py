@@ -23,7 +23,20 @@ import numpy as np
 import soxr
 
 from engines.stretch import Stretcher
-from engines.wire import PACKET_SIZE, Chunk, Done, Failed, Hello, Refused, Speak, Stopped, decode, encode
+from engines.wire import (
+    PACKET_SIZE,
+    Chunk,
+    Done,
+    Failed,
+    Hello,
+    Joiner,
+    Refused,
+    Speak,
+    Stopped,
+    decode,
+    encode,
+    packets,
+)
 
 __all__ = ["relay"]
 
@@ -57,9 +70,13 @@ class _Relay:
         self._source_rate_hz = 0
         self._speeds = self._enrolled_speeds = (1.0, 1.0)
         self._passages: dict[int, _Passage] = {}
+        self._joiner = Joiner()
 
     def to_inner(self, packet: bytes) -> None:
-        message = decode(packet)
+        whole = self._joiner.feed(packet)
+        if whole is None:
+            return
+        message = decode(whole)
         if isinstance(message, Speak):
             source_hz = self._source_rate_hz or message.rate_hz
             stretcher = stream = None
@@ -67,11 +84,12 @@ class _Relay:
             nearest = min(max(message.speed, slowest), fastest)
             if nearest != message.speed:
                 stretcher = Stretcher(source_hz, nearest / message.speed)
-                packet = encode(dataclasses.replace(message, speed=nearest))
+                message = dataclasses.replace(message, speed=nearest)
             if source_hz != message.rate_hz:
                 stream = soxr.ResampleStream(source_hz, message.rate_hz, 1, dtype="float32", quality="HQ")
             self._passages[message.id] = _Passage(stretcher, stream, message.skip_bytes)
-        self._inner.send(packet)
+        for part in packets(message):
+            self._inner.send(part)
 
     def to_host(self, packet: bytes) -> None:
         message = decode(packet)

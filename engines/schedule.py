@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from engines.engine import EngineBusy, EngineFailure, UnsuitableUtterance
-from engines.wire import Backlog, Cancel, Chunk, Done, Failed, Hello, Message, Ping, Pong, Refused, Speak, Stopped
+from engines.wire import Backlog, Cancel, Chunk, Done, Failed, Hello, Load, Message, Ping, Pong, Refused, Speak, Stopped
 
 __all__ = ["Advanced", "Event", "Limits", "Piece", "Schedule", "State", "Stuck"]
 
@@ -252,7 +252,7 @@ class Schedule:
         if speaker is None:
             return
         speaker.heard_at = now
-        piece = speaker.pieces.get(0 if isinstance(message, Hello) else message.id)
+        piece = speaker.pieces.get(0 if isinstance(message, Hello | Load) else message.id)
         match message:
             case Pong():
                 pass

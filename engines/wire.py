@@ -3,6 +3,9 @@
     packet = kind (1 byte) | request id (4 bytes, big endian; 0 where a message concerns no request) | body
     body   = samples (PCM), or JSON in UTF-8 (every other kind that has one)
 
+A message that is too long for a packet (a request with the voice of a speaker) comes in several: all but the last are
+of kind 0, with what comes first of its body.
+
 The socket keeps packets whole, so several processes may write to it without a lock, and one that dies leaves no half
 message behind. A conversation:
 
@@ -15,6 +18,7 @@ message behind. A conversation:
          <- Stopped               ... ends it too (or Done or Failed, when they crossed)
          <- Refused               ends a request that no worker could carry out
     Backlog ->                   for an open request, to a worker that paces its work
+         <- Load                  now and then, from a worker that has a device
     Ping -> <- Pong               at any time; a worker that does not answer is stuck
 """
 
@@ -28,6 +32,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 __all__ = [
+    "MOST_BYTES",
     "PACKET_SIZE",
     "Backlog",
     "Cancel",
@@ -35,6 +40,8 @@ __all__ = [
     "Done",
     "Failed",
     "Hello",
+    "Joiner",
+    "Load",
     "Message",
     "Ping",
     "Pong",
@@ -44,10 +51,16 @@ __all__ = [
     "WireError",
     "decode",
     "encode",
+    "packets",
 ]
 
 PACKET_SIZE: Final = 128 * 1024
 """No packet is longer, in bytes; a receiver needs a buffer of this size."""
+
+MOST_BYTES: Final = 4 * 1024 * 1024
+"""Of a message."""
+
+_MORE: Final = 0
 
 _HEADER = struct.Struct("!BI")
 
@@ -179,6 +192,22 @@ class Backlog:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    """How much a device has to do.
+
+    memory_bytes  that are taken on it; 0 for a CPU
+    streams       that are spoken now
+    late          times that a stream had nothing left to be heard before more came, since the worker's start
+    broken        streams that failed by themselves, since then
+    """
+
+    memory_bytes: int
+    streams: int
+    late: int
+    broken: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Cancel:
     """Stop speaking."""
 
@@ -199,25 +228,67 @@ class Pong:
     id: int = 0
 
 
-Message = Hello | Speak | Chunk | Done | Stopped | Failed | Refused | Backlog | Cancel | Ping | Pong
+Message = Hello | Speak | Chunk | Done | Stopped | Failed | Refused | Backlog | Load | Cancel | Ping | Pong
 
 _KINDS: dict[type[Message], int] = {
-    Hello: 1, Speak: 2, Chunk: 3, Done: 4, Stopped: 5, Failed: 6, Cancel: 7, Ping: 8, Pong: 9, Refused: 10, Backlog: 11
+    Hello: 1, Speak: 2, Chunk: 3, Done: 4, Stopped: 5, Failed: 6, Cancel: 7, Ping: 8, Pong: 9, Refused: 10, Backlog: 11,
+    Load: 12,
 }  # fmt: skip
 _TYPES: dict[int, type[Message]] = {kind: message for message, kind in _KINDS.items()}
 
 
 def encode(message: Message) -> bytes:
-    """One packet. Raises WireError when it would be too long to travel."""
+    """One packet. Raises WireError when it would be too long for one."""
+    packet = _whole(message)
+    if len(packet) > PACKET_SIZE:
+        raise WireError(f"a message of {len(packet)} bytes does not fit into a packet of {PACKET_SIZE}")
+    return packet
+
+
+def packets(message: Message) -> list[bytes]:
+    """A message of any length, to be sent in this order. Raises WireError when nobody would take it."""
+    whole = _whole(message)
+    if len(whole) > MOST_BYTES:
+        raise WireError(f"a message of {len(whole)} bytes is too long: {MOST_BYTES} is the most")
+    if len(whole) <= PACKET_SIZE:
+        return [whole]
+    kind, identity = _HEADER.unpack_from(whole)
+    size = PACKET_SIZE - _HEADER.size
+    bodies = [whole[start : start + size] for start in range(_HEADER.size, len(whole), size)]
+    kinds = [_MORE] * (len(bodies) - 1) + [kind]
+    return [_HEADER.pack(each, identity) + body for each, body in zip(kinds, bodies, strict=True)]
+
+
+class Joiner:
+    """At the receiving end of a socket: packets in, whole messages out, still encoded."""
+
+    def __init__(self) -> None:
+        self._held: dict[int, bytearray] = {}
+
+    def feed(self, packet: bytes) -> bytes | None:
+        """The message that the packet ends; None if there is more to come. Raises WireError."""
+        try:
+            kind, identity = _HEADER.unpack_from(packet)
+        except struct.error as error:
+            raise WireError(f"not a message: {packet[:40]!r}") from error
+        if kind != _MORE and identity not in self._held:
+            return packet
+        held = self._held.setdefault(identity, bytearray())
+        held += packet[_HEADER.size :]
+        if len(held) > MOST_BYTES:
+            raise WireError("a message that does not end")
+        if kind == _MORE:
+            return None
+        return _HEADER.pack(kind, identity) + bytes(self._held.pop(identity))
+
+
+def _whole(message: Message) -> bytes:
     if isinstance(message, Chunk):
         return _HEADER.pack(_KINDS[Chunk], message.id) + message.samples
     fields = dataclasses.asdict(message)
     identity = fields.pop("id", 0)
     body = json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode() if fields else b""
-    packet = _HEADER.pack(_KINDS[type(message)], identity) + body
-    if len(packet) > PACKET_SIZE:
-        raise WireError(f"a message of {len(packet)} bytes does not fit into a packet of {PACKET_SIZE}")
-    return packet
+    return _HEADER.pack(_KINDS[type(message)], identity) + body
 
 
 def decode(packet: bytes) -> Message:
@@ -234,7 +305,7 @@ def decode(packet: bytes) -> Message:
             fields["tags"] = None if fields["tags"] is None else tuple(fields["tags"])
             for speeds in ("speeds", "enrolled_speeds"):
                 fields[speeds] = tuple(fields[speeds])
-        else:
+        elif kind != _KINDS[Load]:
             fields["id"] = identity
         return _TYPES[kind](**fields)
     except (struct.error, ValueError, KeyError, TypeError) as error:

@@ -34,6 +34,7 @@ from engines.wire import (
     Done,
     Failed,
     Hello,
+    Joiner,
     Message,
     Ping,
     Pong,
@@ -98,6 +99,7 @@ class _Original:
         self._speaker = speaker
         self._outside = outside
         self._hello = speaker.hello()
+        self._joiner = Joiner()
         self._copies: dict[int, tuple[int, int]] = {}  # pidfd: (pid, request id)
         self._nowhere = os.open(os.devnull, os.O_WRONLY)
         self._poll = select.poll()
@@ -116,7 +118,9 @@ class _Original:
                 if descriptor in self._copies:
                     self._reap(descriptor)
                 elif packet := self._outside.recv(PACKET_SIZE):
-                    self._obey(decode(packet))
+                    whole = self._joiner.feed(packet)
+                    if whole is not None:
+                        self._obey(decode(whole))
                 else:
                     return
 

@@ -225,6 +225,7 @@ class Control:
                 "engine_detail": engine.detail,
                 "engine_workers": engine.workers,
                 "engine_restarts": engine.restarts,
+                "engine_broken": engine.broken,
                 "active_utterances": engine.active,
                 "active_calls": self._calls(),
                 "active_pushes": len(self._pushes),
@@ -234,7 +235,10 @@ class Control:
 
     def metrics(self) -> tuple[bytes, str]:
         self._metrics.redis_up.set(self._speakers.sharing is Sharing.UP)
-        self._metrics.tts_gpu_memory.set(self._speech.engine.health().gpu_memory_bytes / 1e9)
+        health = self._speech.engine.health()
+        self._metrics.tts_gpu_memory.set(health.gpu_memory_bytes / 1e9)
+        self._metrics.tts_queue.set(health.waiting)
+        self._metrics.tts_late.set(health.late)
         return self._metrics.exposition()
 
     def observe_request(self, *, endpoint: str, status: int, latency_ms: float) -> None:

@@ -66,6 +66,12 @@ class Metrics:
         )
         self.tts_gpu_memory = Gauge("tts_gpu_memory_gb", "GPU memory in use by the engine, GB", registry=self.registry)
         self.tts_active = Gauge("tts_active_requests", "Utterances being made now", registry=self.registry)
+        self.tts_queue = Gauge("tts_queue_depth", "Pieces of speech that no worker has begun", registry=self.registry)
+        self.tts_late = Gauge(
+            "tts_late_chunks",
+            "Times that a listener had heard everything before more was made, since the worker's start",
+            registry=self.registry,
+        )
         self.tts_failures = Counter("tts_failures", "Utterances the engine failed at", registry=self.registry)
         self.tts_substituted = Counter(
             "tts_substituted", "Utterances that engine.fallback spoke instead", registry=self.registry

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import json
 import urllib.request
 from collections.abc import AsyncIterator
@@ -12,12 +13,14 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+import torch
 
 from engines import (
     Engine,
     EngineBusy,
     EngineFailure,
     EngineState,
+    UnsuitableReference,
     UnsuitableUtterance,
     Unsupported,
     Utterance,
@@ -25,8 +28,11 @@ from engines import (
     opening,
 )
 from engines.chatterbox.shapes import TINY
+from engines.chatterbox.voice import Voice
 from engines.chatterbox.weights import RANDOM_LABEL
+from engines.enrolment import Cloning
 from mediaserver import server
+from tests.chatterbox_flow import some_recording
 from tests.chatterbox_support import checkpoint
 from tests.engines_support import say
 from tests.live import heard, serving
@@ -35,6 +41,10 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 TEXT = "Good morning."
 STREAMS = 4
+
+
+def recording(seconds: int) -> bytes:
+    return bytes(some_recording(seconds).numpy().tobytes())
 
 
 def options(**values: object) -> dict[str, object]:
@@ -133,6 +143,46 @@ async def test_what_only_the_worker_can_judge_is_refused_by_it_and_not_tried_aga
     assert engine.health().restarts == 0
 
 
+# Speakers.
+
+
+async def test_an_enrolled_speaker_is_spoken_for_in_a_voice_of_his_own(engine: Engine) -> None:
+    voice = await engine.enrol(recording(6), 24_000)
+    assert len(voice) < 50_000, "without the recording, which the host keeps"
+    assert engine.embedding_kind.startswith("chatterbox-voice-1-tiny-")
+    assert engine.figures(voice) == {}
+    usual = await say(engine, TEXT, seed=4)
+    theirs = await asyncio.gather(*(say(engine, TEXT, seed=4, embedding=voice) for _ in range(STREAMS)))
+    assert theirs[0] != usual
+    assert theirs == [theirs[0]] * STREAMS
+    one, again = Voice.parse(voice), Voice.parse(await engine.enrol(recording(6), 24_000))
+    assert torch.equal(one.mel, again.mel)
+    assert torch.equal(one.t3_tokens, again.t3_tokens)
+    assert one.weights == again.weights
+
+
+@pytest.mark.parametrize(("samples", "message"), [(2, "at least 5 s are needed"), (bytes(288_000), "silent")])
+async def test_a_recording_of_which_no_voice_can_be_made_is_refused(
+    engine: Engine, samples: int | bytes, message: str
+) -> None:
+    with pytest.raises(UnsuitableReference, match=message):
+        await engine.enrol(recording(samples) if isinstance(samples, int) else samples, 24_000)
+
+
+async def test_a_voice_of_other_weights_is_refused(engine: Engine) -> None:
+    voice = Voice.parse(await engine.enrol(recording(6), 24_000))
+    foreign = dataclasses.replace(voice, weights="0" * 64)
+    with pytest.raises(UnsuitableUtterance, match="other weights have made this voice"):
+        await say(engine, TEXT, embedding=foreign.serialise())
+
+
+async def test_a_process_that_makes_no_voice_in_time_is_killed() -> None:
+    with pytest.raises(EngineFailure, match=r"a voice was not made within 0.1 s"):
+        await Cloning(checkpoint(), "tiny", patience_s=0.1)(recording(6), 24_000)
+    with pytest.raises(EngineFailure, match=r"a voice could not be made: .*s3gen_meanflow.safetensors is missing"):
+        await Cloning(Path("/nowhere"), "tiny")(recording(6), 24_000)
+
+
 # What is not there.
 
 
@@ -188,3 +238,8 @@ async def test_a_call_hears_frames_at_their_pace_and_is_told_apart_from_speech()
         report = json.loads(await asyncio.to_thread(lambda: urllib.request.urlopen(url).read()))
         assert report["engine_detail"].startswith("random weights: noise, not speech")
         assert report["model_loaded"]
+        assert report["gpu_available"] is False
+        url = url.replace("/health", "/metrics")
+        metrics = await asyncio.to_thread(lambda: urllib.request.urlopen(url).read().decode())
+        assert "tts_queue_depth 0.0" in metrics
+        assert "tts_gpu_memory_gb 0.0" in metrics

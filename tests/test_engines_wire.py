@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engines.wire import (
+    MOST_BYTES,
     PACKET_SIZE,
     Backlog,
     Cancel,
@@ -17,6 +18,8 @@ from engines.wire import (
     Done,
     Failed,
     Hello,
+    Joiner,
+    Load,
     Message,
     Ping,
     Pong,
@@ -26,6 +29,7 @@ from engines.wire import (
     WireError,
     decode,
     encode,
+    packets,
 )
 from tests.engines_support import piece
 
@@ -64,6 +68,7 @@ _MESSAGES = st.one_of(
     st.builds(Failed, id=_IDS, message=_TEXTS),
     st.builds(Refused, id=_IDS, message=_TEXTS),
     st.builds(Backlog, id=_IDS, ms=st.integers(0, 2**31)),
+    st.builds(Load, memory_bytes=st.integers(0, 2**40), streams=_IDS, late=_IDS, broken=_IDS),
     st.builds(Cancel, id=_IDS),
     st.builds(Ping),
     st.builds(Pong),
@@ -105,3 +110,34 @@ def test_the_longest_packet_travels_whole() -> None:
         packet = encode(Chunk(id=1, samples=bytes(PACKET_SIZE - 5)))
         assert ours.send(packet) == PACKET_SIZE
         assert theirs.recv(PACKET_SIZE) == packet
+
+
+def test_a_message_that_is_too_long_for_a_packet_comes_in_several_and_is_joined() -> None:
+    long = piece("Hello.", id=7, embedding="A" * 300_000)
+    other = piece("Hello.", id=8, embedding="B" * 200_000)
+    first, second, third = packets(long)
+    assert len(first) == len(second) == PACKET_SIZE > len(third)
+    assert (first[0], second[0]) == (0, 0), "kind 0: there is more"
+    # Those of two messages may be mixed.
+    one, two = packets(other)
+    joiner = Joiner()
+    assert [joiner.feed(packet) for packet in (first, one, second)] == [None, None, None]
+    joined = joiner.feed(two)
+    assert joined
+    assert decode(joined) == other
+    joined = joiner.feed(third)
+    assert joined
+    assert decode(joined) == long
+    assert joiner.feed(encode(Ping())) == encode(Ping())
+
+
+def test_a_message_that_does_not_end_is_none() -> None:
+    joiner = Joiner()
+    more = bytes(5) + bytes(MOST_BYTES // 32)
+    assert [joiner.feed(more) for _ in range(32)] == [None] * 32
+    with pytest.raises(WireError, match="does not end"):
+        joiner.feed(more)
+    with pytest.raises(WireError, match="too long"):
+        packets(piece("a" * 5_000_000))
+    with pytest.raises(WireError, match="not a message"):
+        joiner.feed(b"abc")

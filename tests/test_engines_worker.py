@@ -20,7 +20,7 @@ import soxr
 from engines import tone
 from engines.profile import VoiceProfile
 from engines.sentences import split
-from engines.wire import Cancel, Chunk, Done, Failed, Hello, Ping, Pong, Stopped
+from engines.wire import Cancel, Chunk, Done, Failed, Hello, Ping, Pong, Stopped, packets
 from tests.engines_support import (
     PRACTICE,
     RAW_HZ,
@@ -426,6 +426,16 @@ def test_a_worker_that_cannot_start_says_why(engine: str, options: dict[str, obj
         assert failed.id == 0
         assert complaint in failed.message
         assert one.process.wait(5) == 1
+
+
+def test_a_request_that_is_longer_than_a_packet_arrives_whole() -> None:
+    with worker("tone") as (one, _):
+        for packet in packets(piece(HELLO, voice="tone-440", embedding="QUJD" * 60_000)):
+            one.socket.send(packet)
+        failed = one.receive()
+        assert isinstance(failed, Failed)
+        assert "UnsuitableUtterance" in failed.message
+        assert isinstance(one.speak(piece(HELLO, id=2, voice="tone-440"))[1], Done)
 
 
 def test_a_worker_does_not_load_what_would_make_its_copies_dear() -> None:

@@ -12,7 +12,7 @@ from engines.chatterbox.s3gen import S3Gen
 from engines.chatterbox.shapes import MODELS, ModelShape
 from engines.chatterbox.t3 import T3
 from engines.chatterbox.text import FrontEnd, open_front_end
-from engines.chatterbox.voice import Enroller, Voice, fingerprint, published
+from engines.chatterbox.voice import Voice, fingerprint, published
 from engines.chatterbox.weights import UnsuitableCheckpoint, is_random
 
 __all__ = ["RANDOM_NOTICE", "Checkpoint", "open_checkpoint"]
@@ -24,7 +24,6 @@ RANDOM_NOTICE = "random weights: noise, not speech"
 class Checkpoint:
     """A model, ready to speak.
 
-    directory  where its files are
     t3, s3gen  the networks, on their device
     text       the front end
     voice      of the speaker that is published with it
@@ -33,7 +32,6 @@ class Checkpoint:
     random     whether nobody has trained it: what it makes is noise
     """
 
-    directory: Path
     shape: ModelShape
     t3: T3
     s3gen: S3Gen
@@ -42,15 +40,6 @@ class Checkpoint:
     weights: str
     deriving: str
     random: bool
-
-    def enroller(self) -> Enroller:
-        """What makes voices of recordings; loaded each time it is asked for, because that is rare and it is large."""
-        files, device = self.shape.files, self.t3.device
-        parts = s3gen.load(self.directory / files.s3gen, self.shape.s3gen, parts=s3gen.ENROLMENT, device=device)
-        encoder = s3gen.load_voice_encoder(
-            self.directory / files.voice_encoder, self.shape.voice_encoder, device=device
-        )
-        return Enroller(self.shape, parts, encoder, weights=self.deriving)
 
 
 def open_checkpoint(directory: Path, model: str, *, device: torch.device, dtype: torch.dtype, tile: int) -> Checkpoint:
@@ -71,7 +60,6 @@ def open_checkpoint(directory: Path, model: str, *, device: torch.device, dtype:
     s3gen.load_voice_encoder(networks[2], shape.voice_encoder)  # Now, so that it is not found broken later.
     deriving = fingerprint(networks[1:])
     return Checkpoint(
-        directory=directory,
         shape=shape,
         t3=speaking,
         s3gen=sounding,

@@ -27,9 +27,12 @@ from engines.chatterbox.studio import Studio
 from engines.chatterbox.text import LANGUAGES
 from engines.chatterbox.voice import KIND
 from engines.engine import EngineError
-from engines.wire import PACKET_SIZE, Chunk, Done, Hello, Speak, decode, encode
+from engines.wire import PACKET_SIZE, Chunk, Done, Hello, Joiner, Speak, decode, encode
 
 __all__ = ["Settings", "serve"]
+
+LOAD_S: Final = 1.0
+"""The host is told how much there is to do so often."""
 
 _VOICE: Final = "chatterbox"
 _REHEARSED: Final = "Good morning, how can I help you today?"
@@ -160,15 +163,22 @@ def serve(outside: socket.socket, options: dict[str, int | str]) -> None:
     inbox: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     threading.Thread(target=_read, args=(outside, inbox), name="reader", daemon=True).start()
     outside.send(encode(hello))
+    outside.send(encode(studio.load(networks.memory_bytes)))
+    joiner, told_at = Joiner(), time.monotonic()
     while True:
         while not studio.busy or not inbox.empty():
             packet = inbox.get()
             if not packet:
                 return
-            studio.receive(decode(packet), time.monotonic())
+            message = joiner.feed(packet)
+            if message is not None:
+                studio.receive(decode(message), time.monotonic())
             _send(outside, studio)
         studio.work()
         _send(outside, studio)
+        if time.monotonic() >= told_at + LOAD_S or not studio.busy:
+            told_at = time.monotonic()
+            outside.send(encode(studio.load(networks.memory_bytes)))
 
 
 def _send(outside: socket.socket, studio: Studio) -> None:

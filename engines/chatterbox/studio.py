@@ -11,7 +11,21 @@ from typing import Protocol
 
 from engines.chatterbox.scheduler import Scheduler, Task, Work, halves
 from engines.engine import EngineBusy, EngineError, UnsuitableUtterance
-from engines.wire import Backlog, Cancel, Chunk, Done, Failed, Message, Ping, Pong, Refused, Speak, Stopped, WireError
+from engines.wire import (
+    Backlog,
+    Cancel,
+    Chunk,
+    Done,
+    Failed,
+    Load,
+    Message,
+    Ping,
+    Pong,
+    Refused,
+    Speak,
+    Stopped,
+    WireError,
+)
 
 __all__ = ["Device", "Progress", "Studio"]
 
@@ -65,7 +79,6 @@ class Studio:
         self._clock = clock
         self.scheduler = Scheduler(batch=batch, room=room, rows=device.rows)
         self._rates: dict[int, int] = {}
-        self._begun: set[int] = set()
         self._waiting: deque[Speak] = deque()
         self._outbox: list[Message] = []
         self.broken = 0
@@ -93,6 +106,12 @@ class Studio:
         """What the host is to hear, in order."""
         sent, self._outbox = self._outbox, []
         return sent
+
+    def load(self, memory_bytes: int) -> Load:
+        """How much there is to do, for a device that has so much memory taken."""
+        scheduler = self.scheduler
+        streams = len(scheduler) + len(self._waiting)
+        return Load(memory_bytes=memory_bytes, streams=streams, late=scheduler.late, broken=self.broken)
 
     def work(self) -> None:
         """Do one thing, if there is any to do: take a request in, or what the scheduler says."""
