@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 
-from engines import EngineFailure, Unsupported, Utterance, open_engine, tone
+from engines import ENGINES, EngineFailure, Unsupported, Utterance, open_engine, tone
 from tests.engines_support import say, share_at, tone_of
 
 SENTENCE = "The quick brown fox jumps over the lazy dog. "
@@ -30,7 +30,7 @@ def test_a_tone_begins_and_ends_softly() -> None:
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        ({"name": "festival"}, "there is no engine 'festival'; there are: espeak, tone"),
+        ({"name": "festival"}, f"there is no engine 'festival'; there are: {', '.join(ENGINES)}"),
         (
             {"name": "espeak", "options": {"volume": 3}},
             "no option volume; it has: pitch, pitch_range, words_per_minute",

@@ -82,7 +82,7 @@ async def test_only_speech_requests_are_observed() -> None:
 @pytest.mark.parametrize(
     ("method", "path", "status", "allow"),
     [
-        ("GET", "/", 404, None),
+        ("GET", "/v1", 404, None),
         ("POST", "/v1/synthesise", 404, None),
         ("POST", "/v1/synthesize/", 404, None),
         ("GET", "/v1/synthesize", 405, "OPTIONS, POST"),
