@@ -175,7 +175,7 @@ ANSWERS: Mapping[type[BaseModel], Example] = {
         "enrolled_speeds": [0.8, 1.5],
         "even": False,
         "tags": None,
-        "queues": False,
+        "queues": True,
         "notice": "",
     },
     EmbeddingReport: _EMBEDDING,

@@ -253,4 +253,5 @@ def _fault(problem: Problem) -> OpenAiError:
         case _:
             kind, code = "invalid_request_error", None
     param = PARAMETERS.get(field, field) if field else None
-    return OpenAiError(error=OpenAiFault(message=problem.detail, type=kind, param=param, code=code))
+    message = f"{param}: {problem.detail.removeprefix(f'{field}: ')}" if param else problem.detail
+    return OpenAiError(error=OpenAiFault(message=message, type=kind, param=param, code=code))

@@ -117,6 +117,9 @@ async def test_the_official_client_raises_its_own_errors(
         with pytest.raises(raised) as caught:
             await client.audio.speech.create(**ORDER)
         assert (caught.value.code, caught.value.param) == (code, param)
+        # It is told in their words.
+        assert isinstance(caught.value.body, dict)
+        assert param is None or caught.value.body["message"].startswith(f"{param}: ")
         assert "secret" not in str(caught.value)
         assert caught.value.request_id == caught.value.response.headers["X-Request-Id"]
         assert len(api.control.requests) == 1
