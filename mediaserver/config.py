@@ -527,7 +527,7 @@ class Engine(Section):
     chatterbox_model   which one it is
     mode               how speech is streamed: see docs/ARCHITECTURE.md
     device             "cpu", "cuda", "cuda:1"; "" takes a GPU if there is one
-    streams            texts at a time, beyond which callers are refused; 0 leaves it to the device
+    streams            texts at a time, beyond which callers are refused; 0 has it measured at the start
     threads            of a CPU; 0 for one per core
     """
 

@@ -15,6 +15,7 @@ import pytest
 import pytest_asyncio
 import torch
 
+from bench import gpu
 from engines import (
     Engine,
     EngineBusy,
@@ -27,6 +28,10 @@ from engines import (
     open_engine,
     opening,
 )
+from engines.chatterbox.checkpoint import random_checkpoint
+from engines.chatterbox.mel_stream import Mode
+from engines.chatterbox.networks import Networks
+from engines.chatterbox.process import capacity
 from engines.chatterbox.shapes import TINY
 from engines.chatterbox.voice import Voice
 from engines.chatterbox.weights import RANDOM_LABEL
@@ -48,7 +53,14 @@ def recording(seconds: int) -> bytes:
 
 
 def options(**values: object) -> dict[str, object]:
-    return {"directory": str(checkpoint()), "model": "tiny", "device": "cpu", "threads": 1, **values}
+    return {
+        "directory": str(checkpoint()),
+        "model": "tiny",
+        "device": "cpu",
+        "threads": 1,
+        "streams": STREAMS,
+        **values,
+    }
 
 
 @contextlib.asynccontextmanager
@@ -183,6 +195,42 @@ async def test_a_process_that_makes_no_voice_in_time_is_killed() -> None:
         await Cloning(Path("/nowhere"), "tiny")(recording(6), 24_000)
 
 
+# What it can carry.
+
+
+def some_networks() -> Networks:
+    tiny = random_checkpoint("tiny", device=torch.device("cpu"), dtype=torch.float32, tile=1)
+    return Networks(tiny, mode=Mode.CAUSAL, slots=2, voice_bytes=10**8, guidance=None)
+
+
+async def test_how_many_it_takes_at_a_time_is_what_it_keeps_up_with() -> None:
+    networks = some_networks()
+    assert capacity(networks, 2, seconds=1.0) in (1, 2)
+    assert capacity(networks, 2, seconds=0.0) == 1, "it has made nothing, and one is the least"
+    await asyncio.sleep(0)
+    assert await asyncio.to_thread(capacity, networks, 2, seconds=0.5) in (1, 2), "slots are free again"
+
+
+async def test_the_bench_runs_anywhere_and_says_that_its_weights_are_random(capsys: pytest.CaptureFixture[str]) -> None:
+    usual = ["--device", "cpu", "--tiny", "--seconds", "1", "--threads", "1", "--streams", "1", "2", "--mode", "causal"]
+    await asyncio.to_thread(gpu.main, usual)
+    heading, _, _, *rows = capsys.readouterr().out.splitlines()
+    assert "RANDOM WEIGHTS (random weights: noise, not speech), on" in heading
+    assert [row.split("|")[1:3] for row in rows] == [[" causal ", " 1 "], [" causal ", " 2 "]]
+
+
+async def test_a_late_chunk_is_counted_in_frames_that_were_waited_for() -> None:
+    seen, caller = gpu.Seen(), gpu.Caller(asked=0.0)
+    seen.hear(caller, 10, 0.1)
+    assert seen.firsts == [100.0]
+    seen.hear(caller, 10, 0.25)
+    assert seen.late == 0, "200 ms last until 0.3 s"
+    seen.hear(caller, 10, 0.55)
+    assert seen.late == 3, "sound ran out at 0.5 s"
+    seen.hear(caller, 10, 0.74)
+    assert (seen.late, seen.frames) == (3, 40), "which put off all that follows"
+
+
 # What is not there.
 
 
@@ -222,6 +270,7 @@ async def test_a_call_hears_frames_at_their_pace_and_is_told_apart_from_speech()
         "chatterbox_model": "tiny",
         "threads": 1,
         "device": "cpu",
+        "streams": 2,
     }
     routes = [{"user": "test", "say": TEXT, "then": "hangup"}]
     async with serving(engine=section, route=routes) as running:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from engines.chatterbox import s3gen, t3
+from engines.chatterbox.placeholder import write_tokenizer, write_voice
 from engines.chatterbox.s3gen import S3Gen
 from engines.chatterbox.shapes import MODELS, ModelShape
 from engines.chatterbox.t3 import T3
 from engines.chatterbox.text import FrontEnd, open_front_end
 from engines.chatterbox.voice import Voice, fingerprint, published
-from engines.chatterbox.weights import UnsuitableCheckpoint, is_random
+from engines.chatterbox.weights import UnsuitableCheckpoint, is_random, random_weights
 
-__all__ = ["RANDOM_NOTICE", "Checkpoint", "open_checkpoint"]
+__all__ = ["RANDOM_NOTICE", "Checkpoint", "open_checkpoint", "random_checkpoint"]
 
 RANDOM_NOTICE = "random weights: noise, not speech"
 
@@ -68,4 +70,29 @@ def open_checkpoint(directory: Path, model: str, *, device: torch.device, dtype:
         weights=fingerprint(networks),
         deriving=deriving,
         random=any(is_random(path) for path in networks),
+    )
+
+
+def random_checkpoint(model: str, *, device: torch.device, dtype: torch.dtype, tile: int, seed: int = 1) -> Checkpoint:
+    """A model of random numbers that was never in files, for measurements: only what speaking takes."""
+    shape = MODELS[model]
+    wanted = {key: size for key, size in t3.layout(shape.t3).items() if t3.used(key)}
+    speaking = t3.T3(shape.t3, random_weights(wanted, seed=seed), device=device, dtype=dtype, tile=tile)
+    sizes = {key: size for key, size in s3gen.layout(shape.s3gen).items() if key.split(".")[0] in s3gen.SYNTHESIS}
+    tensors = {key: tensor.to(device) for key, tensor in random_weights(sizes, seed=seed).items()}
+    sounding = s3gen.assembled(shape.s3gen, tensors, parts=s3gen.SYNTHESIS, dtype=torch.float32)
+    with tempfile.TemporaryDirectory() as directory:
+        write_tokenizer(shape, Path(directory))
+        write_voice(shape, Path(directory), seed=seed)
+        text = open_front_end(shape, Path(directory))
+        voice = published(Path(directory) / shape.files.voice, model=shape.name, weights=RANDOM_NOTICE)
+    return Checkpoint(
+        shape=shape,
+        t3=speaking,
+        s3gen=sounding,
+        text=text,
+        voice=voice,
+        weights=RANDOM_NOTICE,
+        deriving=RANDOM_NOTICE,
+        random=True,
     )

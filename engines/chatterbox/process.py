@@ -29,7 +29,7 @@ from engines.chatterbox.voice import KIND
 from engines.engine import EngineError
 from engines.wire import PACKET_SIZE, Chunk, Done, Hello, Joiner, Speak, decode, encode
 
-__all__ = ["Settings", "serve"]
+__all__ = ["Settings", "capacity", "serve", "studio_of"]
 
 LOAD_S: Final = 1.0
 """The host is told how much there is to do so often."""
@@ -37,6 +37,7 @@ LOAD_S: Final = 1.0
 _VOICE: Final = "chatterbox"
 _REHEARSED: Final = "Good morning, how can I help you today?"
 _DEVICE_SLOTS: Final = {"cpu": 4, "cuda": 64}
+_SHARE: Final = 0.8
 _BATCHES: Final = {"cpu": 1, "cuda": 32}
 """Streams of a hop at a time. A CPU gains nothing by more, and what it makes of one alone does not depend on others."""
 
@@ -49,7 +50,7 @@ class Settings:
     model        its name in shapes.MODELS
     device       "cpu", "cuda", "cuda:1"; "" takes a GPU if there is one
     mode         of S3Gen: "exact", "isolated" or "causal"
-    streams      texts at a time; 0 leaves it to the device
+    streams      texts at a time; 0 has it measured
     threads      of a CPU; 0 for one per core
     voice_mb     for voices that are kept on the device
     cfg_scale    of models with classifier-free guidance; negative for the published one
@@ -97,17 +98,19 @@ def _open(settings: Settings) -> tuple[Networks, Hello]:
         guidance=None if settings.cfg_scale < 0 else settings.cfg_scale,
     )
     networks.warm_up()
-    return networks, _hello(checkpoint, networks, slots, notice)
+    _rehearse(networks)
+    streams = settings.streams or capacity(networks, slots)
+    return networks, _hello(checkpoint, networks, streams, notice)
 
 
-def _hello(checkpoint: Checkpoint, networks: Networks, slots: int, notice: str) -> Hello:
+def _hello(checkpoint: Checkpoint, networks: Networks, streams: int, notice: str) -> Hello:
     shape = checkpoint.shape
     languages = LANGUAGES if shape.name == MODELS["multilingual"].name else frozenset({"en"})
     notices = [RANDOM_NOTICE] if checkpoint.random else []
     where = f"{networks.mode.value} on {checkpoint.t3.device.type}"
     return Hello(
         version=f"chatterbox {shape.name} {checkpoint.weights[:8]}, {where}",
-        concurrency=slots,
+        concurrency=streams,
         ssml=False,
         source_rate_hz=0,
         piece_characters=250,
@@ -125,17 +128,39 @@ def _hello(checkpoint: Checkpoint, networks: Networks, slots: int, notice: str) 
     )
 
 
-def _studio(networks: Networks) -> Studio:
+def studio_of(networks: Networks) -> Studio:
+    """Requests of a device, that makes as large batches as it is good for."""
     return Studio(networks, time.monotonic, batch=_BATCHES[networks.checkpoint.t3.device.type])
 
 
-def _rehearse(networks: Networks, hello: Hello) -> None:
+def _piece(number: int, rate_hz: int) -> Speak:
+    return Speak(id=number, text=_REHEARSED, ssml=False, voice=_VOICE, speed=1.0, rate_hz=rate_hz, last=True)
+
+
+def capacity(networks: Networks, slots: int, *, seconds: float = 3.0) -> int:
+    """How many streams the device keeps up with, by what it makes of as many as there are slots: one at least.
+
+    Some of what it can do is left, because streams do not come evenly.
+    """
+    studio = studio_of(networks)
+    for number in range(slots):
+        studio.receive(_piece(number, 8000), time.monotonic())
+    began = now = time.monotonic()
+    made = 0
+    while studio.busy and now < began + seconds:
+        studio.work()
+        made += sum(len(message.samples) for message in studio.data_to_send() if isinstance(message, Chunk))
+        now = time.monotonic()
+    for number in range(slots):
+        networks.close(number)
+    return max(1, min(slots, int(_SHARE * made / 16_000 / max(now - began, 1e-6))))
+
+
+def _rehearse(networks: Networks) -> None:
     """Say something once, all the way: what is made at first use is made now."""
     for rate_hz in (8000, 24000):
-        studio = _studio(networks)
-        studio.receive(
-            Speak(id=0, text=_REHEARSED, ssml=False, voice=_VOICE, speed=1.0, rate_hz=rate_hz, last=True), 0.0
-        )
+        studio = studio_of(networks)
+        studio.receive(_piece(0, rate_hz), 0.0)
         heard = 0
         while studio.busy and heard < 2:
             studio.work()
@@ -158,8 +183,7 @@ def _read(outside: socket.socket, inbox: queue.SimpleQueue[bytes]) -> None:
 def serve(outside: socket.socket, options: dict[str, int | str]) -> None:
     """Serve until the other side is gone. Raises EngineError, ValueError for what keeps it from starting."""
     networks, hello = _open(Settings(**options))  # type: ignore[arg-type]
-    _rehearse(networks, hello)
-    studio = _studio(networks)
+    studio = studio_of(networks)
     inbox: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     threading.Thread(target=_read, args=(outside, inbox), name="reader", daemon=True).start()
     outside.send(encode(hello))

@@ -21,7 +21,16 @@ from engines.chatterbox.voice_encoder import VoiceEncoder
 from engines.chatterbox.weights import Layout, read
 from engines.chatterbox.xvector import SpeakerEncoder
 
-__all__ = ["ENROLMENT", "SYNTHESIS", "S3Gen", "layout", "load", "load_voice_encoder", "voice_encoder_layout"]
+__all__ = [
+    "ENROLMENT",
+    "SYNTHESIS",
+    "S3Gen",
+    "assembled",
+    "layout",
+    "load",
+    "load_voice_encoder",
+    "voice_encoder_layout",
+]
 
 SYNTHESIS = ("flow", "mel2wav")
 ENROLMENT = ("speaker_encoder", "tokenizer")
@@ -108,6 +117,11 @@ def load(
         wanted=lambda key: key.split(".")[0] in parts,
         device=device,
     )
+    return assembled(shape, tensors, parts=parts, dtype=dtype)
+
+
+def assembled(shape: S3GenShape, tensors: Mapping[str, Tensor], *, parts: tuple[str, ...], dtype: torch.dtype) -> S3Gen:
+    """The parts, of tensors by the names of the file; but for the pitch in `dtype`."""
     with torch.device("meta"):
         model = S3Gen(shape, parts)
     return _filled(model, {key: _cast(key, tensor, dtype) for key, tensor in folded(tensors).items()})
