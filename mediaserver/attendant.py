@@ -21,7 +21,7 @@ import structlog
 import http_api
 import rtp
 import sip
-from mediaserver.call import UNSERVABLE, Call, Means
+from mediaserver.call import Call, Means
 from mediaserver.clips import Clips, TooMuchAudio
 from mediaserver.config import Then
 from mediaserver.dialling import Dialling, UnusableNumber
@@ -52,6 +52,7 @@ from mediaserver.dialogue import (
 from mediaserver.passage import BargeIn, Item, Passage, PassageState
 from mediaserver.posting import PostError, Posting
 from mediaserver.recorder import AlreadyRecording, Ended, NoRoomToRecord, RecordingOff, UnknownRecording
+from mediaserver.refusal import UNSERVABLE
 from mediaserver.script import Script, Text
 from mediaserver.switchboard import Switchboard
 from mediaserver.transfers import OUTCOMES
@@ -331,7 +332,7 @@ class Attendant:
             voice=verb.speaker_id or self._fallback.voice,
             language=verb.language,
         )
-        return Item(content=await self._call.resolve(text), barge_in=barge_in)
+        return Item(content=await self._house.means.repertoire.resolve(text), barge_in=barge_in)
 
     async def _clip(self, verb: http_api.PlayVerb) -> rtp.Clip:
         if verb.url is not None:

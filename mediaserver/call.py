@@ -5,27 +5,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import enum
-import math
 import secrets
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 import structlog
 
-import engines
 import rtp
 import sip
-from mediaserver import audio
 from mediaserver.barge_in import by_speech
 from mediaserver.config import Config, Then, Trunk
 from mediaserver.detail import Detail, Facts
 from mediaserver.digits import Digits
 from mediaserver.events import EventLog
-from mediaserver.fetch import Fetcher, FetchError, Forbidden
-from mediaserver.hold import Hold
 from mediaserver.inputs import (
     Declined,
     Departed,
@@ -42,27 +35,22 @@ from mediaserver.inputs import (
     Stayed,
     Stranded,
 )
-from mediaserver.media import DEFAULT_CODECS, Media
+from mediaserver.media import DEFAULT_CODECS, Media, host_for
 from mediaserver.metrics import Metrics
 from mediaserver.passage import BargeIn, Item, Passage
 from mediaserver.programme import Programme, ProgrammeFull
 from mediaserver.recorder import Recorder, Recording, RecordingError
-from mediaserver.script import TEXT_TYPES, AudioFile, Remote, Script, Text, more, offer_in, text_of
+from mediaserver.refusal import UNSERVABLE, declined
+from mediaserver.renegotiation import Hold, answer_anew
+from mediaserver.repertoire import Repertoire
+from mediaserver.script import More, Script, Text, offer_in
 from mediaserver.script import read as read_script
 from mediaserver.speech import Speech
-from sip.info import DTMF_TYPES, read_tone
+from mediaserver.tally import Tally
+from mediaserver.within import asked
+from sip.info import Tone
 
-__all__ = [
-    "SERVED",
-    "UNSERVABLE",
-    "Attendance",
-    "Call",
-    "CallState",
-    "Means",
-]
-
-# What is served within a call, and the bodies that it may have.
-SERVED: dict[str, tuple[str, ...]] = {"MESSAGE": tuple(TEXT_TYPES), "INFO": (*TEXT_TYPES, *DTMF_TYPES)}
+__all__ = ["Attendance", "Call", "CallState", "Means"]
 
 # A telephone drops what its jitter buffer still holds when a BYE arrives, so the last word gets time to be heard.
 TAIL_S = 0.3
@@ -72,20 +60,17 @@ TAIL_S = 0.3
 class Means:
     """What every call works with.
 
-    `clips` holds the audio of the routes' files; `decoding` bounds how many fetched ones are decoded at a time;
-    `trunk_of` tells the trunk whose calls come from an address, and `ours` whether a flow is of a telephone of this
-    server's own; `events` is told what happens to calls; `attend` gives whoever conducts a call whose script names a
-    webhook.
+    `repertoire` has what calls say; `trunk_of` tells the trunk whose calls come from an address, and `ours` whether a
+    flow is of a telephone of this server's own; `events` is told what happens to calls; `attend` gives whoever conducts
+    a call whose script names a webhook.
     """
 
     config: Config
     signalling: sip.Transport
     endpoint: rtp.Endpoint
     speech: Speech
-    fetcher: Fetcher
+    repertoire: Repertoire
     metrics: Metrics
-    clips: Mapping[Path, rtp.Clip]
-    decoding: asyncio.Semaphore
     trunk_of: Callable[[str], Trunk | None]
     ours: Callable[[sip.Flow], bool]
     events: EventLog
@@ -152,16 +137,10 @@ class Call:
         )
         self._means = means
         self._moved = moved
-        settings = means.config
-        self._host = next(
-            (host for host in (settings.rtp.advertise, settings.sip.advertise) if host and _is_for(host, flow)),
-            flow.local[0],
-        )
+        self._host = host_for(flow, advertised=(means.config.rtp.advertise, means.config.sip.advertise))
         self._inbox: asyncio.Queue[Input] = asyncio.Queue()
         self._media: Media | None = None
-        self._offered_at = time.monotonic()
-        self._answered_at: float | None = None
-        self._confirmed_at: float | None = None
+        self._tally = Tally(means.metrics)
         self._end: sip.Ended | None = None
         self._timers: list[asyncio.TimerHandle] = []
         self.digits = Digits()
@@ -292,14 +271,14 @@ class Call:
             attendance = None if script.webhook is None else self._means.attend(self, script)
             if attendance is not None:
                 script = await attendance.admit()
-            item = await self._item(script)
+            item = await self._means.repertoire.item(script)
             codecs = DEFAULT_CODECS if self._trunk is None else self._trunk.codecs
             self._media = Media(self._means.endpoint, host=self._host, deliver=self._hear, codecs=codecs)
             # A delayed offer (RFC 3264 section 4): an INVITE without SDP gets ours in the 200.
             offer = None if isinstance(begun, Order) else offer_in(begun.request)
             description = self._media.offer() if offer is None else self._media.answer(offer)
         except UNSERVABLE as error:
-            self.deliver(_declined(error))
+            self.deliver(declined(error))
         except Exception:
             self._log.exception("call could not be prepared")
             self.deliver(Declined(500, "Server Internal Error"))
@@ -322,50 +301,12 @@ class Call:
                 if conducting is not None:
                     conducting.cancel()
 
-    async def _item(self, script: Script) -> Item | None:
-        """What is said first; None if that is nothing."""
-        if script.silent:
-            return None
-        return Item(
-            content=await self.resolve(script.content),
-            repeat=script.repeat,
-            delay_ms=script.delay_ms,
-            duration_ms=script.duration_ms,
-            barge_in=script.barge_in,
-            marks=script.content.marks if isinstance(script.content, Text) else (),
-        )
-
-    async def resolve(self, content: Text | AudioFile | Remote) -> engines.Utterance | rtp.Clip:
-        """Fetch and decode what must be, check what will be synthesised: afterwards only the engine can fail."""
-        if isinstance(content, AudioFile):
-            return self._means.clips[content.path]
-        if isinstance(content, Remote):
-            media_type, charset, body = await self._means.fetcher.get(content.uri)
-            if media_type.startswith("audio/"):
-                max_s = self._means.config.fetch.max_audio_s
-                async with self._means.decoding:
-                    return await asyncio.to_thread(rtp.Clip, await audio.decode(body, max_s=max_s), audio.RATE_HZ)
-            content = text_of(media_type, body, charset=charset, voice=content.voice, language=content.language)
-        return await self._means.speech.prepare(self._utterance(content))
-
-    def _utterance(self, text: Text) -> engines.Utterance:
-        """The words as the engine takes them. Raises engines.UnsuitableUtterance, engines.UnknownVoice."""
-        utterance = engines.Utterance(
-            text=text.text, ssml=text.ssml, voice=text.voice, language=text.language, rate_hz=audio.RATE_HZ
-        )
-        most = self._means.config.sip.max_text_chars
-        if len(utterance.text) > most:
-            raise engines.UnsuitableUtterance(f"the text has {len(utterance.text)} characters; {most} are allowed")
-        self._means.speech.check(utterance)
-        return utterance
-
     # What the call does: the actions of the table.
 
     def _answer(self, event: Prepared) -> None:
         self._means.signalling.answer(self.id, body=event.description)
-        self._answered_at = time.monotonic()
         self.detail.answer()
-        self._means.metrics.call_setup.observe((self._answered_at - self._offered_at) * 1000)
+        self._tally.answer()
 
     def _reject(self, event: Declined) -> None:
         self._log.info("call refused", status=event.status, reason=event.reason)
@@ -413,7 +354,6 @@ class Call:
     def _connect(self, event: sip.Answered) -> None:
         assert self._media is not None, "a call is placed with its media"
         self._order.tell(event.response.status, event.response.reason)
-        self._answered_at = time.monotonic()
         self.detail.answer()
         early = self._media.audio is not None and not event.response.body
         if early or self._accept(event.response.body):
@@ -447,7 +387,7 @@ class Call:
         if self._said().records:
             self._tape(self._media)
         self._media.start()
-        self._confirmed_at = time.monotonic()
+        self._tally.confirm()
         self.detail.confirm()
         self._expect(self._means.config.sip.max_call_s, Expired())
         self._programme.confirm()
@@ -477,9 +417,14 @@ class Call:
     def _serve(self, event: sip.Requested) -> None:
         """A MESSAGE or INFO: more to say, or a digit."""
         try:
-            self._obey(event.message)
+            match asked(event.message, self._said()):
+                case Tone(digit=digit):
+                    self.digits.press()
+                    self.digits.key(digit)
+                case More(text=text, interrupts=interrupts):
+                    self.say(text, interrupts=interrupts)
         except UNSERVABLE as error:
-            refused = _declined(error)
+            refused = declined(error)
             self._log.info("request within the call refused", status=refused.status, reason=refused.reason)
             self._means.signalling.respond(
                 event.request, refused.status, reason=refused.reason, headers=refused.headers
@@ -487,21 +432,9 @@ class Call:
         else:
             self._means.signalling.respond(event.request, 200)
 
-    def _obey(self, message: sip.Request) -> None:
-        if message.headers.get("Info-Package"):
-            # RFC 6086 section 4.2.2; the INFO of old has none.
-            raise sip.RemoteProtocolError("No Info Package is taken", status=469, headers=(("Recv-Info", ""),))
-        if message.content_type in DTMF_TYPES:
-            tone = read_tone(message.content_type, message.body)
-            self.digits.press()
-            self.digits.key(tone.digit)
-        elif message.body or message.content_type or message.method == "MESSAGE":
-            wanted = more(message, self._said())
-            self.say(wanted.text, interrupts=wanted.interrupts)
-
     def say(self, text: Text, *, interrupts: bool = False, barge_in: frozenset[BargeIn] = frozenset()) -> Passage:
         """Say it after all else, or at once and in the stead of it. Raises what is in UNSERVABLE."""
-        item = Item(content=self._utterance(text), barge_in=barge_in, marks=text.marks)
+        item = Item(content=self._means.repertoire.utterance(text), barge_in=barge_in, marks=text.marks)
         return self.utter(item, interrupts=interrupts)
 
     def utter(self, item: Item, *, interrupts: bool = False) -> Passage:
@@ -514,7 +447,7 @@ class Call:
 
     async def turn_to(self, script: Script) -> None:
         """Say this from now on, after what is being said, and end as it says. Raises what is in UNSERVABLE."""
-        item = await self._item(script)
+        item = await self._means.repertoire.item(script)
         self.script = script
         if item is not None:
             self.utter(item)
@@ -611,28 +544,11 @@ class Call:
     def _exchange(self, call: str, request: sip.Request) -> bool:
         """Answer an INVITE with what it makes of the media; False if it is refused."""
         assert self._media is not None, "a call is answered with its media"
-        try:
-            offer = offer_in(request)
-            answer = self._media.offer() if offer is None else self._media.answer(offer)
-        except (sip.RemoteProtocolError, rtp.PortsExhausted) as error:
-            refused = _declined(error)
-            self._means.signalling.reject(call, status=refused.status, reason=refused.reason, headers=refused.headers)
-        except (rtp.LocalProtocolError, OSError) as error:
-            self._log.error("the new media cannot be had", error=str(error))
-            self._means.signalling.reject(call, status=500)
-        else:
-            try:
-                self._means.signalling.answer(call, body=answer)
-            except sip.LocalProtocolError:
-                # A CANCEL was quicker (RFC 3261 section 14.2): the call goes on as it was.
-                self._media.revert()
-                return False
-            return True
-        return False
+        return answer_anew(self._means.signalling, call, request, self._media, self._log)
 
     def _settle(self, event: sip.Confirmed) -> None:
         """The ACK to a later INVITE: it brings the answer if that had no offer."""
-        if self._confirmed_at is None:
+        if not self._tally.confirmed:
             self._talk(event)
         elif event.body:
             self._accept(event.body)
@@ -676,61 +592,14 @@ class Call:
         cause = self._end.cause.name.lower() if self._end else never
         status = self._end.status if self._end else None
         self.detail.finish(self._end)
-        self._means.metrics.calls.labels(cause, str(status or "")).inc()
-        facts: dict[str, object] = {"cause": cause, "status": status, "digits": self.digits.count}
-        if self._confirmed_at is not None:
-            talked_s = time.monotonic() - self._confirmed_at
-            self._means.metrics.call_duration.observe(talked_s)
-            facts["seconds"] = round(talked_s, 2)
-            if self._programme.began_at is not None:
-                waited_ms = max(0.0, self._programme.began_at - self._confirmed_at) * 1000
-                self._means.metrics.call_first_speech.observe(waited_ms)
-                self.detail.first_speech_ms = facts["first_speech_ms"] = round(waited_ms, 1)
-        if self._media is not None:
-            seen = self._media.facts()
-            facts |= seen
-            if isinstance(seen["mos"], float):
-                self._means.metrics.call_mos.observe(seen["mos"])
-        self._log.info("call ended", **facts)
-
-
-def _is_for(host: str, flow: sip.Flow) -> bool:
-    """Whether the peer reaches us at `host`, which is advertised: not if it is on this machine, behind the same NAT."""
-    return (":" in host) == (":" in flow.local[0]) and flow.local[0] != flow.remote[0]
-
-
-# What is the fault of whoever asked, or of the moment.
-UNSERVABLE = (
-    sip.RemoteProtocolError,
-    engines.UnsuitableUtterance,
-    Forbidden,
-    FetchError,
-    audio.AudioError,
-    engines.EngineBusy,
-    rtp.PortsExhausted,
-    ProgrammeFull,
-)
-
-
-def _declined(error: Exception) -> Declined:
-    """What one of UNSERVABLE is answered with."""
-    # The reason may quote what the caller sent, and a phrase is one line (RFC 3261 section 25.1).
-    reason = " ".join("".join(c if c.isprintable() else " " for c in str(error)).split())
-    match error:
-        case sip.RemoteProtocolError():
-            return Declined(error.status, reason, error.headers)
-        case engines.UnsuitableUtterance() if not isinstance(error, engines.UnknownVoice):
-            return Declined(400, reason)
-        case Forbidden():
-            return Declined(403, reason)
-        case rtp.PortsExhausted():
-            return Declined(503, "No RTP port is free", (("Retry-After", "5"),))
-        case engines.EngineBusy():
-            return Declined(503, reason, (("Retry-After", f"{math.ceil(error.retry_after_s)}"),))
-        case ProgrammeFull():
-            return Declined(503, reason, (("Retry-After", "5"),))
-    # RFC 4240 section 3: what cannot be had is Not Found.
-    return Declined(404, reason)
+        facts = self._tally.finish(
+            cause,
+            status,
+            first_sound_at=self._programme.began_at,
+            media=None if self._media is None else self._media.facts(),
+        )
+        self.detail.first_speech_ms = self._tally.first_speech_ms
+        self._log.info("call ended", cause=cause, status=status, digits=self.digits.count, **facts)
 
 
 # What another dialog than the one of the moment may still bring.

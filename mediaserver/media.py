@@ -4,18 +4,29 @@ from __future__ import annotations
 
 import ipaddress
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import NamedTuple
 
 import rtp
+import sip
 from mediaserver.ear import Ear
 from sip import sdp
 
-__all__ = ["DEFAULT_CODECS", "Media"]
+__all__ = ["DEFAULT_CODECS", "Media", "host_for"]
 
 
 DEFAULT_CODECS = ("PCMU", "PCMA")
+
+
+def host_for(flow: sip.Flow, *, advertised: Iterable[str | None]) -> str:
+    """The address at which the peer of that flow reaches our media: the first one advertised that is for it.
+
+    None is if the peer is on this machine, behind the same NAT.
+    """
+    ours, peer = flow.local[0], flow.remote[0]
+    suitable = (host for host in advertised if host and (":" in host) == (":" in ours) and ours != peer)
+    return next(suitable, ours)
 
 
 class _Remote(NamedTuple):

@@ -27,7 +27,7 @@ import sip
 from mediaserver import audio, config, encoding
 from mediaserver.attendant import Attendants
 from mediaserver.browsers import Browsers, telephone
-from mediaserver.call import SERVED, Means
+from mediaserver.call import Means
 from mediaserver.calls import Calls
 from mediaserver.capture import Capture
 from mediaserver.clips import Clips
@@ -42,6 +42,7 @@ from mediaserver.push import Pushes
 from mediaserver.recorder import Recorder
 from mediaserver.records import Records
 from mediaserver.referrals import REFERRED_TYPES
+from mediaserver.repertoire import Repertoire
 from mediaserver.script import APOLOGY, BODY_TYPES
 from mediaserver.shared import Shared
 from mediaserver.speakers import Speakers, SpeakersUnavailable, UnknownSpeaker, is_speaker
@@ -52,6 +53,7 @@ from mediaserver.transfers import NOTIFIED_TYPES
 from mediaserver.trunks import Trunks
 from mediaserver.webhooks import Webhooks
 from mediaserver.webrtc import Gateway
+from mediaserver.within import SERVED
 
 if TYPE_CHECKING:
     from mediaserver.tracing import Traces
@@ -499,10 +501,8 @@ async def running(settings: config.Config) -> AsyncIterator[Server]:
             signalling=transport,
             endpoint=endpoint,
             speech=speech,
-            fetcher=fetcher,
+            repertoire=Repertoire(settings, speech, fetcher, clips, decoding=decoding),
             metrics=metrics,
-            clips=clips,
-            decoding=decoding,
             trunk_of=trunks.trunk_of,
             ours=ours,
             events=events,

@@ -1,17 +1,46 @@
-"""Putting the peer of a call on hold by a re-INVITE, and taking it off (RFC 3264 section 8.4)."""
+"""Changing the media of a call that is up (RFC 3264 section 8): as the peer wants it, and as we do, to hold it."""
 
 from __future__ import annotations
 
 import asyncio
 
+import structlog
+
+import rtp
 import sip
 from mediaserver.media import Media
+from mediaserver.refusal import declined
+from mediaserver.script import offer_in
 
-__all__ = ["Hold"]
+__all__ = ["Hold", "answer_anew"]
+
+
+def answer_anew(
+    signalling: sip.Transport, call: str, request: sip.Request, media: Media, log: structlog.stdlib.BoundLogger
+) -> bool:
+    """Answer an INVITE with what it makes of the media; False if it is refused."""
+    try:
+        offer = offer_in(request)
+        answer = media.offer() if offer is None else media.answer(offer)
+    except (sip.RemoteProtocolError, rtp.PortsExhausted) as error:
+        refused = declined(error)
+        signalling.reject(call, status=refused.status, reason=refused.reason, headers=refused.headers)
+    except (rtp.LocalProtocolError, OSError) as error:
+        log.error("the new media cannot be had", error=str(error))
+        signalling.reject(call, status=500)
+    else:
+        try:
+            signalling.answer(call, body=answer)
+        except sip.LocalProtocolError:
+            # A CANCEL was quicker (RFC 3261 section 14.2): the call goes on as it was.
+            media.revert()
+            return False
+        return True
+    return False
 
 
 class Hold:
-    """One call's re-INVITE of that kind, of which there is one at a time."""
+    """Our re-INVITE that puts the peer on hold or takes it off (section 8.4); a call has one at a time."""
 
     def __init__(self) -> None:
         self._media: Media | None = None
