@@ -25,6 +25,7 @@ from engines.engine import (
     Utterance,
     Voice,
 )
+from engines.models import choose, download_model, examine_model, published_models
 from engines.opening import ENGINES, open_engine
 from engines.sentences import Arriving, speakable
 from engines.ssml import at_marks
@@ -47,6 +48,10 @@ __all__ = [
     "Utterance",
     "Voice",
     "at_marks",
+    "choose",
+    "download_model",
+    "examine_model",
     "open_engine",
+    "published_models",
     "speakable",
 ]

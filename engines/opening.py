@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from engines.engine import Engine, EngineFailure
+from engines.models import lacking_packages
 
 __all__ = ["ENGINES", "open_engine"]
 
@@ -21,8 +21,6 @@ _OPTIONS: Final[Mapping[str, frozenset[str]]] = {
 }
 
 _VOICES: Final = {"chatterbox": "", "espeak": "en-us", "tone": "tone-440"}
-
-_CHATTERBOX_NEEDS: Final = ("torch", "safetensors", "tokenizers")
 
 _LOADING_S: Final = 300.0
 _PATIENCE_S: Final = 30.0
@@ -103,12 +101,8 @@ def open_engine(
         chosen = {"model": "turbo", **(options or {})}
         if "directory" not in chosen:
             raise ValueError("engine 'chatterbox' needs the directory of its model")
-        lacking = [module for module in _CHATTERBOX_NEEDS if importlib.util.find_spec(module) is None]
-        if lacking:
-            raise EngineFailure(
-                f"chatterbox needs {', '.join(lacking)}: run pip install 'mediaserver[chatterbox]', "
-                "from a clone pip install '.[chatterbox]'"
-            )
+        if lacks := lacking_packages():
+            raise EngineFailure(lacks)
         missing = missing_files(Path(str(chosen["directory"])), str(chosen["model"]))
         if missing:
             raise EngineFailure(missing)

@@ -320,6 +320,60 @@ def say(text: str, output: Path, voice: str, language: str, ssml: bool, rate_hz:
 
 
 @main.group()
+def models() -> None:
+    """The published models of the engine chatterbox: what there is, fetching it, and whether it is whole."""
+
+
+MODEL_ARGUMENT = click.argument("model", type=click.Choice(sorted(engines.published_models())))
+DIRECTORY_OPTION = click.option(
+    "--directory",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Of the files; chatterbox-MODEL by default. It is what engine.model names.",
+)
+
+
+@models.command("list")
+def list_models() -> None:
+    """Name the models, and where they are published."""
+    for name, repository in engines.published_models().items():
+        click.echo(f"{name:14}{repository}")
+
+
+@models.command("download")
+@MODEL_ARGUMENT
+@DIRECTORY_OPTION
+def download_model(model: str, directory: Path | None) -> None:
+    """Fetch what is not there yet of a MODEL, and verify it. HF_ENDPOINT names a mirror."""
+    directory = directory or Path(f"chatterbox-{model}")
+    try:
+        for name in engines.download_model(model, directory):
+            click.echo(f"{directory / name}")
+    except engines.EngineError as error:
+        raise click.ClickException(str(error)) from error
+    _verify(model, directory)
+
+
+@models.command("verify")
+@MODEL_ARGUMENT
+@DIRECTORY_OPTION
+def verify_model(model: str, directory: Path | None) -> None:
+    """Hold the files of a MODEL against what it needs: each file, each tensor and its size."""
+    _verify(model, directory or Path(f"chatterbox-{model}"))
+
+
+def _verify(model: str, directory: Path) -> None:
+    try:
+        faults, random = engines.examine_model(model, directory)
+    except engines.EngineError as error:
+        raise click.ClickException(str(error)) from error
+    if faults:
+        raise click.ClickException("\n".join(faults))
+    if random:
+        click.echo("The weights are random numbers: what they make is noise, not speech.")
+    click.echo(f'{model} is whole. In the configuration: engine.name = "chatterbox", engine.model = "{directory}"')
+
+
+@main.group()
 def speakers() -> None:
     """Keep the speakers of a store elsewhere, and bring them back. A server may run meanwhile."""
 

@@ -521,6 +521,8 @@ class Engine(Section):
     first_ms       "remote": until its first sample; then the next one is tried
     fallback       an engine that speaks where this one cannot
 
+    "auto" is "chatterbox" where a GPU and the files of the model are there, and "espeak" elsewhere.
+
     Of "chatterbox":
 
     model              the directory with the files of a published model
@@ -531,7 +533,7 @@ class Engine(Section):
     threads            of a CPU; 0 for one per core
     """
 
-    name: Literal["chatterbox", "espeak", "remote", "tone"] = "espeak"
+    name: Literal["auto", "chatterbox", "espeak", "remote", "tone"] = "espeak"
     voice: str = ""
     urls: tuple[Annotated[str, AfterValidator(_check_engine_url)], ...] = ()
     token: SecretStr | None = None
@@ -550,7 +552,7 @@ class Engine(Section):
     def _has_what_it_takes(self) -> Self:
         if (self.name == "remote") != bool(self.urls):
             raise ValueError('urls go with the name "remote", and it with them: urls = ["http://10.0.0.21:8080"]')
-        if (self.name == "chatterbox") != (self.model is not None):
+        if self.name != "auto" and (self.name == "chatterbox") != (self.model is not None):
             raise ValueError(
                 'model goes with the name "chatterbox", and it with a model: model = "/srv/chatterbox-turbo"'
             )

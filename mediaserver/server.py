@@ -182,6 +182,11 @@ Stop with Ctrl-C."""
 
 def open_engine(settings: config.Engine) -> AbstractAsyncContextManager[engines.Engine]:
     """The engine that the configuration names, not yet started."""
+    if settings.name == "auto":
+        name, why = engines.choose(settings.model, settings.chatterbox_model)
+        log.info("the engine is chosen", engine=name, why=why)
+        fallback = "" if settings.fallback == name else settings.fallback
+        settings = settings.model_copy(update={"name": name, "fallback": fallback})
     return engines.open_engine(
         settings.name,
         default_voice=settings.voice,

@@ -25,8 +25,8 @@ from engines import (
     UnsuitableUtterance,
     Unsupported,
     Utterance,
+    models,
     open_engine,
-    opening,
 )
 from engines.chatterbox.checkpoint import random_checkpoint
 from engines.chatterbox.mel_stream import Mode
@@ -235,7 +235,7 @@ async def test_a_late_chunk_is_counted_in_frames_that_were_waited_for() -> None:
 
 
 async def test_a_package_that_is_not_installed_is_named_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(opening, "_CHATTERBOX_NEEDS", ("torch", "no_such_package"))
+    monkeypatch.setattr(models, "_NEEDS", ("torch", "no_such_package"))
     with pytest.raises(EngineFailure, match=r"chatterbox needs no_such_package: run pip install 'mediaserver\[chatt"):
         open_engine("chatterbox", options=options())  # type: ignore[arg-type]
 
