@@ -21,6 +21,8 @@ from engines import (
     EngineBusy,
     EngineFailure,
     EngineState,
+    Pcm,
+    Substitute,
     UnsuitableReference,
     UnsuitableUtterance,
     Unsupported,
@@ -131,6 +133,19 @@ async def test_a_thousand_at_once_are_spoken_or_refused_at_once(engine: Engine) 
     assert len(refused) == 1000 - STREAMS
     assert str(refused[0]) == "all 4 places are taken"
     assert await say(engine, "Hi.")
+
+
+async def test_whom_it_has_no_place_for_the_fallback_speaks() -> None:
+    async with open_engine("chatterbox", options=options(streams=1), fallback="espeak") as engine:  # type: ignore[arg-type]
+        first = engine.synthesize(Utterance(text=TEXT))
+        assert type(await anext(first)) is Pcm
+        other = [chunk async for chunk in engine.synthesize(Utterance(text="Hello."))]
+        assert other
+        assert all(isinstance(chunk, Substitute) for chunk in other)
+        await first.aclose()
+        again = engine.synthesize(Utterance(text=TEXT))
+        assert type(await anext(again)) is Pcm
+        await again.aclose()
 
 
 @pytest.mark.parametrize(

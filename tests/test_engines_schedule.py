@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engines import EngineBusy
+from engines import EngineBusy, UnsuitableUtterance
 from engines.schedule import _ENDED, _TRANSITIONS, Advanced, Limits, Piece, Schedule, State, Stuck, _Input
-from engines.wire import Cancel, Chunk, Done, Failed, Hello, Message, Ping, Pong, Speak, Stopped
+from engines.wire import Backlog, Cancel, Chunk, Done, Failed, Hello, Message, Ping, Pong, Refused, Speak, Stopped
 from tests.engines_support import piece
 
 SECOND = bytes(16000)
@@ -462,3 +463,52 @@ def test_whatever_dies_and_whoever_dawdles_every_listener_hears_every_sample_onc
             assert play.heard[name] == sound
     assert play.made.waiting == 0
     assert all(not work for work in play.speaking.values())
+
+
+# A worker that keeps pace with those who listen.
+
+
+def pacing() -> Schedule:
+    made = Schedule(Limits())
+    made.worker_ready(1, dataclasses.replace(hello(2), queues=False), 0.0)
+    return made
+
+
+def test_a_worker_that_paces_its_work_is_told_what_has_not_been_taken() -> None:
+    made = pacing()
+    one = made.ask(piece("one"), 0.0)
+    made.data_to_send()
+    for _ in range(2):
+        made.receive(1, Chunk(id=one.request.id, samples=SECOND), 0.1)
+    assert made.take(one, 0.2) == SECOND
+    assert made.data_to_send() == [(1, Backlog(id=one.request.id, ms=1000))]
+    made.receive(1, Done(id=one.request.id), 0.3)
+    assert made.take(one, 0.4) == SECOND
+    assert made.data_to_send() == [], "it has nothing to do with the piece any more"
+
+
+def test_other_workers_are_not_told() -> None:
+    made = schedule()
+    one = made.ask(piece("one"), 0.0)
+    made.data_to_send()
+    made.receive(1, Chunk(id=one.request.id, samples=SECOND), 0.1)
+    assert made.take(one, 0.2) == SECOND
+    assert made.data_to_send() == []
+
+
+def test_a_worker_learns_when_a_piece_will_be_wanted() -> None:
+    made = pacing()
+    made.ask(piece("now"), 5.0)
+    made.ask(piece("later"), 5.0, in_s=1.25)
+    due = [message.due_ms for _, message in made.data_to_send() if isinstance(message, Speak)]
+    assert due == [0, 1250]
+
+
+def test_what_a_worker_refuses_is_not_tried_again_and_is_the_callers_to_change() -> None:
+    made = schedule(workers=2)
+    one = made.ask(piece("[yodel]"), 0.0)
+    made.data_to_send()
+    made.receive(1, Refused(id=one.request.id, message="[yodel] is no tag"), 0.1)
+    assert made.data_to_send() == []
+    assert (one.state, one.failure) == (State.FAILED, "[yodel] is no tag")
+    assert one.blame is UnsuitableUtterance
