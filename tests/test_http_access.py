@@ -752,7 +752,7 @@ async def test_a_preflight_of_a_listed_page_is_told_what_it_may_send() -> None:
                 "Access-Control-Allow-Origin": "https://good.example",
                 "Access-Control-Allow-Methods": "OPTIONS, POST",
                 "Access-Control-Allow-Headers": "Authorization, Content-Type, Idempotency-Key, Last-Event-ID, "
-                "X-Request-Id",
+                "X-Request-Id, traceparent",
                 "Access-Control-Max-Age": "600",
                 "Access-Control-Expose-Headers": told["Access-Control-Expose-Headers"],
             }
