@@ -55,6 +55,8 @@ class Entrance:
                 problem.closes |= request.body_exists  # nobody waits for a body that was not read
                 self._control.observe_refusal(problem.status)
                 raise
+            if route.operation.query is None and request.query:
+                raise Problem.of_field(400, next(iter(request.query)), "There is no such parameter")
             if quota is not None:
                 request[BESIDE] |= quota.headers()
             task = asyncio.current_task()

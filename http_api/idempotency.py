@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
 from collections.abc import Awaitable, Callable
@@ -36,6 +37,7 @@ class Idempotency:
         self._count = count
         self._seconds = seconds
         self._entries: dict[tuple[str, str], _Entry] = {}
+        self._at_work: set[asyncio.Task[web.Response]] = set()
 
     async def once(
         self, request: web.Request, asked: object, act: Callable[[], Awaitable[web.Response]]
@@ -57,11 +59,20 @@ class Idempotency:
         entry = self._entries.get(key)
         if entry is not None:
             return _again(entry, asked)
-        entry = self._entries[key] = _Entry(asked, time.monotonic() + self._seconds)
+        self._entries[key] = _Entry(asked, time.monotonic() + self._seconds)
+        # A client that leaves does not undo what it has asked for: it asks again, and hears what came of it.
+        task = asyncio.create_task(self._act(key, act))
+        self._at_work.add(task)
+        task.add_done_callback(self._done)
+        return await asyncio.shield(task)
+
+    async def _act(self, key: tuple[str, str], act: Callable[[], Awaitable[web.Response]]) -> web.Response:
+        """Do it and keep the answer."""
+        entry = self._entries[key]
         try:
             response = await act()
         except BaseException:
-            # Also when the client has gone: nothing was done, so it may be tried again.
+            # Nothing was done, so it may be tried again.
             if self._entries.get(key) is entry:
                 del self._entries[key]
             raise
@@ -70,6 +81,11 @@ class Idempotency:
         kept = {name: response.headers[name] for name in ("Content-Type", "Location") if name in response.headers}
         entry.answer = (response.status, body, kept)
         return response
+
+    def _done(self, task: asyncio.Task[web.Response]) -> None:
+        self._at_work.discard(task)
+        if not task.cancelled():
+            task.exception()  # whoever asked has heard of it, or has gone
 
     def _forget(self) -> None:
         now = time.monotonic()

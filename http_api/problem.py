@@ -25,8 +25,9 @@ MAX_ERRORS = 8
 MAX_FIELD_CHARS = 100
 
 # Where pydantic's words are about Python, or about its own options.
+UNKNOWN = "extra_forbidden"
 MESSAGES = {
-    "extra_forbidden": "There is no such field",
+    UNKNOWN: "There is no such field",
     "missing": "This field is required",
     "model_type": "Body should be a JSON object",
 }
@@ -84,7 +85,7 @@ class Problem(Exception):
 
 
 def of_validation(error: ValidationError) -> Problem:
-    """400 for a body that is no JSON, 422 for one that does not fit the model."""
+    """400 for a body that is no JSON, or has a field that there is not; 422 for one that does not fit the model."""
     faults = error.errors(include_url=False, include_context=False, include_input=False)
     if faults[0]["type"] == "json_invalid":
         return Problem(400, faults[0]["msg"])
@@ -96,7 +97,8 @@ def of_validation(error: ValidationError) -> Problem:
         for fault in faults[:MAX_ERRORS]
     ]
     detail = "; ".join(f"{error.field}: {error.message}" if error.field else error.message for error in errors)
-    return Problem(422, detail, errors=[error for error in errors if error.field])
+    status = 400 if any(fault["type"] == UNKNOWN for fault in faults) else 422
+    return Problem(status, detail, errors=[error for error in errors if error.field])
 
 
 def of_control(error: ControlError) -> Problem:

@@ -102,6 +102,8 @@ async def test_a_call_is_told_from_its_beginning_to_its_end_and_resumed_in_betwe
 def test_every_kind_of_event_is_one_that_the_api_describes() -> None:
     told = set()
     for path in (Path(__file__).parents[1] / "mediaserver").glob("*.py"):
+        if path.name == "tracing.py":  # attributes of spans, and no events
+            continue
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 told |= set(re.findall(r"^(?:call|speech|dialogue|recording)\.[a-z_]+$", node.value))

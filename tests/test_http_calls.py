@@ -64,6 +64,10 @@ async def test_what_is_asked_for_reaches_the_host() -> None:
     ]
 
 
+UNKNOWN = ("caller", "tape")
+"""Fields that there are not."""
+
+
 @pytest.mark.parametrize(
     ("body", "hangs_up"),
     [({"text": "a"}, True), ({"say": "a"}, True), ({}, False), ({"text": "a", "then": "stay"}, False)],
@@ -93,7 +97,7 @@ async def test_a_call_without_words_stays_and_one_with_words_hangs_up(body: dict
 async def test_what_does_not_fit_is_refused_by_its_name(change: dict[str, Any], field: str | None) -> None:
     async with running(says()) as api:
         status, told, _ = await post(api, ORDER | change)
-    assert status == 422
+    assert status == (400 if field in UNKNOWN else 422)
     assert api.calls.placed == []
     if field is not None:
         assert [error["field"] for error in told["errors"]] == [field]
@@ -201,6 +205,37 @@ async def test_while_the_first_request_is_at_work_the_second_is_409() -> None:
         assert (await post(api, ORDER, Idempotency_Key="k1"))[0] == 409
         gate.set()
         assert (await first)[0] == 201
+
+
+async def test_a_client_that_leaves_finds_the_answer_when_it_asks_again() -> None:
+    async with running(says()) as api:
+        begun, gate, placed = asyncio.Event(), asyncio.Event(), []
+
+        async def slowly(order: CallOrder) -> CallFacts:
+            placed.append(order)
+            begun.set()
+            await gate.wait()
+            return CALL
+
+        api.calls.place_call = slowly  # type: ignore[method-assign]
+        first = asyncio.create_task(post(api, ORDER, Idempotency_Key="k1"))
+        await begun.wait()
+        first.cancel()
+        await asyncio.wait([first])
+        gate.set()
+        while (told := await post(api, ORDER, Idempotency_Key="k1"))[0] == 409:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        assert (told[0], told[2]["Idempotency-Replayed"], len(placed)) == (201, "true", 1)
+
+
+async def test_a_parameter_that_there_is_not_is_400() -> None:
+    async with running(says()) as api:
+        async with api.client.get(PATH, params={"limit": "3"}) as response:
+            assert response.status == 400
+            assert (await response.json())["errors"] == [{"field": "limit", "message": "There is no such parameter"}]
+        async with api.client.get("/health", params={"from": "a balancer"}) as response:
+            assert response.status == 200
+        assert api.calls.placed == []
 
 
 async def test_a_problem_is_no_answer_that_is_kept() -> None:

@@ -126,7 +126,7 @@ async def test_the_limits_in_force_are_described() -> None:
         ({"text": "a", "ssml": None}, 200),
         ({"text": "a", "format": "aac"}, 422),
         ({"text": "a", "speed": 4.1}, 422),
-        ({"text": "a", "more": 1}, 422),
+        ({"text": "a", "more": 1}, 400),
         ({}, 422),
         ([], 422),
     ],

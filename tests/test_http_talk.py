@@ -233,7 +233,7 @@ async def test_text_that_comes_with_a_cancel_is_spoken() -> None:
         ('{"format": "mp3"}', 422, 1008),
         ('{"format": "mulaw", "sample_rate": 16000}', 422, 1008),
         ('{"played_ms": 5}', 422, 1008),
-        ('{"volume": 5}', 422, 1008),
+        ('{"volume": 5}', 400, 1008),
         (b"audio", 415, 1003),
     ],
 )

@@ -392,7 +392,7 @@ async def refusing() -> AsyncIterator[Api]:
         ({"ssrc": 2**32}, 422, "ssrc"),
         ({"local_port": 1022}, 422, "local_port"),
         ({"local_port": 5005}, 422, "local_port"),
-        ({"volume": 11}, 422, "volume"),
+        ({"volume": 11}, 400, "volume"),
     ],
 )
 async def test_what_cannot_be_is_refused_with_the_field_at_fault(
