@@ -278,7 +278,7 @@ async def test_whoever_does_not_wait_for_the_answer_leaves_nothing() -> None:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(wait_s), session.post("/v1/webrtc/offer", json=body):
                         before += 1  # It was quicker.
-        # An answer may have been on its way to whoever had just left: that browser never comes, and its call ends by itself.
+        # An answer may have been on its way to whoever had just left: its call ends when nobody has connected.
         async with asyncio.timeout(45):
             while len(running.switchboard) > before:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
