@@ -210,7 +210,7 @@ async def test_a_client_that_leaves_is_let_go_of_and_was_served(caplog: pytest.L
         ("", '{"type": "mark", "name": ""}', 422, 1008),
         ("", '{"type": "clear", "name": "a"}', 422, 1008),
         ("", '{"type": "hello"}', 422, 1008),
-        ("", '{"type": "clear", "all": true}', 422, 1008),
+        ("", '{"type": "clear", "all": true}', 400, 1008),
         ("", b"odd", 422, 1008),
         ("?direction=listen", b"even", 422, 1008),
         ("?direction=listen", '{"type": "clear"}', 422, 1008),
@@ -269,7 +269,7 @@ async def test_a_message_of_more_than_a_megabyte_closes_with_1009() -> None:
         (PATH + "?direction=listen&direction=speak", {"Upgrade": "websocket"}, 422),
         (PATH + "?format=alaw&sample_rate=16000", {"Upgrade": "websocket"}, 422),
         (PATH + "?protocol=twilio&format=pcm", {"Upgrade": "websocket"}, 422),
-        (PATH + "?token=secret", {"Upgrade": "websocket"}, 422),
+        (PATH + "?token=secret", {"Upgrade": "websocket"}, 400),
         (PATH, {"Upgrade": "websocket", "Origin": "https://elsewhere.example"}, 403),
     ],
 )

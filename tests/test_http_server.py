@@ -212,8 +212,10 @@ async def test_the_access_line_is_one_and_has_no_text_in_it(caplog: pytest.LogCa
     caplog.set_level(logging.DEBUG, "http_api")
     async with running(says(SPEECH)) as api:
         order = {"text": "my card is 1234", "speaker_id": "x"}
-        async with api.client.post("/v1/synthesize?token=hush", json=order) as response:
+        async with api.client.post("/v1/synthesize", json=order) as response:
             await response.read()
+        async with api.client.post("/v1/synthesize?token=hush", json=order) as response:
+            assert response.status == 400
         async with api.client.post("/v1/synthesize", json={"text": "my card is 1234", "format": 5}):
             pass
         async with api.client.get("/a%0Ab" + "c" * 500):
@@ -225,11 +227,12 @@ async def test_the_access_line_is_one_and_has_no_text_in_it(caplog: pytest.LogCa
     records = [record for record in caplog.records if record.name == "http_api.access"]
     assert [(record.levelname, vars(record)["status"]) for record in records] == [
         ("INFO", 200),
+        ("INFO", 400),
         ("INFO", 422),
         ("INFO", 404),
         ("DEBUG", 200),
     ]
-    first, _, third, _ = (vars(record) for record in records)
+    first, _, _, third, _ = (vars(record) for record in records)
     assert (first["method"], first["path"], first["remote"]) == ("POST", "/v1/synthesize", "127.0.0.1")
     assert re.fullmatch("[0-9a-f]{32}", first["request_id"])
     assert re.fullmatch(r"POST /v1/synthesize 200 \d+\.\d ms", records[0].getMessage())
