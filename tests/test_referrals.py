@@ -338,9 +338,8 @@ async def boss_of(running: server.Server, target: str) -> AsyncIterator[Boss]:
 async def until_forgotten(running: server.Server) -> None:
     """Wait until no call, and no dialog of a REFER, is left."""
     async with asyncio.timeout(10):
-        while running.transport.agent.counters().dialogs:  # noqa: ASYNC110
+        while running.transport.agent.counters().dialogs or len(running.switchboard):  # noqa: ASYNC110
             await asyncio.sleep(0.005)
-    assert len(running.switchboard) == 0
 
 
 @pytest.mark.conformance("RFC 3515", "2.4.4", "an accepted REFER gets 202 and then a NOTIFY at once")
