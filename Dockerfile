@@ -56,8 +56,8 @@ HEALTHCHECK --interval=30s --timeout=5s --start-period=20s --retries=3 \
 ENTRYPOINT ["tini", "--", "mediaserver"]
 CMD ["serve"]
 
-# For machines with an NVIDIA GPU. No engine uses one yet: Chatterbox is not there. The driver comes from NVIDIA's
-# container toolkit, and CUDA will come with PyTorch's wheels, so that the base is no other.
+# For machines with an NVIDIA GPU. The extra `chatterbox` is not in it yet, so no engine uses one. The driver comes from
+# NVIDIA's container toolkit, and CUDA will come with PyTorch's wheels, so that the base is no other.
 FROM cpu AS gpu
 ENV NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility
